@@ -1,0 +1,127 @@
+"""The record line: what the export writes, the mapper reads and the fingerprint is taken of.
+
+The format is the text format of PostgreSQL's COPY (its documentation, "File Formats", "Text Format"): one record a
+line, fields separated by a tab, `\\N` for NULL, a backslash escape for each byte that could be taken for either.
+The first field is the record ID, then come the model's features, last the label. Whatever the data, a line is one
+line to every reader: no raw line feed, carriage return or tab is left in a field.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+
+NULL = b"\\N"
+SEPARATOR = b"\t"
+BLOCK_BYTES = 1 << 20
+
+_TAB, _LINE_FEED = SEPARATOR[0], ord("\n")
+
+_ESCAPES = {
+    b"\b": b"\\b",
+    b"\f": b"\\f",
+    b"\n": b"\\n",
+    b"\r": b"\\r",
+    b"\t": b"\\t",
+    b"\v": b"\\v",
+    b"\\": b"\\\\",
+}
+_UNESCAPES = {escaped[1:]: raw for raw, escaped in _ESCAPES.items()}
+_TO_ESCAPE = re.compile(rb"[\b\f\n\r\t\v\\]")
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+
+
+def escape(value: bytes) -> bytes:
+    """Return a field's bytes as they stand in a line; NULL is not a value and has its own spelling, `NULL`."""
+    return _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0]], value)
+
+
+def unescape(field: bytes) -> bytes:
+    """Return the value of a field that is not `NULL`, the inverse of `escape`.
+
+    As in PostgreSQL, a backslash before any other character stands for that character.
+    """
+    if b"\\" not in field:
+        return field
+    return _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), field)
+
+
+def read_blocks(stream: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield a stream in blocks of whole lines, of about `size` bytes.
+
+    A line ends at a line feed and nowhere else. A last line without one is given one.
+    """
+    pieces: list[bytes] = []
+    while piece := stream.read(size):
+        end = piece.rfind(b"\n") + 1
+        if end:
+            yield b"".join([*pieces, piece[:end]])
+            pieces = []
+        pieces.append(piece[end:])
+    if rest := b"".join(pieces):
+        yield rest + b"\n"
+
+
+def split_lines(block: bytes) -> list[bytes]:
+    """Return the lines of a block, without their line feeds."""
+    return block.split(b"\n")[:-1]
+
+
+def split_records(block: bytes, fields: int) -> tuple[list[bytes], list[bytes]]:
+    """Return the record IDs and the features of a block of record lines.
+
+    Args:
+        block: whole lines, at least one.
+        fields: the number of fields of each line: ID, features, label.
+
+    Returns:
+        For each line its first field, and what lies between that and the last: the features as they stand there.
+
+    Raises:
+        ValueError: a line has another number of fields; `args` has its index and the number of its fields.
+    """
+    characters = np.frombuffer(block, dtype=np.uint8)
+    separators = np.flatnonzero((characters == _TAB) | (characters == _LINE_FEED))
+    rows = block.count(b"\n")
+    if len(separators) != rows * fields or (characters[separators[fields - 1 :: fields]] != _LINE_FEED).any():
+        found = [line.count(SEPARATOR) + 1 for line in split_lines(block)]
+        index = next(index for index, count in enumerate(found) if count != fields)
+        raise ValueError(index, found[index])
+    by_line = separators.reshape(rows, fields)
+    starts = [0, *(by_line[:-1, -1] + 1).tolist()]
+    id_ends, feature_ends = by_line[:, 0], by_line[:, -2].tolist()
+    record_ids = [block[start:end] for start, end in zip(starts, id_ends.tolist(), strict=True)]
+    features = [block[start:end] for start, end in zip((id_ends + 1).tolist(), feature_ends, strict=True)]
+    return record_ids, features
+
+
+def split_columns(block: bytes, fields: int) -> list[list[bytes]]:
+    """Return the fields of a block of lines column by column; each line has this number of them."""
+    flat = block[:-1].replace(b"\n", SEPARATOR).split(SEPARATOR)
+    return [flat[column::fields] for column in range(fields)]
+
+
+def write_rows(rows: Iterable[Iterable[bytes]]) -> bytes:
+    """Return the lines, each with its line feed, of rows of escaped fields; at least one."""
+    return b"\n".join(map(SEPARATOR.join, rows)) + b"\n"
+
+
+def fingerprints(features: Iterable[bytes]) -> list[bytes]:
+    """Return the fingerprints of records as scored: xxh3_64 of their feature fields, in 16 hex digits each.
+
+    Args:
+        features: of each record, the fields as they stand in its line, in the model's order, tabs between. The label
+            is left out: learning whether a flight was late does not make its prediction stale.
+    """
+    digests = b"".join(map(xxhash.xxh3_64_digest, features))
+    return digests.hex("\n", xxhash.xxh3_64().digest_size).encode().split(b"\n")
+
+
+def id_digest(record_ids: Iterable[bytes]) -> int:
+    """Return the digest of a set of escaped record IDs: the sum of their xxh3_64, modulo 2**64.
+
+    It does not depend on the order, and the digests of two disjoint sets add up to that of their union.
+    """
+    return sum(map(xxhash.xxh3_64_intdigest, record_ids)) % (1 << 64)

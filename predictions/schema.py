@@ -1,0 +1,55 @@
+"""The prediction line, from the mapper to the loader, and the cells that it becomes in HBase.
+
+A line is `rowkey TAB prediction TAB probability TAB record TAB scored TAB error`, escaped like a record line:
+
+- `prediction`: the predicted label or value, `\\N` for a record that could not be scored;
+- `probability`: of the predicted label, `\\N` for regressors;
+- `record`: the fingerprint of the record as scored (`records.fingerprint`);
+- `scored`: milliseconds since 1970 (UTC) of the release in which this value was computed;
+- `error`: why the record could not be scored, else `\\N`.
+
+Each of the fields but the first and `scored` is a cell of the row, if not `\\N`; `scored` is their timestamp.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from predictions.records import NULL, SEPARATOR, unescape
+
+FAMILY = b"p"
+CELLS = tuple(b"%b:%b" % (FAMILY, name) for name in (b"prediction", b"probability", b"record", b"error"))
+
+
+class PredictionLine(NamedTuple):
+    """A prediction line's fields, still escaped."""
+
+    row_key: bytes
+    prediction: bytes
+    probability: bytes
+    record: bytes
+    scored: bytes
+    error: bytes
+
+
+def parse_line(line: bytes) -> PredictionLine:
+    """Read a prediction line; its line feed may be there or not.
+
+    Raises:
+        ValueError: the line does not have six fields.
+    """
+    fields = line.rstrip(b"\n").split(SEPARATOR)
+    if len(fields) != len(PredictionLine._fields):
+        raise ValueError(f"a prediction line has {len(PredictionLine._fields)} fields, this one {len(fields)}")
+    return PredictionLine(*fields)
+
+
+def cells(line: PredictionLine) -> dict[bytes, bytes]:
+    """Return the cells (column to value) of a prediction line."""
+    values = (line.prediction, line.probability, line.record, line.error)
+    return {column: unescape(value) for column, value in zip(CELLS, values, strict=True) if value != NULL}
+
+
+def texts(row: Mapping[bytes, bytes]) -> dict[str, str | None]:
+    """Return a row's cells by their plain names (`prediction`, ...), None for a cell that is not there."""
+    found = {column: value.decode(errors="replace") for column, value in row.items()}
+    return {column.decode().partition(":")[2]: found.get(column) for column in CELLS}

@@ -1,0 +1,173 @@
+"""The settings: `predictions.toml`, with environment variables over it, checked whole before anything runs.
+
+An environment variable is `PREDICTIONS_` and the key, its table first: `PREDICTIONS_HBASE_THRIFT` is `thrift` of
+`[hbase]`. Relative paths in the file are relative to the file, in a variable to the working directory.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from predictions.errors import InputError
+
+FILE_NAME = "predictions.toml"
+_PREFIX = "PREDICTIONS_"
+
+
+def _check_address(address: str) -> str:
+    if not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
+        raise ValueError("must be HOST:PORT")
+    return address
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatabaseSettings(_Table):
+    """`[database]`: where the records are."""
+
+    url: str
+    table: str | None = None
+    query: str | None = None
+    id: str
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DatabaseSettings":
+        if (self.table is None) == (self.query is None):
+            raise ValueError("name either a table (or view) or a query")
+        return self
+
+
+class ModelSettings(_Table):
+    """`[model]`: what is learnt from what."""
+
+    label: str
+    features: Annotated[list[str], Field(min_length=1)]
+    estimator: str = "sklearn.ensemble.HistGradientBoostingClassifier"
+    params: dict[str, Any] = {}
+    sample: Annotated[int, Field(ge=100)] = 1_000_000
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "ModelSettings":
+        repeated = sorted({name for name in self.features if self.features.count(name) > 1})
+        if repeated:
+            raise ValueError(f"features: named twice: {', '.join(repeated)}")
+        if self.label in self.features:
+            raise ValueError(f"features: {self.label!r} is the label, which is what is predicted")
+        return self
+
+
+class HbaseSettings(_Table):
+    """`[hbase]`: where predictions are served from."""
+
+    thrift: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:9090"
+    regions: Annotated[int, Field(ge=1, le=4096)] = 4
+
+
+class HadoopSettings(_Table):
+    """`[hadoop]`: where the files between the stages lie, and how jobs are run.
+
+    `storage` is a `webhdfs://HOST:PORT/PATH` URL or a local folder, `bin` the folder of `hadoop` and `hbase` if they
+    are not on the PATH, `python` the tasks' interpreter, `environment` a packed environment (`hadoop/pack`).
+    """
+
+    storage: str = "webhdfs://127.0.0.1:9870/predictions"
+    bin: Path | None = None
+    streaming_jar: Path | None = None
+    python: str = "python3"
+    environment: Path | None = None
+
+
+class GateSettings(_Table):
+    """`[gates]`: what a release must satisfy."""
+
+    max_failed: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class Settings(BaseSettings):
+    """All settings of one set of predictions."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
+    )
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
+    database: DatabaseSettings
+    model: ModelSettings
+    hbase: HbaseSettings = HbaseSettings()
+    hadoop: HadoopSettings = HadoopSettings()
+    gates: GateSettings = GateSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_others: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the file; by default `predictions.toml` of the working directory.
+
+    Raises:
+        InputError: the file is missing or not TOML, or a key is unknown, missing or has a wrong value.
+    """
+    file = (path or Path(FILE_NAME)).resolve()  # a link counts as the file that it leads to
+    try:
+        values = tomllib.loads(file.read_text())
+    except OSError as error:
+        advice = "name one with --settings, or write one with `predictions init`"
+        raise InputError(f"{path or FILE_NAME}: {error.strerror}; {advice}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path or FILE_NAME}: not TOML: {error}") from error
+    _resolve_paths(values, file.parent)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise InputError(f"{path or FILE_NAME}: " + "; ".join(map(_describe, error.errors()))) from error
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    database, hadoop = values.get("database"), values.get("hadoop")
+    if isinstance(database, dict) and str(database.get("url", "")).startswith("sqlite:///"):
+        database["url"] = "sqlite:///" + str(folder / database["url"].removeprefix("sqlite:///"))
+    if isinstance(hadoop, dict):
+        for key in ("bin", "streaming_jar", "environment"):
+            if isinstance(hadoop.get(key), str):
+                hadoop[key] = str(folder / hadoop[key])
+        if isinstance(hadoop.get("storage"), str) and not urlsplit(hadoop["storage"]).scheme:
+            hadoop["storage"] = str(folder / hadoop["storage"])
+        if isinstance(hadoop.get("python"), str) and "/" in hadoop["python"]:
+            hadoop["python"] = str(folder / hadoop["python"])
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(map(str, error["loc"])) or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such key{_suggest(error['loc'])}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _suggest(location: tuple[str, ...]) -> str:
+    import difflib
+
+    table: Any = Settings
+    for name in location[:-1]:
+        table = table.model_fields[name].annotation
+    close = difflib.get_close_matches(location[-1], table.model_fields, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it may be one of {', '.join(table.model_fields)}"

@@ -1,0 +1,169 @@
+"""The files between the stages: a folder a release, on HDFS (by WebHDFS) or on a local disk.
+
+    STORAGE/NAME/RELEASE/{export,model,scored}/...   and   manifest.json
+
+Each folder is written under a temporary name and renamed when it is whole, so a reader sees all of it or nothing.
+"""
+
+import getpass
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import fsspec
+import requests
+
+from predictions.errors import InputError, ServiceError
+from predictions.release import is_release_id, new_release_id
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+WRITE_BLOCK_BYTES = 32 << 20
+READ_BLOCK_BYTES = 8 << 20
+
+
+class Storage:
+    """The releases of one name.
+
+    Args:
+        url: `webhdfs://[USER@]HOST:PORT/PATH`, or the path of a local folder.
+        name: the predictions' name in the settings.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("", "webhdfs"):
+            raise InputError(f"hadoop.storage: {url}: must be a webhdfs:// URL or the path of a folder")
+        self.is_hdfs = parts.scheme == "webhdfs"
+        self.address = parts.netloc
+        self.fs: Any
+        if self.is_hdfs:
+            user = parts.username or getpass.getuser()
+            self.fs = fsspec.filesystem("webhdfs", host=parts.hostname, port=parts.port or 9870, user=user)
+        else:
+            self.fs = fsspec.filesystem("file")
+        self.folder = f"{parts.path.rstrip('/')}/{name}"
+
+    def releases(self) -> list[str]:
+        """Return the releases that were exported, oldest first; a folder without a manifest is none."""
+        with self.reachable():
+            manifests = self.fs.glob(f"{self.folder}/*/{MANIFEST}")
+        return sorted(filter(is_release_id, (path.split("/")[-2] for path in manifests)))
+
+    def release(self, release: str | None = None) -> "ReleaseFolder":
+        """Return a release's folder, the newest one's by default.
+
+        Raises:
+            InputError: there is no such release.
+        """
+        known = self.releases()
+        if not known:
+            raise InputError(f"{self.folder}: no release there; `predictions export` starts one")
+        if release and release not in known:
+            raise InputError(f"{self.folder}: no release {release}; the newest is {known[-1]}")
+        return ReleaseFolder(self, release or known[-1])
+
+    def new_release(self) -> "ReleaseFolder":
+        """Make the folder of a release that starts now."""
+        with self.reachable():
+            while self.fs.exists(f"{self.folder}/{(release := new_release_id())}"):
+                time.sleep(0.1)  # a release is named by its second
+            self.fs.makedirs(f"{self.folder}/{release}", exist_ok=True)
+        return ReleaseFolder(self, release)
+
+    @contextmanager
+    def reachable(self) -> Iterator[None]:
+        """Turn a service that does not answer into one clear error."""
+        try:
+            yield
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise ServiceError(
+                f"HDFS does not answer at {self.address} (WebHDFS); start it (hadoop/cluster start) or set "
+                "hadoop.storage"
+            ) from error
+        except requests.HTTPError as error:
+            raise ServiceError(f"HDFS at {self.address} refused: {error}") from error
+        except PermissionError as error:
+            raise InputError(f"{self.folder}: {error}") from error
+
+
+class ReleaseFolder:
+    """The folder of one release and the manifest in it."""
+
+    def __init__(self, storage: Storage, release: str) -> None:
+        self.storage = storage
+        self.release = release
+        self.path = f"{storage.folder}/{release}"
+
+    def has(self, name: str) -> bool:
+        """Whether a part of the release (`export`, `model`, `scored`) is there, whole."""
+        with self.storage.reachable():
+            return bool(self.storage.fs.exists(f"{self.path}/{name}"))
+
+    def require(self, name: str, command: str) -> None:
+        """Raise InputError, naming the command that makes it, unless a part is there."""
+        if not self.has(name):
+            raise InputError(f"{self.path}/{name}: not there; `predictions {command}` makes it")
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[str]:
+        """Give a temporary folder to fill; rename it to `name` at the end, remove it on any error."""
+        fs = self.storage.fs
+        temporary = f"{self.path}/_{name}.{uuid.uuid4().hex[:8]}"
+        with self.storage.reachable():
+            fs.makedirs(temporary, exist_ok=True)
+            try:
+                yield temporary
+                self._rename(temporary, f"{self.path}/{name}")
+            except BaseException:
+                fs.rm(temporary, recursive=True)
+                if not fs.ls(self.path):
+                    fs.rmdir(self.path)
+                raise
+
+    def files(self, name: str, pattern: str = "part-*") -> list[str]:
+        """Return the paths of a part's files in order of their names."""
+        with self.storage.reachable():
+            return sorted(self.storage.fs.glob(f"{self.path}/{name}/{pattern}"))
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file to read; the caller closes it."""
+        with self.storage.reachable():
+            return self.storage.fs.open(path, "rb", block_size=READ_BLOCK_BYTES)
+
+    def create(self, path: str) -> BinaryIO:
+        """Open a file to write; the caller closes it."""
+        return self.storage.fs.open(path, "wb", block_size=WRITE_BLOCK_BYTES)
+
+    def manifest(self) -> dict[str, Any]:
+        """Read the release's manifest.
+
+        Raises:
+            InputError: it is of another format.
+        """
+        with self.storage.reachable():
+            manifest = json.loads(self.storage.fs.cat_file(f"{self.path}/{MANIFEST}"))
+        if manifest.get("format") != MANIFEST_FORMAT:
+            raise InputError(f"{self.path}/{MANIFEST}: format {manifest.get('format')}, not {MANIFEST_FORMAT}")
+        return manifest
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Replace the manifest as a whole."""
+        temporary = f"{self.path}/_{MANIFEST}.{uuid.uuid4().hex[:8]}"
+        with self.storage.reachable():
+            self.storage.fs.pipe_file(temporary, json.dumps(manifest, indent=1).encode() + b"\n")
+            self._rename(temporary, f"{self.path}/{MANIFEST}", overwrite=True)
+
+    def _rename(self, source: str, target: str, overwrite: bool = False) -> None:
+        if self.storage.is_hdfs:
+            # fsspec's `mv` does not look at the answer, and HDFS answers a failed rename with "false". With the
+            # option, it is an error (WebHDFS, "Rename a File/Directory").
+            options = "OVERWRITE" if overwrite else "NONE"
+            self.storage.fs._call("RENAME", method="put", path=source, destination=target, renameoptions=options)
+        else:
+            os.replace(source, target)
