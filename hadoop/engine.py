@@ -32,6 +32,12 @@ class Daemon:
     ports: tuple[str, ...] = field(default=())
     index: int = 0
 
+    @property
+    def java_options(self) -> tuple[str, ...]:
+        """The quick compiler alone halves the time to start; what carries the data is worth the better one."""
+        quick = not self.name.startswith(("regionserver", "thrift"))
+        return (f"-Xmx{self.heap}", *(["-XX:TieredStopAtLevel=1"] if quick else []))
+
 
 def daemons(region_servers: int, config: ClusterConfig) -> list[Daemon]:
     """Return the cluster's daemons in the order in which they start; they stop in the reverse."""
@@ -45,8 +51,13 @@ def daemons(region_servers: int, config: ClusterConfig) -> list[Daemon]:
             "resourcemanager",
             "384m",
             (f"{yarn}.resourcemanager.ResourceManager",),
-            ("resourcemanager", "resourcemanager_scheduler", "resourcemanager_tracker", "resourcemanager_admin",
-             "resourcemanager_web"),
+            (
+                "resourcemanager",
+                "resourcemanager_scheduler",
+                "resourcemanager_tracker",
+                "resourcemanager_admin",
+                "resourcemanager_web",
+            ),
         ),
         Daemon(
             "nodemanager",
@@ -195,7 +206,7 @@ class Cluster:
         with open(self.log(daemon.name), "ab") as log:
             self._log_starts[daemon.name] = log.tell()
             process = psutil.Popen(
-                self.config.java(f"-Xmx{daemon.heap}", "-XX:TieredStopAtLevel=1", *daemon.command),
+                self.config.java(*daemon.java_options, *daemon.command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

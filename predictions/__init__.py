@@ -1,0 +1,17 @@
+"""Machine-learning predictions for every record of a database, made by MapReduce and served from HBase."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from predictions.client import Answer, Client
+
+__all__ = ["Answer", "Client"]
+
+
+def __getattr__(name: str) -> Any:
+    # On the first use only: the streaming scripts ship neither HappyBase nor a database driver.
+    if name in __all__:
+        from predictions import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

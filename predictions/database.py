@@ -4,10 +4,11 @@ SQLite, by the standard library's own module: a column may hold values of any ty
 that go by the declaration fail on that.
 """
 
+import base64
 import difflib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -256,8 +257,6 @@ def _field(value: Any) -> bytes:
 
 def _plain(value: Any) -> Any:
     """Return a value for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
-    import base64
-
     if isinstance(value, bytearray):
         return value.decode(errors="replace")
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
@@ -274,8 +273,6 @@ def _id_values(record_id: str) -> list[Any]:
     if isinstance(values[-1], int) and not -(1 << 63) <= values[-1] < 1 << 63:
         values.pop()
     if record_id.startswith("\\x"):
-        try:
+        with suppress(ValueError):
             values.append(bytes.fromhex(record_id[2:]))
-        except ValueError:
-            pass
     return values

@@ -75,4 +75,3 @@ def export(settings: Settings, storage: Storage, progress: Callable[[int, int], 
         }
     )
     return folder
-

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from zlib import crc32
 
 MAX_BYTES = 32767  # HBase keeps the length of a row key in a signed 16-bit number
-_PREFIX_DIGITS = 4
+PREFIX_DIGITS = 4
 
 
 def row_keys(record_ids: Sequence[bytes]) -> list[bytes]:
     """Return the row keys of escaped record IDs; at least one."""
     prefixes = struct.pack(f">{len(record_ids)}H", *(crc32(record_id) >> 16 for record_id in record_ids))
-    digits = prefixes.hex("\n", _PREFIX_DIGITS // 2).encode().split(b"\n")
+    digits = prefixes.hex("\n", PREFIX_DIGITS // 2).encode().split(b"\n")
     return list(map(b":".join, zip(digits, record_ids, strict=True)))
 
 
 def record_id(key: bytes) -> bytes:
     """Return the escaped record ID of a row key."""
-    return key[_PREFIX_DIGITS + 1 :]
+    return key[PREFIX_DIGITS + 1 :]

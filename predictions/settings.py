@@ -4,6 +4,7 @@ An environment variable is `PREDICTIONS_` and the key, its table first: `PREDICT
 `[hbase]`. Relative paths in the file are relative to the file, in a variable to the working directory.
 """
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -143,15 +144,19 @@ def load_settings(path: Path | None = None) -> Settings:
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     database, hadoop = values.get("database"), values.get("hadoop")
     if isinstance(database, dict) and str(database.get("url", "")).startswith("sqlite:///"):
-        database["url"] = "sqlite:///" + str(folder / database["url"].removeprefix("sqlite:///"))
+        database["url"] = "sqlite:///" + _join(folder, database["url"].removeprefix("sqlite:///"))
     if isinstance(hadoop, dict):
         for key in ("bin", "streaming_jar", "environment"):
             if isinstance(hadoop.get(key), str):
-                hadoop[key] = str(folder / hadoop[key])
+                hadoop[key] = _join(folder, hadoop[key])
         if isinstance(hadoop.get("storage"), str) and not urlsplit(hadoop["storage"]).scheme:
-            hadoop["storage"] = str(folder / hadoop["storage"])
+            hadoop["storage"] = _join(folder, hadoop["storage"])
         if isinstance(hadoop.get("python"), str) and "/" in hadoop["python"]:
-            hadoop["python"] = str(folder / hadoop["python"])
+            hadoop["python"] = _join(folder, hadoop["python"])
+
+
+def _join(folder: Path, path: str) -> str:
+    return os.path.normpath(folder / path)  # not resolved: a virtual environment's python is a link
 
 
 def _describe(error: Any) -> str:

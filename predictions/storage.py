@@ -111,20 +111,33 @@ class ReleaseFolder:
             raise InputError(f"{self.path}/{name}: not there; `predictions {command}` makes it")
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[str]:
-        """Give a temporary folder to fill; rename it to `name` at the end, remove it on any error."""
+    def writing(self, name: str, make: bool = True) -> Iterator[str]:
+        """Give a temporary folder to fill; rename it to `name` at the end, remove it on any error.
+
+        Args:
+            name: of the part of the release.
+            make: whether to make the folder; a Hadoop job makes its own.
+        """
         fs = self.storage.fs
         temporary = f"{self.path}/_{name}.{uuid.uuid4().hex[:8]}"
         with self.storage.reachable():
-            fs.makedirs(temporary, exist_ok=True)
+            if make:
+                fs.makedirs(temporary)
             try:
                 yield temporary
                 self._rename(temporary, f"{self.path}/{name}")
             except BaseException:
-                fs.rm(temporary, recursive=True)
+                if fs.exists(temporary):
+                    fs.rm(temporary, recursive=True)
                 if not fs.ls(self.path):
                     fs.rmdir(self.path)
                 raise
+
+    def remove(self, name: str) -> None:
+        """Remove a part of the release, if it is there."""
+        with self.storage.reachable():
+            if self.storage.fs.exists(f"{self.path}/{name}"):
+                self.storage.fs.rm(f"{self.path}/{name}", recursive=True)
 
     def files(self, name: str, pattern: str = "part-*") -> list[str]:
         """Return the paths of a part's files in order of their names."""

@@ -143,9 +143,7 @@ def make_pipeline_for(estimator: BaseEstimator, features: list[Column]) -> Pipel
         prepare_categories = OneHotEncoder(
             handle_unknown="infrequent_if_exist", max_categories=MAX_CATEGORIES, sparse_output=False
         )
-    columns = ColumnTransformer(
-        [("numbers", prepare_numbers, numbers), ("categories", prepare_categories, categories)]
-    )
+    columns = ColumnTransformer([("numbers", prepare_numbers, numbers), ("categories", prepare_categories, categories)])
     return Pipeline([("columns", columns), ("estimator", estimator)])
 
 
@@ -164,13 +162,13 @@ def try_in_fresh_process(manifest: Path, release: str) -> None:
 
 def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, dict[str, Any]]:
     classify = is_classifier(pipeline)
-    labels, counts = np.unique(sample.labels, return_counts=True)
+    _labels, counts = np.unique(sample.labels, return_counts=True)
     split = train_test_split(
         sample.features,
         sample.labels,
         test_size=HOLDOUT,
         random_state=seed,
-        stratify=sample.labels if classify and counts.min() > 1 and len(labels) <= HOLDOUT * len(sample.labels) else None,
+        stratify=sample.labels if classify and counts.min() > 1 else None,
     )
     known, holdout, known_labels, holdout_labels = split
     baseline = DummyClassifier(strategy="prior") if classify else DummyRegressor()
@@ -239,7 +237,9 @@ def _decode_labels(fields: list[bytes], label: Column) -> np.ndarray:
             return np.array([NumberDecoder().decode(field) for field in fields])
         return np.array([unescape(field).decode() for field in fields])
     except ValueError as error:
-        raise InputError(f"model.label: {label.name} holds a value that is not of type {label.type}: {error}") from error
+        raise InputError(
+            f"model.label: {label.name} holds a value that is not of type {label.type}: {error}"
+        ) from error
 
 
 def _check_labels(sample: Sample, label: Column, estimator: BaseEstimator) -> None:

@@ -1,0 +1,74 @@
+"""The command of the embedded cluster, `hadoop/cluster`."""
+
+import sys
+
+import click
+
+from hadoop.config import ClusterConfig
+from hadoop.engine import Cluster
+from hadoop.packing import pack_environment
+from predictions.errors import PredictionsError
+from predictions.progress import say
+
+
+@click.group()
+def cli() -> None:
+    """The embedded cluster: HDFS, YARN and HBase on loopback, its files under var/cluster.
+
+    CLUSTER_DIR names another folder, CLUSTER_PORT_OFFSET moves every port.
+    """
+
+
+@cli.command()
+@click.option("--region-servers", type=click.IntRange(1, 9), default=1, show_default=True)
+def start(region_servers: int) -> None:
+    """Start what is not running, and wait until it answers."""
+    _cluster().start(region_servers, say)
+
+
+@cli.command()
+def stop() -> None:
+    """Stop this cluster's processes; its data stay."""
+    _cluster().stop(say)
+
+
+@cli.command()
+def status() -> int:
+    """Show each daemon; exit with 4 unless all of them run."""
+    states = list(_cluster().status())
+    for name, state in states:
+        click.echo(f"{name:16} {state}")
+    return 0 if all(state.startswith("running") for _name, state in states) else 4
+
+
+@cli.command()
+@click.argument("path", type=click.Path(dir_okay=False))
+def pack(path: str) -> None:
+    """Pack the libraries of the tasks into PATH (.tar.gz), for the setting hadoop.environment."""
+    from pathlib import Path
+
+    pack_environment(Path(path))
+    say(f"wrote {path}")
+
+
+def _cluster() -> Cluster:
+    return Cluster(ClusterConfig.from_environment())
+
+
+def main() -> None:
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except PredictionsError as error:
+        say(f"cluster: {error}")
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("cluster: interrupted; hadoop/cluster stop ends what was started")
+        code = 130
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

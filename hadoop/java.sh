@@ -1,0 +1,17 @@
+# How hadoop/bin/* run a Java class of the embedded cluster. Sourced; sets nothing outside.
+# CLUSTER_DIR names the cluster's folder, as for hadoop/cluster.
+
+here=$(cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+cluster=${CLUSTER_DIR:-$here/../var/cluster}
+lib=$(cd -P "$here/.." && pwd)/var/lib
+
+run_java() {
+    if [ ! -f "$cluster/conf/java.options" ]; then
+        echo "$(basename "$0"): the embedded cluster was never started; run hadoop/cluster start" >&2
+        exit 4
+    fi
+    export HADOOP_CONF_DIR=$cluster/conf HADOOP_MAPRED_HOME=$lib
+    # Commands are short: the quick compiler alone is faster than both.
+    exec java "@$cluster/conf/java.options" -XX:TieredStopAtLevel=1 -Xmx512m \
+        -cp "$cluster/conf:$lib/*" "$@"
+}

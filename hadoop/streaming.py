@@ -1,0 +1,186 @@
+"""Hadoop Streaming jobs: the literal `hadoop jar` command, its progress, its counters, and why it failed."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from predictions import counters
+from predictions.errors import InputError, InternalError, PredictionsError, ServiceError
+
+LOGS_TIMEOUT = 30.0  # seconds until the attempts' logs of a failed job are gathered
+
+# Where distributions keep the streaming jar, relative to the folder above the one that `hadoop` is in.
+_JAR_PATTERNS = (
+    "share/hadoop/tools/lib/hadoop-streaming-*.jar",
+    "lib/hadoop-mapreduce/hadoop-streaming*.jar",
+    "../hadoop-mapreduce/hadoop-streaming*.jar",
+    "../var/lib/hadoop-streaming-*.jar",
+)
+_PROGRESS = re.compile(r"map (\d+)% reduce (\d+)%")
+_JOB = re.compile(r"Running job: job_(\d+_\d+)")
+_TASK_EXIT = re.compile(r"subprocess failed with code (\d+)")
+_CAUSE = re.compile(r"^(?:mapper|reducer)\.py: .*|^\w*(?:\.\w+)*(?:Error|Exception|Interrupt|Exit)\b.*", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One streaming job.
+
+    Args:
+        name: shown by YARN.
+        input: the folder of its input, in Hadoop's file system.
+        output: the folder that it makes.
+        mapper: the command of a map task.
+        reducer: the command of a reduce task.
+        reduces: how many reduce tasks.
+        partitions: the file with the split points between them (`hadoop.partitions`), in Hadoop's file system.
+        files: shipped files, as local paths or Hadoop URLs; `#NAME` renames.
+        archives: shipped archives, unpacked under `#NAME`.
+        environment: variables of the tasks.
+    """
+
+    name: str
+    input: str
+    output: str
+    mapper: str
+    reducer: str
+    reduces: int
+    partitions: str
+    files: Sequence[str]
+    archives: Sequence[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def command(self, hadoop: str, jar: Path) -> list[str]:
+        """Return the command that submits the job; generic options stand first, as Hadoop demands."""
+        properties = {
+            "mapreduce.job.name": self.name,
+            "mapreduce.job.reduces": str(self.reduces),
+            "mapreduce.totalorderpartitioner.path": self.partitions,
+            # Fail in seconds, not in a quarter of an hour, where there is no YARN.
+            "yarn.resourcemanager.connect.max-wait.ms": "20000",
+            "yarn.resourcemanager.connect.retry-interval.ms": "2000",
+        }
+        return [
+            hadoop,
+            "jar",
+            str(jar),
+            *(word for name, value in properties.items() for word in ("-D", f"{name}={value}")),
+            *("-files", ",".join(self.files)),
+            *("-archives", ",".join(self.archives)),
+            *("-input", self.input),
+            *("-output", self.output),
+            *("-mapper", self.mapper),
+            *("-reducer", self.reducer),
+            *("-partitioner", "org.apache.hadoop.mapred.lib.TotalOrderPartitioner"),
+            *(word for name, value in self.environment.items() for word in ("-cmdenv", f"{name}={value}")),
+        ]
+
+
+def find_command(name: str, folder: Path | None) -> str | None:
+    """Return the path of `hadoop` or `hbase`, from the settings' folder or else from the PATH; None if not there."""
+    return shutil.which(name, path=str(folder)) if folder else shutil.which(name)
+
+
+def find_streaming_jar(hadoop: str, setting: Path | None) -> Path:
+    """Return the streaming jar of an installation.
+
+    Raises:
+        InputError: it is not where distributions keep it, or not where the settings say.
+    """
+    if setting:
+        if not setting.is_file():
+            raise InputError(f"hadoop.streaming_jar: {setting}: no such file")
+        return setting
+    home = Path(os.environ.get("HADOOP_HOME") or Path(hadoop).resolve().parent.parent)
+    for pattern in _JAR_PATTERNS:
+        for jar in sorted(home.glob(pattern)):
+            return jar.resolve()
+    raise InputError(f"no hadoop-streaming jar below {home}; name it with hadoop.streaming_jar")
+
+
+def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> dict[str, int]:
+    """Run a job to its end.
+
+    Args:
+        job: what to run.
+        hadoop: the command.
+        jar: the streaming jar.
+        progress: called with the share that is done, 0 to 1: half of it the maps, half the reduces.
+
+    Returns:
+        The scripts' counters from Hadoop's report.
+
+    Raises:
+        InputError: the scripts refused their input.
+        ServiceError: YARN cannot be reached.
+        InternalError: the job failed; the message has the cause from the attempts' logs.
+    """
+    said: list[str] = []
+    command = job.command(hadoop, jar)
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line)
+                if found := _PROGRESS.search(line):
+                    progress((int(found[1]) + int(found[2])) / 200)
+        except BaseException:
+            process.terminate()
+            raise
+    report = "".join(said)
+    if process.returncode:
+        raise _failure(report, hadoop)
+    return counters.parse_report(report)
+
+
+def _failure(report: str, hadoop: str) -> PredictionsError:
+    job = _JOB.search(report)
+    if not job:
+        if "Connection refused" in report or "ConnectException" in report:
+            return ServiceError("YARN does not answer; is the cluster running (hadoop/cluster status)?")
+        errors = [line for line in report.splitlines() if "ERROR" in line or "Exception" in line]
+        return InternalError(
+            f"the job was not accepted: {(errors or report.splitlines() or ['no message'])[-1].strip()}"
+        )
+    logs = "".join(_attempt_logs(f"application_{job[1]}", hadoop))
+    causes = _CAUSE.findall(logs)
+    ours = [cause for cause in causes if cause.startswith(("mapper.py: ", "reducer.py: "))]
+    cause = (ours or causes or [_diagnostics(report)])[-1]
+    exits = {int(code) for code in _TASK_EXIT.findall(report)}
+    kind = InputError if ours and exits == {InputError.exit_code} else InternalError
+    return kind(f"job_{job[1]} failed: {cause}")
+
+
+def _attempt_logs(application: str, hadoop: str) -> Iterator[str]:
+    """Yield the stderr of the application's containers; they are gathered some seconds after its end."""
+    deadline = time.monotonic() + LOGS_TIMEOUT
+    command = [hadoop, "org.apache.hadoop.yarn.client.cli.LogsCLI", "-applicationId", application]
+    while True:
+        done = subprocess.run([*command, "-log_files", "stderr"], capture_output=True, text=True, errors="replace")
+        if done.returncode == 0 and "LogContents" in done.stdout:
+            yield done.stdout
+            return
+        if time.monotonic() > deadline:
+            return
+        time.sleep(1)
+
+
+def _diagnostics(report: str) -> str:
+    lines = [line.strip() for line in report.splitlines() if "Error: " in line or "Exception: " in line]
+    return lines[-1] if lines else "no cause in its logs"
+
+
+def printable(command: Sequence[str]) -> str:
+    """Return a command as one types it, an option a line."""
+    words = [shlex.quote(word) for word in command]
+    return " ".join(" \\\n    " + word if re.match(r"-[a-zA-Z]", word) else word for word in words).replace(
+        "  \\", " \\"
+    )

@@ -1,0 +1,13 @@
+"""Split points: the plain fractions of `0000`..`ffff` that a job's reducers and a release's regions share."""
+
+from predictions.rowkey import PREFIX_DIGITS
+
+
+def split_points(regions: int) -> list[bytes]:
+    """Return the first row key of each region but the first, as HBase's HexStringSplit computes them.
+
+    Args:
+        regions: how many regions, 1 to 65,536.
+    """
+    size = 16**PREFIX_DIGITS // regions
+    return [f"{size * region:0{PREFIX_DIGITS}x}".encode() for region in range(1, regions)]

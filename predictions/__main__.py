@@ -1,0 +1,3 @@
+from predictions.cli import main
+
+main()

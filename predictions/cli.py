@@ -1,0 +1,231 @@
+"""The command line: each stage is a command; `run` is all of them in order."""
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from predictions.errors import InternalError, PredictionsError
+from predictions.progress import bar, say
+from predictions.settings import FILE_NAME, Settings, load_settings
+from predictions.storage import ReleaseFolder, Storage
+
+DONE, WITH_FAILURES, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Session:
+    """The options before the command; settings are read when a command asks for them."""
+
+    def __init__(self, settings: Path | None, storage: str | None) -> None:
+        self._path = settings
+        self._storage = storage
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self._path)
+
+    def storage(self, settings: Settings) -> Storage:
+        return Storage(self._storage or settings.hadoop.storage, settings.name)
+
+
+def release_option(command: F) -> F:
+    return click.option("--release", metavar="ID", help="The release; by default the newest.")(command)
+
+
+@click.group()
+@click.option("--settings", type=click.Path(path_type=Path), metavar="FILE", help=f"Default: {FILE_NAME}.")
+@click.option("--storage", metavar="URL", help="Over hadoop.storage: a webhdfs:// URL or a local folder.")
+@click.version_option(package_name="predictions")
+@click.pass_context
+def cli(context: click.Context, settings: Path | None, storage: str | None) -> None:
+    """Predictions for every record of a database, made by MapReduce and served from HBase."""
+    context.obj = Session(settings, storage)
+
+
+@cli.command()
+@click.argument("url")
+@click.argument("table")
+@click.option("--id", "record_id", required=True, metavar="COLUMN", help="The column with the unique record ID.")
+@click.option("--label", required=True, metavar="COLUMN", help="The column that is to be predicted.")
+@click.option("--name", metavar="NAME", help="Of the predictions; by default the table's.")
+def init(url: str, table: str, record_id: str, label: str, name: str | None) -> None:
+    """Write predictions.toml for TABLE of the database URL (sqlite:///PATH), all other columns as features."""
+    from predictions.init import write_settings
+
+    say(f"wrote {write_settings(Path(FILE_NAME), url, table, record_id, label, name or table)}; look through it")
+
+
+@cli.command()
+@click.pass_obj
+def export(session: Session) -> int:
+    """Start a release: export every record from the database."""
+    settings = session.settings
+    click.echo(_export(settings, session.storage(settings)).release)
+    return DONE
+
+
+@cli.command()
+@release_option
+@click.pass_obj
+def train(session: Session, release: str | None) -> int:
+    """Train the model on the exported records that have a label."""
+    settings = session.settings
+    _train(settings, session.storage(settings).release(release))
+    return DONE
+
+
+@cli.command()
+@release_option
+@click.option("--dry-run", is_flag=True, help="Put the job's files into HDFS, print its command and do not run it.")
+@click.pass_obj
+def score(session: Session, release: str | None, dry_run: bool) -> int:
+    """Score every exported record in a Hadoop Streaming job."""
+    settings = session.settings
+    folder = session.storage(settings).release(release)
+    if not dry_run:
+        return _score(settings, folder)
+    from predictions.score import ScoreJob
+
+    job = ScoreJob(settings, folder)
+    job.ship()
+    click.echo(job.command())
+    return DONE
+
+
+@cli.command()
+@release_option
+@click.pass_obj
+def load(session: Session, release: str | None) -> int:
+    """Load a release's predictions into an HBase table of its own."""
+    settings = session.settings
+    _load(settings, session.storage(settings).release(release))
+    return DONE
+
+
+@cli.command()
+@release_option
+@click.pass_obj
+def activate(session: Session, release: str | None) -> int:
+    """Make a loaded release the one that is served, in one write."""
+    settings = session.settings
+    _activate(settings, release or session.storage(settings).release().release)
+    return DONE
+
+
+@cli.command()
+@click.pass_obj
+def run(session: Session) -> int:
+    """Export, train, score, load and activate a new release."""
+    settings = session.settings
+    started = time.monotonic()
+    folder = _export(settings, session.storage(settings))
+    _train(settings, folder)
+    code = _score(settings, folder)
+    _load(settings, folder)
+    _activate(settings, folder.release)
+    say(f"done in {time.monotonic() - started:.0f} s")
+    click.echo(folder.release)
+    return code
+
+
+@cli.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
+    """Look up records and their predictions."""
+    from predictions.answers import show
+    from predictions.client import Client
+
+    client, code = Client(session.settings), DONE
+    for record_id in ids:
+        answer = client.get(record_id)
+        if as_json:
+            click.echo(json.dumps(answer.as_json(), ensure_ascii=False))
+        else:
+            show(answer)
+        if answer.status == "unavailable":
+            code = UNAVAILABLE
+    return code
+
+
+def _export(settings: Settings, storage: Storage) -> ReleaseFolder:
+    from predictions.export import export
+
+    with bar("export", "records") as progress:
+        folder = export(settings, storage, progress)
+    done = folder.manifest()["export"]
+    say(f"exported {done['rows']:,} records to {folder.path}/export in {done['seconds']:.1f} s")
+    return folder
+
+
+def _train(settings: Settings, folder: ReleaseFolder) -> None:
+    if folder.has("model"):
+        say(f"{folder.path}/model is there already")
+        return
+    from predictions.training import train
+
+    done = train(settings, folder, say)["training"]
+    baseline = done["baseline"]
+    metrics = ", ".join(
+        f"{name.replace('_', ' ')} {value:.4f} (baseline {baseline[name]:.4f})"
+        for name, value in sorted(done["metrics"].items(), reverse=True)
+    )
+    say(f"trained in {done['seconds']:.1f} s; on {done['holdout']:,} records held out: {metrics}")
+
+
+def _score(settings: Settings, folder: ReleaseFolder) -> int:
+    from predictions.score import score
+
+    with bar("score") as progress:
+        done = score(settings, folder, lambda share: progress(share, 1.0))
+    say(f"scored {done['scored']:,} records in {done['seconds']:.1f} s, {done['failed']:,} failed")
+    return WITH_FAILURES if done["failed"] else DONE
+
+
+def _load(settings: Settings, folder: ReleaseFolder) -> None:
+    from predictions.load import load
+
+    started = time.monotonic()
+    with bar("load", "rows") as progress:
+        rows = load(settings, folder, progress, say)
+    say(f"loaded {rows:,} rows in {time.monotonic() - started:.1f} s, counted and compared")
+
+
+def _activate(settings: Settings, release: str) -> None:
+    from loader.connection import connect
+    from predictions.pointer import Releases
+
+    with connect(settings.hbase.thrift) as connection:
+        pointer = Releases(connection, settings.name).activate(release)
+    before = f", before it {pointer.history[-1]}" if pointer.history else ""
+    say(f"release {pointer.current} is current{before}")
+
+
+def main() -> None:
+    """Run the command line: expected errors are one line on stderr and an exit code (see `predictions.errors`)."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except PredictionsError as error:
+        say(f"predictions: {error}")
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("predictions: interrupted")
+        code = INTERRUPTED
+    except Exception:
+        # Not expected, so ours: the traceback is the report, but its exit code must not be that of failed records.
+        traceback.print_exc()
+        code = InternalError.exit_code
+    sys.exit(code or DONE)
