@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -247,7 +248,7 @@ class Cluster:
 
     def _yarn_ready(self) -> bool:
         state = _fetch_json(self.config.port("resourcemanager_web"), "/ws/v1/cluster/metrics")
-        return bool(state) and state["clusterMetrics"]["activeNodes"] > 0
+        return state is not None and state["clusterMetrics"]["activeNodes"] > 0
 
     def _hbase_ready(self) -> bool:
         # The master's own metrics lag by ten seconds; its log does not.
@@ -266,12 +267,12 @@ class Cluster:
 
 def _owner(port: int) -> str:
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,) and connection.pid:
             return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
     return ""
 
 
-def _fetch_json(port: int, path: str) -> dict | None:
+def _fetch_json(port: int, path: str) -> dict[str, Any] | None:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             return json.load(response)

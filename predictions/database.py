@@ -14,8 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from predictions.errors import InputError, ServiceError
-from predictions.features import Column
-from predictions.records import NULL, escape
+from predictions.records import NULL, Column, escape
 from predictions.settings import DatabaseSettings
 
 FETCH_ROWS = 10_000
@@ -89,6 +88,7 @@ class SqliteDatabase:
         # A view of our own connection, in no database file: from here on a query is like a view.
         try:
             connection.execute(f"CREATE TEMP VIEW {self._source} AS {query}")
+            connection.execute(f"SELECT * FROM {self._source} LIMIT 0")  # SQLite looks at the query only now
         except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
             raise InputError(f"database.query: {error}: it must be one SELECT") from error
 
@@ -265,13 +265,12 @@ def _plain(value: Any) -> Any:
 def _id_values(record_id: str) -> list[Any]:
     """Return the values of any type whose text may be this one: a column may hold an ID as text or as a number."""
     values: list[Any] = [record_id]
-    for number in (int, float):
-        try:
-            values.append(number(record_id))
-        except (ValueError, OverflowError):
-            continue
-    if isinstance(values[-1], int) and not -(1 << 63) <= values[-1] < 1 << 63:
-        values.pop()
+    with suppress(ValueError):
+        number = int(record_id)
+        if -(1 << 63) <= number < 1 << 63:  # SQLite has no larger ones
+            values.append(number)
+    with suppress(ValueError):
+        values.append(float(record_id))
     if record_id.startswith("\\x"):
         with suppress(ValueError):
             values.append(bytes.fromhex(record_id[2:]))

@@ -4,31 +4,14 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from predictions.records import NULL, split_columns, unescape
+from predictions.records import NULL, Column, split_columns, unescape
 
 MEMO_ENTRIES = 100_000  # distinct values remembered a column; a bound, so that memory stays flat
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the source: its name and its type, `integer`, `real` or `text`."""
-
-    name: str
-    type: str
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the model takes the column as a number; else it is a category."""
-        return self.type in ("integer", "real")
-
-    def as_json(self) -> dict[str, str]:
-        return asdict(self)
 
 
 class _Decoder(dict[bytes, Any]):

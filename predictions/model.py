@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from predictions.errors import InputError
-from predictions.features import Column, FrameReader
-from predictions.records import NULL, escape
+from predictions.features import FrameReader
+from predictions.records import NULL, Column, escape
 
 FORMAT = 1
 MODEL_FILE = "model.skops"

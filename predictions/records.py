@@ -8,6 +8,7 @@ line to every reader: no raw line feed, carriage return or tab is left in a fiel
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -31,6 +32,22 @@ _ESCAPES = {
 _UNESCAPES = {escaped[1:]: raw for raw, escaped in _ESCAPES.items()}
 _TO_ESCAPE = re.compile(rb"[\b\f\n\r\t\v\\]")
 _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the source: its name and its type, `integer`, `real` or `text`."""
+
+    name: str
+    type: str
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the model takes the column as a number; else it is a category."""
+        return self.type in ("integer", "real")
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
 
 
 def escape(value: bytes) -> bytes:

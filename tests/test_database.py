@@ -1,0 +1,192 @@
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from predictions.database import open_database
+from predictions.errors import InputError, ServiceError
+from predictions.settings import DatabaseSettings
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make a database by a script and open a source of it."""
+
+    def make(script, table=None, query=None, id="id", rows=()):  # noqa: A002
+        path = tmp_path / "test.db"
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.executescript(script)
+            for statement, values in rows:
+                connection.execute(statement, values)
+        return open_database(DatabaseSettings(url=f"sqlite:///{path}", table=table, query=query, id=id))
+
+    return make
+
+
+def rows_of(database, *columns):
+    with database.snapshot(columns) as snapshot:
+        return [row for block in snapshot.blocks() for row in block], snapshot.columns
+
+
+def test_values_of_every_kind(make):
+    database = make(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b REAL, c TEXT)",
+        table="t",
+        rows=[
+            ("INSERT INTO t VALUES (1, 1, 0.1, ?)", ("tab\there\nand \\ \u2028 é\0",)),
+            ("INSERT INTO t VALUES (2, ?, 9e999, CAST(x'ff' AS TEXT))", (b"\0\xff",)),
+            ("INSERT INTO t VALUES (3, NULL, NULL, '')", ()),
+        ],
+    )
+    rows, columns = rows_of(database, "id", "a", "b", "c")
+    assert rows == [
+        (b"1", b"1", b"0.1", "tab\\there\\nand \\\\ \u2028 é\0".encode()),
+        (b"2", b"\\\\x00ff", b"inf", b"\xff"),
+        (b"3", b"\\N", b"\\N", b""),
+    ]
+    assert [column.type for column in columns] == ["integer", "text", "real", "text"]
+
+
+def test_columns_without_a_declared_type_get_the_type_of_their_values(make):
+    database = make(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b NUMERIC, c DATE); INSERT INTO t VALUES (1, 1, 2.5, '2026-01-01'), (2, 7, 1, NULL)",
+        table="t",
+    )
+    _rows, columns = rows_of(database, "id", "a", "b", "c")
+    assert [column.type for column in columns] == ["integer", "integer", "real", "text"]
+
+
+def test_a_view_and_a_query_are_sources_too(make):
+    script = "CREATE TABLE t (id TEXT, n INTEGER); INSERT INTO t VALUES ('a', 1), ('b', 2); CREATE VIEW v AS SELECT * FROM t WHERE n > 1"
+    make(script, table="v")
+    for source in ({"table": "v"}, {"query": "SELECT id, n, n * 2 AS twice FROM t WHERE n > 1"}):
+        rows, columns = rows_of(make("", **source), "id", "n", "n")
+        assert rows == [(b"b", b"2", b"2")]
+        assert [column.type for column in columns] == ["text", "integer", "integer"]
+
+
+def test_ids_are_matched_by_their_exact_text(make):
+    database = make(
+        "CREATE TABLE t (id TEXT PRIMARY KEY, n INTEGER); INSERT INTO t VALUES ('007', 1), ('7', 2), (' 7', 3), ('1e3', 4), ('é', 5)",
+        table="t",
+    )
+    for record_id, n in (("007", 1), ("7", 2), (" 7", 3), ("1e3", 4), ("é", 5)):
+        record, features = database.record(record_id, ["n"])
+        assert record == {"id": record_id, "n": n}
+        assert features == b"%d" % n
+    for record_id in ("1000", "07", "e\u0301", "7 ", "7\0", "", "' OR 1=1 --", "\udcff", "9" * 400):
+        assert database.record(record_id, ["n"]) is None
+
+
+def test_an_integer_id_is_its_digits_only(make):
+    database = make(
+        f"CREATE TABLE t (id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES (7, 1), ({2**63 - 1}, 2)", table="t"
+    )
+    assert database.record("7", ["n"])[0]["n"] == 1
+    assert database.record(str(2**63 - 1), ["n"])[0]["n"] == 2
+    for record_id in ("007", "7.0", " 7", "7 ", "+7", str(2**63), "x"):
+        assert database.record(record_id, ["n"]) is None
+
+
+def test_an_id_of_any_storage_class_is_found(make):
+    database = make("CREATE TABLE t (id, n); INSERT INTO t VALUES (7, 1), ('8', 2), (0.5, 3), (x'00ff', 4)", table="t")
+    rows, _columns = rows_of(database, "id", "n", "n")
+    for record_id, n in [("7", 1), ("8", 2), ("0.5", 3), ("\\x00ff", 4)]:
+        record, _features = database.record(record_id, ["n"])
+        assert record["n"] == n
+    assert record["id"] == "AP8="
+    assert [row[0] for row in rows] == [b"7", b"8", b"0.5", b"\\\\x00ff"]
+
+
+@pytest.mark.parametrize(
+    ("script", "source", "columns", "message"),
+    [
+        (
+            "CREATE TABLE orders (id, n, p)",
+            {"table": "order"},
+            "id n p",
+            "no table or view 'order' in .*; did you mean 'orders'",
+        ),
+        (
+            "CREATE TABLE t (id, amount, p)",
+            {"table": "t"},
+            "id amout p",
+            "no column 'amout' in t of .*; did you mean 'amount'",
+        ),
+        (
+            "CREATE TABLE t (id, n, p)",
+            {"query": "SELECT nope FROM t"},
+            "id n p",
+            "database.query: .*no such column: nope",
+        ),
+        ("CREATE TABLE t (id, n, p)", {"query": "DROP TABLE t"}, "id n p", "database.query: .*must be one SELECT"),
+        (
+            "CREATE TABLE t (id, n, p)",
+            {"query": "SELECT 1; DROP TABLE t"},
+            "id n p",
+            "database.query: .*must be one SELECT",
+        ),
+        (
+            "CREATE TABLE t (id, n, p); INSERT INTO t VALUES (1, 1, 1), (NULL, 1, 1)",
+            {"table": "t"},
+            "id n p",
+            "id is NULL in 1 rows",
+        ),
+        (
+            "CREATE TABLE t (id, n, p); INSERT INTO t VALUES ('a', 1, 1), ('a', 2, 1)",
+            {"table": "t"},
+            "id n p",
+            "id is not unique .* for example a",
+        ),
+    ],
+)
+def test_bad_sources_are_named(make, script, source, columns, message):
+    with pytest.raises(InputError, match=message):
+        rows_of(make(script, **source), *columns.split())
+
+
+def test_the_same_record_twice_is_left_to_the_reducer(make):
+    database = make("CREATE TABLE t (id, n, p); INSERT INTO t VALUES ('a', 1, 1), ('a', 1, 0), ('A', 2, 2)", table="t")
+    assert len(rows_of(database, "id", "n", "p")[0]) == 3
+
+
+def test_names_are_quoted(make):
+    database = make(
+        """CREATE TABLE "odd ""table" ("an id" PRIMARY KEY, "select" INTEGER, "a""b"); INSERT INTO "odd ""table" VALUES ('x', 1, 2)""",
+        table='odd "table',
+        id="an id",
+    )
+    assert rows_of(database, "an id", "select", 'a"b')[0] == [(b"x", b"1", b"2")]
+
+
+def test_a_snapshot_sees_one_moment(make, tmp_path):
+    database = make(
+        "PRAGMA journal_mode=WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER); INSERT INTO t VALUES (1, 50), (2, 50)",
+        table="t",
+    )
+    with database.snapshot(["id", "n", "n"]) as snapshot:
+        with closing(sqlite3.connect(tmp_path / "test.db")) as writer, writer:
+            writer.execute("UPDATE t SET n = n + 100")
+            writer.execute("INSERT INTO t VALUES (3, 1)")
+        rows = [row for block in snapshot.blocks() for row in block]
+    assert [row[1] for row in rows] == [b"50", b"50"]
+    assert snapshot.rows == 2
+
+
+def test_a_locked_database_is_unavailable(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("predictions.database.BUSY_TIMEOUT", 0.1)
+    database = make("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)", table="t")
+    with closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ServiceError, match="locked"):
+            database.columns()
+
+
+def test_what_is_no_database_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/none.db", table="t", id="id"))
+    with pytest.raises(InputError, match="must be sqlite:///PATH"):
+        open_database(DatabaseSettings(url="mysql://x", table="t", id="id"))
+    (tmp_path / "text.db").write_text("this is no database, but long enough to be taken for one" * 20)
+    with pytest.raises(InputError, match="not a database"):
+        open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/text.db", table="t", id="id")).columns()

@@ -1,0 +1,96 @@
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from predictions.records import (
+    NULL,
+    escape,
+    fingerprints,
+    id_digest,
+    read_blocks,
+    split_columns,
+    split_lines,
+    split_records,
+    unescape,
+    write_rows,
+)
+
+values = (
+    st.binary() | st.text().map(str.encode) | st.sampled_from([b"\\N", b"\r\n", b"\\", b"\t\t", "\u2028\x85".encode()])
+)
+
+
+@given(values)
+def test_escape_and_back(value):
+    field = escape(value)
+    assert unescape(field) == value
+    assert field != NULL
+    assert not set(field) & set(b"\t\n\r\v\f\b")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    # PostgreSQL's documentation of COPY: these escapes, and "any other backslashed character" stands for itself.
+    [(rb"\b\f\n\r\t\v\\", b"\b\f\n\r\t\v\\"), (rb"a\.b", b"a.b"), (rb"\\N", rb"\N"), (b"plain", b"plain")],
+)
+def test_unescape_as_postgresql_does(field, value):
+    assert unescape(field) == value
+
+
+@given(st.lists(st.lists(values, min_size=3, max_size=3), min_size=1), st.integers(1, 40))
+def test_lines_come_back_whatever_the_block_size(rows, size):
+    rows = [[escape(value) for value in row] for row in rows]
+    data = write_rows(rows)
+    blocks = list(read_blocks(io.BytesIO(data), size))
+    assert b"".join(blocks) == data
+    assert all(block.endswith(b"\n") for block in blocks)
+    found = [line for block in blocks for line in split_lines(block)]
+    assert found == [b"\t".join(row) for row in rows]
+    assert list(map(list, zip(*split_columns(data, 3), strict=True))) == rows
+
+
+def test_a_last_line_without_line_feed_is_a_line():
+    assert list(read_blocks(io.BytesIO(b"a\nb"), 100)) == [b"a\n", b"b\n"]
+    assert list(read_blocks(io.BytesIO(b""))) == []
+
+
+def test_only_a_line_feed_ends_a_line():
+    text = "a\rb\u2028c\x85d\x0be\x1cf".encode()
+    assert split_lines(next(read_blocks(io.BytesIO(text)))) == [text]
+
+
+def test_split_records():
+    block = b"1\ta\t2\t0\n\xc3\xa9\t\t\\N\t\\N\n"
+    assert split_records(block, 4) == ([b"1", b"\xc3\xa9"], [b"a\t2", b"\t\\N"])
+
+
+@pytest.mark.parametrize(
+    ("block", "index", "found"),
+    [
+        (b"1\ta\t0\n2\t0\n", 1, 2),
+        (b"1\ta\tb\t0\n2\t0\n", 0, 4),
+        (b"1\ta\t0\n\n", 1, 1),
+        (b"1\ta\t0\n2\ta\tb\tc\td\t0\n", 1, 6),
+    ],
+)
+def test_a_line_with_another_number_of_fields_is_found(block, index, found):
+    with pytest.raises(ValueError, match=rf"\({index}, {found}\)"):
+        split_records(block, 3)
+
+
+def test_fingerprint_vectors():
+    # As `xxhsum -H3` prints them; clients in other languages compute the same.
+    assert fingerprints([b"", b"UA\tEWR\tIAH\t1400", "é\\t\t\\N".encode()]) == [
+        b"2d06800538d394c2",
+        b"b8e4428ef77c16b4",
+        b"72fd890f1fe830d9",
+    ]
+
+
+@given(st.lists(st.binary(min_size=1), unique=True), st.integers(0, 5))
+def test_id_digest_adds_up_over_parts_in_any_order(ids, cut):
+    whole = id_digest(ids)
+    assert id_digest(reversed(ids)) == whole
+    assert (id_digest(ids[:cut]) + id_digest(ids[cut:])) % 2**64 == whole

@@ -1,0 +1,91 @@
+import os
+
+import pytest
+
+from predictions.errors import InputError
+from predictions.settings import load_settings
+
+GOOD = """
+name = "orders"
+[database]
+url = "sqlite:///data/orders.db"
+table = "orders"
+id = "id"
+[model]
+label = "paid"
+features = ["amount"]
+[hadoop]
+storage = "here"
+python = "../bin/python"
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "predictions.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_relative_paths_are_relative_to_the_file(write, tmp_path):
+    settings = load_settings(write(GOOD))
+    assert settings.database.url == f"sqlite:///{tmp_path}/data/orders.db"
+    assert settings.hadoop.storage == f"{tmp_path}/here"
+    assert settings.hadoop.python == os.path.normpath(tmp_path / "../bin/python")
+    assert settings.hbase.thrift == "127.0.0.1:9090"
+
+
+def test_a_link_counts_as_the_file_that_it_leads_to(write, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "predictions.toml"
+    link.symlink_to(write(GOOD))
+    assert load_settings(link).hadoop.storage == f"{tmp_path}/here"
+
+
+def test_the_environment_comes_before_the_file(write, monkeypatch):
+    monkeypatch.setenv("PREDICTIONS_HBASE_THRIFT", "db.example:9999")
+    monkeypatch.setenv("PREDICTIONS_GATES_MAX_FAILED", "0.5")
+    monkeypatch.setenv("PREDICTIONS_NAME", "other")
+    settings = load_settings(write(GOOD))
+    assert (settings.hbase.thrift, settings.gates.max_failed, settings.name) == ("db.example:9999", 0.5, "other")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('table = "orders"', 'tabel = "orders"', "database.tabel: no such key; did you mean 'table'?"),
+        ('id = "id"', "", "database.id: missing"),
+        ("[model]", "[modle]", "modle: no such key; did you mean 'model'?"),
+        (
+            'table = "orders"',
+            'table = "orders"\nquery = "SELECT 1"',
+            "database: name either a table (or view) or a query",
+        ),
+        ('features = ["amount"]', 'features = ["amount", "paid"]', "'paid' is the label"),
+        ('features = ["amount"]', 'features = ["amount", "amount"]', "named twice: amount"),
+        ('features = ["amount"]', "features = []", "model.features"),
+        ('name = "orders"', 'name = "../x"', "name: "),
+        ('label = "paid"', 'label = "paid"\n[hbase]\nthrift = "nowhere"', "hbase.thrift: must be HOST:PORT"),
+        ('label = "paid"', 'label = "paid"\n[gates]\nmax_failed = 2', "gates.max_failed"),
+        ('name = "orders"', "name = ", "not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_key(write, old, new, message):
+    assert old in GOOD
+    text = GOOD.replace(old, new)
+    if "[hbase]" in new or "[gates]" in new:
+        text = text.replace('features = ["amount"]\n', "").replace(
+            new, new.replace("\n[", '\nfeatures = ["amount"]\n[')
+        )
+    with pytest.raises(InputError) as error:
+        load_settings(write(text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_says_what_to_do(tmp_path):
+    with pytest.raises(InputError, match="predictions init"):
+        load_settings(tmp_path / "none.toml")

@@ -1,0 +1,129 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from predictions.errors import InputError
+from predictions.export import export
+from predictions.model import load_model
+from predictions.settings import load_settings
+from predictions.storage import Storage
+from predictions.training import train
+
+
+@pytest.fixture
+def trained(orders):
+    """Export and train with changed settings; return the model and its manifest."""
+
+    def trained(**changes):
+        settings = load_settings(orders / "predictions.toml")
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"params": {}} | changes)})
+        folder = export(settings, Storage(settings.hadoop.storage, settings.name), lambda _done, _total: None)
+        manifest = train(settings, folder, lambda _text: None)
+        return load_model(Path(folder.path) / "model" / "model.json"), manifest
+
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params"),
+    [
+        ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 5}),
+        ("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}),
+        ("sklearn.ensemble.GradientBoostingClassifier", {"n_estimators": 5}),
+        ("sklearn.linear_model.LogisticRegression", {}),
+        ("sklearn.tree.DecisionTreeClassifier", {"max_depth": 3}),
+    ],
+)
+def test_classifiers(trained, estimator, params):
+    model, manifest = trained(estimator=estimator, params=params)
+    assert manifest["task"] == "classification"
+    assert manifest["classes"] == [0, 1]
+    training = manifest["training"]
+    assert (training["labelled"], training["fitted"] + training["holdout"]) == (376, 376)
+    assert training["metrics"]["roc_auc"] > 0.8 > training["baseline"]["roc_auc"] == 0.5
+    # Missing values, and a category that was never seen.
+    scores = model.score(b"1\tAT\t450\t2\t\\N\n2\t\\N\t\\N\t\\N\t\\N\n3\tnever seen\t1\t2\t\\N\n")
+    assert set(scores.predictions) <= {b"0", b"1"}
+    assert all(0.5 <= float(probability) <= 1 for probability in scores.probabilities)
+    assert scores.predictions[0] == b"1"
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params"),
+    [
+        ("sklearn.ensemble.HistGradientBoostingRegressor", {"max_iter": 20}),
+        ("sklearn.ensemble.RandomForestRegressor", {"n_estimators": 5}),
+        ("sklearn.linear_model.Ridge", {}),
+    ],
+)
+def test_regressors(trained, estimator, params):
+    model, manifest = trained(estimator=estimator, params=params, label="amount", features=["country", "paid"])
+    assert (manifest["task"], manifest["classes"]) == ("regression", None)
+    assert manifest["training"]["metrics"]["rmse"] < manifest["training"]["baseline"]["rmse"]
+    scores = model.score(b"1\tAT\t1\t\\N\n")
+    assert math.isfinite(float(scores.predictions[0]))
+    assert scores.probabilities == [b"\\N"]
+
+
+def test_text_labels_and_several_classes(trained):
+    model, manifest = trained(label="country", features=["amount", "items"])
+    assert manifest["classes"] == ["AT", "CH", "Côte d'Ivoire", "tab\there"]
+    assert "roc_auc" in manifest["training"]["metrics"]
+    predictions = model.score(b"".join(b"%d\t%d\t1\t\\N\n" % (n, n) for n in range(1, 500))).predictions
+    assert rb"tab\there" in predictions
+
+
+def test_training_is_repeatable_and_the_sample_is_stated(trained):
+    _model, first = trained(sample=200, seed=3)
+    _model, second = trained(sample=200, seed=3)
+    _model, third = trained(sample=200, seed=4)
+    assert first["training"]["sample"] == 200
+    assert first["training"]["metrics"] == second["training"]["metrics"] != third["training"]["metrics"]
+
+
+def test_the_holdout_was_not_trained_on(trained):
+    # Labels that nothing explains: a model measured on what it has learnt by heart would shine.
+    _model, manifest = trained(
+        estimator="sklearn.tree.DecisionTreeClassifier", label="items", features=["amount"], params={}
+    )
+    assert manifest["training"]["metrics"]["roc_auc"] < 0.65
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"estimator": "sklearn.ensemble.Nope"}, "model.estimator: sklearn.ensemble.Nope"),
+        ({"estimator": "nowhere.Nope"}, "model.estimator: nowhere.Nope"),
+        ({"estimator": "Nope"}, "model.estimator: Nope"),
+        ({"estimator": "sklearn.preprocessing.StandardScaler"}, "neither a classifier nor a regressor"),
+        ({"estimator": "sklearn.svm.LinearSVC"}, "gives no probabilities"),
+        ({"params": {"max_itr": 5}}, "model.params: .*max_itr"),
+        ({"params": {"max_iter": -5}}, "cannot be fitted: .*max_iter"),
+        ({"estimator": "sklearn.linear_model.Ridge", "label": "country", "features": ["amount"]}, "predicts numbers"),
+        ({"label": "note", "features": ["amount"]}, "note is free text in every labelled record"),
+        ({"label": "id", "features": ["amount"]}, "another value in every record"),
+        ({"estimator": "sklearn.neighbors.KNeighborsClassifier"}, "types that were not reviewed: .*KDTree"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(trained, orders, changes, message):
+    with pytest.raises(InputError, match=message):
+        trained(**changes)
+    assert not list(orders.glob("storage/orders/*/*model*"))
+
+
+def test_the_trained_model_was_tried_in_a_process_of_its_own(trained, monkeypatch, tmp_path):
+    broken = tmp_path / "mapper.py"
+    broken.write_text("import sys; print('mapper.py: no such class', file=sys.stderr); sys.exit(2)")
+    monkeypatch.setattr("mapper.__file__", str(broken))
+    with pytest.raises(InputError, match="does not work in a process of its own: mapper.py: no such class"):
+        trained()
+
+
+def test_numbers_survive_with_seven_digits(trained):
+    model, _manifest = trained(estimator="sklearn.linear_model.Ridge", label="amount", features=["items"])
+    lines = b"".join(b"%d\t%d\t\\N\n" % (number, number) for number in range(-500, 500, 7))
+    values = np.array([float(value) for value in model.score(lines).predictions])
+    exact = model.estimator.predict(model._reader.read(lines)[0])
+    np.testing.assert_allclose(values, exact, rtol=5e-7)
