@@ -1,0 +1,338 @@
+"""The main job on the embedded cluster: real HDFS, YARN, Streaming, HBase and Thrift."""
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from conftest import CHECKOUT, make_orders
+
+from examples.flights.make_database import make_database
+from hadoop.packing import pack_environment
+from loader.connection import connect
+from loader.regions import split_points
+from predictions.model import TRUSTED
+from predictions.pointer import release_table
+from predictions.settings import load_settings
+from predictions.storage import Storage
+
+pytestmark = pytest.mark.cluster
+
+FLIGHTS = 336_776
+
+
+class Project:
+    """Settings in a folder of their own, under a name of their own on the cluster."""
+
+    def __init__(self, folder, cluster, text):
+        self.path = folder / "predictions.toml"
+        self.name = f"test_{uuid.uuid4().hex[:8]}"
+        thrift, web = cluster.config.port("thrift"), cluster.config.port("namenode_web")
+        text = re.sub(r"(?m)^name = .*", f'name = "{self.name}"', text)
+        text = re.sub(r"(?ms)^\[hbase\].*", "", text) if "[hbase]" in text else re.sub(r"(?ms)^\[hadoop\].*", "", text)
+        self.path.write_text(
+            f'{text}\n[hbase]\nthrift = "127.0.0.1:{thrift}"\nregions = 4\n'
+            f'[hadoop]\nstorage = "webhdfs://127.0.0.1:{web}/tests"\nbin = "{CHECKOUT}/hadoop/bin"\n'
+            f'python = "{sys.executable}"\n'
+        )
+        self.settings = load_settings(self.path)
+        self.storage = Storage(self.settings.hadoop.storage, self.name)
+
+    def run(self, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "predictions", "--settings", str(self.path), *arguments],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "COLUMNS": "200", **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    def succeed(self, *arguments, code=0, **environment):
+        done = self.run(*arguments, **environment)
+        assert done.returncode == code, done.stderr
+        return done
+
+    def get(self, *ids):
+        return [json.loads(line) for line in self.succeed("get", "--json", *ids).stdout.splitlines()]
+
+    def scored(self, folder):
+        return b"".join(folder.open(path).read() for path in folder.files("scored"))
+
+    def remove(self):
+        self.storage.fs.rm(self.storage.folder, recursive=True)
+        with connect(self.settings.hbase.thrift) as connection:
+            for table in connection.tables():
+                if table.decode().partition(".")[0] == self.name:
+                    connection.delete_table(table, disable=True)
+
+
+@pytest.fixture(scope="session")
+def project(cluster, tmp_path_factory):
+    projects = []
+
+    def project(text, folder=None):
+        projects.append(Project(folder or tmp_path_factory.mktemp("project"), cluster, text))
+        return projects[-1]
+
+    yield project
+    for made in projects:
+        made.remove()
+
+
+@pytest.fixture(scope="session")
+def flights_settings(tmp_path_factory):
+    path = CHECKOUT / "var" / "flights.db"
+    if not path.exists():
+        path = tmp_path_factory.mktemp("flights") / "flights.db"
+        assert make_database(path) == FLIGHTS
+    text = (CHECKOUT / "examples" / "flights" / "predictions.toml").read_text()
+    return re.sub(r"(?m)^url .*", f'url = "sqlite:///{path}"', text)
+
+
+@pytest.fixture(scope="session")
+def flights(project, flights_settings):
+    """All flights: exported, trained, scored, loaded and current."""
+    made = project(flights_settings)
+    made.succeed("run")
+    return made
+
+
+def test_lookups_of_flights(flights):
+    first, second, last = flights.get("1", "2", "336776")
+    assert list(first) == ["id", "status", "record", "prediction", "probability", "release", "scored"]
+    assert (first["id"], first["status"]) == ("1", "fresh")
+    assert first["record"]["carrier"] == "UA"
+    assert first["record"]["late"] == 0
+    assert first["prediction"] in (0, 1)
+    assert 0.5 <= first["probability"] <= 1
+    assert first["release"] == second["release"] == flights.storage.release().release
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["scored"])
+    assert last["record"]["late"] is None  # it never arrived, and is scored all the same
+    assert last["prediction"] in (0, 1)
+    assert flights.get("007", "0", "' OR 1=1 --") == [
+        {"id": record_id, "status": "missing", "release": first["release"]} for record_id in ("007", "0", "' OR 1=1 --")
+    ]
+    assert "prediction" in flights.succeed("get", "1").stdout
+
+
+def test_every_prediction_in_hbase_equals_scikit_learns_own(flights, tmp_path):
+    """Computed afresh from the database, with the model and nothing else of this package."""
+    folder = flights.storage.release()
+    with folder.open(f"{folder.path}/model/model.skops") as model:
+        (tmp_path / "model.skops").write_bytes(model.read())
+    pipeline = skops.io.load(tmp_path / "model.skops", trusted=list(TRUSTED))
+    with closing(sqlite3.connect(flights.settings.database.url.removeprefix("sqlite:///"))) as connection:
+        table = pd.read_sql("SELECT * FROM flights", connection, index_col="flight_id")
+    shares = pipeline.predict_proba(table[flights.settings.model.features])
+    best = shares.argmax(axis=1)
+    expected = {
+        str(flight_id): (str(label), f"{share:.7g}")
+        for flight_id, label, share in zip(
+            table.index, pipeline.classes_[best], shares[np.arange(len(shares)), best], strict=True
+        )
+    }
+    regions, found = Counter(), {}
+    with connect(flights.settings.hbase.thrift) as connection:
+        hbase_table = connection.table(release_table(flights.name, folder.release))
+        assert [region["start_key"] for region in hbase_table.regions()][1:] == split_points(4)
+        for key, cells in hbase_table.scan(batch_size=5000):
+            prefix, _colon, flight_id = key.decode().partition(":")
+            found[flight_id] = (cells[b"p:prediction"].decode(), cells[b"p:probability"].decode())
+            regions[int(prefix, 16) * 4 // 65536] += 1
+    assert len(found) == FLIGHTS
+    assert found == expected
+    assert sorted(regions) == [0, 1, 2, 3]
+    assert all(abs(count - FLIGHTS / 4) < 0.02 * FLIGHTS / 4 for count in regions.values()), regions
+
+
+def pipe(folder, model, tmp_path):
+    """Run `cat part-* | mapper | sort | reducer` and return its output."""
+    for name in ("model.skops", "model.json"):
+        with model.open(f"{model.path}/model/{name}") as file:
+            (tmp_path / name).write_bytes(file.read())
+    with open(tmp_path / "lines", "wb") as lines:
+        for path in folder.files("export"):
+            lines.write(folder.open(path).read())
+    script = (
+        f"{sys.executable} {CHECKOUT}/mapper.py model.json {folder.release} < lines"
+        f" | LC_ALL=C sort -t$'\\t' -k1,1 -s | {sys.executable} {CHECKOUT}/reducer.py"
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_pipe_and_the_job_give_identical_bytes_for_the_flights(flights, tmp_path):
+    folder = flights.storage.release()
+    assert pipe(folder, folder, tmp_path) == flights.scored(folder)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "label"),
+    [
+        ("sklearn.linear_model.LogisticRegression", "late"),
+        ("sklearn.ensemble.HistGradientBoostingRegressor", "arr_delay"),
+    ],
+)
+def test_the_pipe_and_the_job_give_identical_bytes(project, flights_settings, tmp_path, estimator, label):
+    text = re.sub(r"(?m)^estimator .*\n", f'estimator = "{estimator}"\n', flights_settings)
+    text = re.sub(r"(?m)^label .*", f'label = "{label}"', text)
+    text = re.sub(r"(?m)^params .*\n", "", text)
+    text = re.sub(r"(?m)^table .*", 'query = "SELECT * FROM flights WHERE flight_id % 12 = 0"', text)
+    made = project(text)
+    for stage in ("export", "train", "score"):
+        made.succeed(stage)
+    folder = made.storage.release()
+    scored = made.scored(folder)
+    assert scored.count(b"\n") == FLIGHTS // 12
+    assert pipe(folder, folder, tmp_path) == scored
+
+
+def test_a_job_from_the_packed_environment(project, flights_settings, tmp_path):
+    """The tasks' Python is one without any library of ours, and the checkout's .venv is out of reach."""
+    venv = CHECKOUT / ".venv"
+    if Path(sys.prefix) == venv:
+        pytest.skip("this Python is the checkout's .venv itself; tox runs this test from another")
+    python = Path(sys._base_executable).resolve()
+    probe = subprocess.run(
+        [python, "-c", "import sklearn"], capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
+    )
+    assert "No module named 'sklearn'" in probe.stderr
+    made = project(
+        re.sub(r"(?m)^table .*", 'query = "SELECT * FROM flights WHERE flight_id <= 20000"', flights_settings)
+    )
+    packed = tmp_path / "environment.tar.gz"
+    pack_environment(packed)
+    for stage in ("export", "train"):
+        made.succeed(stage)
+    away = CHECKOUT / ".venv-out-of-reach"
+    if venv.exists():
+        venv.rename(away)
+    try:
+        made.succeed("score", PREDICTIONS_HADOOP_PYTHON=str(python), PREDICTIONS_HADOOP_ENVIRONMENT=str(packed))
+    finally:
+        if away.exists():
+            away.rename(venv)
+    folder = made.storage.release()
+    assert made.scored(folder).count(b"\n") == 20_000
+    assert pipe(folder, folder, tmp_path) == made.scored(folder)
+
+
+def test_a_model_that_was_replaced_fails_the_job_with_its_cause(project, flights_settings):
+    made = project(
+        re.sub(r"(?m)^table .*", 'query = "SELECT * FROM flights WHERE flight_id <= 2000"', flights_settings)
+    )
+    for stage in ("export", "train"):
+        made.succeed(stage)
+    folder = made.storage.release()
+    made.storage.fs.pipe_file(f"{folder.path}/model/model.skops", b"another model")
+    failed = made.run("score")
+    assert failed.returncode == 2, failed.stderr
+    [message] = [line for line in failed.stderr.splitlines() if line.startswith("predictions: ")]
+    assert re.match(r"predictions: job_\d+_\d+ failed: mapper.py: model.skops: its sha256 is", message)
+    assert sorted(made.storage.names(folder.path)) == ["export", "job", "manifest.json", "model"]
+
+
+def test_the_printed_command_is_the_one_that_runs(project, flights_settings):
+    made = project(
+        re.sub(r"(?m)^table .*", 'query = "SELECT * FROM flights WHERE flight_id <= 2000"', flights_settings)
+    )
+    for stage in ("export", "train"):
+        made.succeed(stage)
+    command = made.succeed("score", "--dry-run").stdout
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert made.scored(made.storage.release()).count(b"\n") == 2000
+
+
+def test_a_release_through_its_life(project, tmp_path):
+    made = project((make_orders(tmp_path) / "predictions.toml").read_text(), tmp_path)
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET amount = 'twelve' WHERE id = 'order-003'")
+    assert made.run("get", "order-001").returncode == 0
+    assert made.get("order-001")[0]["status"] == "unscored"
+    first = made.succeed("run", code=1)  # done, with a record that failed
+    assert "1 failed" in first.stderr
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET items = items + 1 WHERE id = 'order-004'")
+        connection.execute("UPDATE orders SET paid = 1 - paid, note = 'other' WHERE id = 'order-005'")
+        connection.execute("INSERT INTO orders (id, items) VALUES ('007', 1), ('7', 1)")
+        connection.execute("DELETE FROM orders WHERE id = 'order-006'")
+    answers = made.get("order-001", "order-003", "order-004", "order-005", "order-006", "007")
+    assert [answer["status"] for answer in answers] == ["fresh", "failed", "changed", "fresh", "missing", "unscored"]
+    assert answers[1]["prediction"] is None
+    assert answers[1]["error"] == "amount: not a number"
+
+    # Stages are safe to repeat; what is done is not done again.
+    for stage in ("train", "score", "load", "activate"):
+        made.succeed(stage, code=1 if stage == "score" else 0)
+    old = made.storage.release().release
+    assert made.get("order-001")[0]["release"] == old
+
+    # A new release is not seen before it is activated.
+    new = made.succeed("export").stdout.strip()
+    for stage in ("train", "score", "load"):
+        made.succeed(stage, code=1 if stage == "score" else 0)
+        assert made.get("order-001")[0]["release"] == old
+    failed = made.run("activate", "--release", "20200101T000000Z")
+    assert (failed.returncode, "20200101T000000Z is not loaded" in failed.stderr) == (2, True)
+    made.succeed("activate")
+    assert [answer["status"] for answer in made.get("007", "7", "order-004")] == ["fresh"] * 3
+    assert made.get("007")[0]["release"] == new
+
+
+def test_too_many_failures_are_refused_before_anything_is_loaded(project, tmp_path):
+    made = project((make_orders(tmp_path) / "predictions.toml").read_text(), tmp_path)
+    for stage in ("export", "train"):
+        made.succeed(stage)
+    folder = made.storage.release()
+    with folder.open(f"{folder.path}/export/part-00000") as part:
+        lines = part.read().splitlines(keepends=True)
+    bad = [re.sub(rb"^([^\t]*\t[^\t]*)\t[^\t]*", rb"\1\tnone", line) for line in lines[:5]]
+    made.storage.fs.pipe_file(f"{folder.path}/export/part-00000", b"".join(bad + lines[5:]))
+    refused = made.run("score")
+    assert refused.returncode == 3
+    assert "5 of 400 records could not be scored, more than gates.max_failed (1.00%)" in refused.stderr
+    assert not folder.has("scored")
+
+    # A line that is gone is noticed as well.
+    made.storage.fs.pipe_file(f"{folder.path}/export/part-00000", b"".join(lines[1:]))
+    lost = made.run("score")
+    assert lost.returncode == 6
+    assert "400 records were exported, but the job read 399" in lost.stderr
+
+
+def test_a_table_without_the_hbase_command_has_one_region(project, tmp_path):
+    made = project((make_orders(tmp_path) / "predictions.toml").read_text(), tmp_path)
+    for stage in ("export", "train", "score"):
+        made.succeed(stage)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "hadoop").symlink_to(CHECKOUT / "hadoop" / "bin" / "hadoop")
+    loaded = made.succeed("load", PREDICTIONS_HADOOP_BIN=str(tmp_path / "bin"))
+    assert "one region" in loaded.stderr
+    made.succeed("activate")
+    assert made.get("order-001")[0]["status"] == "fresh"
+
+
+def test_the_documented_commands_of_a_real_cluster(cluster):
+    hadoop = CHECKOUT / "hadoop" / "bin" / "hadoop"
+    assert shutil.which(hadoop)
+    done = subprocess.run([hadoop, "fs", "-ls", "/"], capture_output=True, text=True)
+    assert "/hbase" in done.stdout
+    assert "Hadoop 3." in subprocess.run([hadoop, "version"], capture_output=True, text=True).stdout
+    assert subprocess.run([hadoop], capture_output=True).returncode == 2
