@@ -16,7 +16,7 @@ import xxhash
 
 NULL = b"\\N"
 SEPARATOR = b"\t"
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 2 << 20
 
 _TAB, _LINE_FEED = SEPARATOR[0], ord("\n")
 
