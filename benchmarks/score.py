@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 os.environ.update(THREADS)  # before numpy is loaded, here and in the processes that are measured
 
 import click
