@@ -1,13 +1,13 @@
 """The command of the embedded cluster, `hadoop/cluster`."""
 
-import sys
+from pathlib import Path
 
 import click
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 from hadoop.packing import pack_environment
-from predictions.errors import PredictionsError
+from predictions import exits
 from predictions.progress import say
 
 
@@ -45,8 +45,6 @@ def status() -> int:
 @click.argument("path", type=click.Path(dir_okay=False))
 def pack(path: str) -> None:
     """Pack the libraries of the tasks into PATH (.tar.gz), for the setting hadoop.environment."""
-    from pathlib import Path
-
     pack_environment(Path(path))
     say(f"wrote {path}")
 
@@ -55,20 +53,5 @@ def _cluster() -> Cluster:
     return Cluster(ClusterConfig.from_environment())
 
 
-def main() -> None:
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except PredictionsError as error:
-        say(f"cluster: {error}")
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        say("cluster: interrupted; hadoop/cluster stop ends what was started")
-        code = 130
-    sys.exit(code or 0)
-
-
 if __name__ == "__main__":
-    main()
+    exits.run(cli, "cluster")

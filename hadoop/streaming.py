@@ -134,11 +134,19 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
                     progress((int(found[1]) + int(found[2])) / 200)
         except BaseException:
             process.terminate()
+            _kill("".join(said), hadoop)
             raise
     report = "".join(said)
     if process.returncode:
         raise _failure(report, hadoop)
     return counters.parse_report(report)
+
+
+def _kill(report: str, hadoop: str) -> None:
+    """End a job whose driver was interrupted: on the cluster it would go on without it."""
+    if job := _JOB.search(report):
+        command = [hadoop, "org.apache.hadoop.yarn.client.cli.ApplicationCLI", "-kill", f"application_{job[1]}"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
 
 
 def _failure(report: str, hadoop: str) -> PredictionsError:

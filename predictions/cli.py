@@ -1,21 +1,18 @@
 """The command line: each stage is a command; `run` is all of them in order."""
 
 import json
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from predictions.errors import InternalError, PredictionsError
+from predictions import exits
+from predictions.exits import DONE, UNAVAILABLE, WITH_FAILURES
 from predictions.progress import bar, say
 from predictions.settings import FILE_NAME, Settings, load_settings
 from predictions.storage import ReleaseFolder, Storage
-
-DONE, WITH_FAILURES, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -210,22 +207,5 @@ def _activate(settings: Settings, release: str) -> None:
 
 
 def main() -> None:
-    """Run the command line: expected errors are one line on stderr and an exit code (see `predictions.errors`)."""
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        code = exit_.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except PredictionsError as error:
-        say(f"predictions: {error}")
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        say("predictions: interrupted")
-        code = INTERRUPTED
-    except Exception:
-        # Not expected, so ours: the traceback is the report, but its exit code must not be that of failed records.
-        traceback.print_exc()
-        code = InternalError.exit_code
-    sys.exit(code or DONE)
+    """Run the command line."""
+    exits.run(cli, "predictions")

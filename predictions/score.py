@@ -151,6 +151,8 @@ def _names(manifest: dict[str, Any]) -> str:
 
 
 def _check_counts(counts: dict[str, int], exported: int, max_failed: float) -> None:
+    if not {"read", "scored", "failed", "predictions", "duplicates"} <= counts.keys():
+        raise InternalError(f"Hadoop's report of the job lacks the scripts' counters; it has {counts or 'none'}")
     if not counts["read"] == counts["scored"] + counts["failed"] == counts["predictions"] + counts["duplicates"]:
         raise InternalError(f"the job lost records, by its own counters: {counts}")
     if counts["read"] != exported:

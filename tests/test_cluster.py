@@ -4,9 +4,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
 from contextlib import closing
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import skops.io
 from conftest import CHECKOUT, make_orders
 
@@ -245,6 +248,36 @@ def test_a_model_that_was_replaced_fails_the_job_with_its_cause(project, flights
     assert failed.returncode == 2, failed.stderr
     [message] = [line for line in failed.stderr.splitlines() if line.startswith("predictions: ")]
     assert re.match(r"predictions: job_\d+_\d+ failed: mapper.py: model.skops: its sha256 is", message)
+    assert sorted(made.storage.names(folder.path)) == ["export", "job", "manifest.json", "model"]
+
+
+def test_an_interrupted_job_is_ended_on_the_cluster_too(project, flights_settings, cluster):
+    made = project(
+        re.sub(r"(?m)^table .*", 'query = "SELECT * FROM flights WHERE flight_id <= 2000"', flights_settings)
+    )
+    for stage in ("export", "train"):
+        made.succeed(stage)
+    folder = made.storage.release()
+    apps = f"http://127.0.0.1:{cluster.config.port('resourcemanager_web')}/ws/v1/cluster/apps"
+
+    def state():
+        found = requests.get(apps, timeout=10).json()["apps"] or {"app": []}
+        return [app["state"] for app in found["app"] if app["name"].endswith(f"{made.name} {folder.release}")]
+
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "predictions", "--settings", str(made.path), "score"],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while state() != ["RUNNING"] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)  # until the client has said which job it is
+    driver.send_signal(signal.SIGINT)
+    _stdout, stderr = driver.communicate(timeout=60)
+    assert (driver.returncode, stderr.splitlines()[-1]) == (130, "predictions: interrupted")
+    assert state() == ["KILLED"]
     assert sorted(made.storage.names(folder.path)) == ["export", "job", "manifest.json", "model"]
 
 

@@ -1,0 +1,36 @@
+"""How a command line ends: expected errors are one line on stderr and an exit code (see `predictions.errors`)."""
+
+import sys
+import traceback
+
+import click
+
+from predictions.errors import InternalError, PredictionsError
+from predictions.progress import say
+
+DONE, WITH_FAILURES, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130
+
+
+def run(command: click.Command, name: str) -> None:
+    """Run a command line to its exit.
+
+    Args:
+        command: whose functions return an exit code, or None for 0.
+        name: of the program, before each message.
+    """
+    try:
+        code = command.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except PredictionsError as error:
+        say(f"{name}: {error}")
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say(f"{name}: interrupted")
+        code = INTERRUPTED
+    except Exception:
+        # Not expected, so ours: the traceback is the report, but its exit code must not be that of failed records.
+        traceback.print_exc()
+        code = InternalError.exit_code
+    sys.exit(code or DONE)
