@@ -49,7 +49,11 @@ def score(blocks: Iterable[bytes], model: Model, scored: bytes, counts: Counter[
         counts.update(read=rows, scored=rows - scores.failed, failed=scores.failed)
 
 
-def main(manifest: str, release: str) -> int:
+def main(*arguments: str) -> int:
+    if len(arguments) != 2:
+        print("usage: mapper.py MODEL.JSON RELEASE < record lines", file=sys.stderr)
+        return InputError.exit_code
+    manifest, release = arguments
     counts = Counter(read=0, scored=0, failed=0)
     try:
         model = load_model(Path(manifest))

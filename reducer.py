@@ -15,13 +15,14 @@ from itertools import groupby
 from predictions import counters, rowkey
 from predictions.errors import InputError, PredictionsError
 from predictions.records import SEPARATOR
-from predictions.schema import parse_line
+from predictions.schema import PredictionLine, parse_line
 
 EXAMPLES = 5
+SEPARATORS = len(PredictionLine._fields) - 1
 
 
 def key_of(line: bytes) -> bytes:
-    return line[: line.index(SEPARATOR)]
+    return line.partition(SEPARATOR)[0]
 
 
 def unique(lines: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
@@ -33,6 +34,8 @@ def unique(lines: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
             raise InputError(f"row key {key!r} comes after {previous!r}: sort with LC_ALL=C sort -t$'\\t' -k1,1 -s")
         previous = key
         line, *others = group
+        if line.count(SEPARATOR) != SEPARATORS:
+            parse_line(line)  # says what is wrong
         if others and {parse_line(other).record for other in others} != {parse_line(line).record}:
             conflicts.append(rowkey.record_id(key).decode(errors="replace"))
             if len(conflicts) == EXAMPLES:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from predictions.errors import InputError
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 TEMPLATES = Path(__file__).resolve().parent / "conf"
 LIB = CHECKOUT / "var" / "lib"
@@ -65,9 +67,12 @@ class ClusterConfig:
 
     @classmethod
     def from_environment(cls) -> "ClusterConfig":
-        """Read `CLUSTER_DIR` and `CLUSTER_PORT_OFFSET`."""
+        """Read `CLUSTER_DIR` and `CLUSTER_PORT_OFFSET`; InputError where the latter is none."""
         folder = os.environ.get("CLUSTER_DIR") or CHECKOUT / "var" / "cluster"
-        return cls(Path(folder).resolve(), int(os.environ.get("CLUSTER_PORT_OFFSET") or 0))
+        offset = os.environ.get("CLUSTER_PORT_OFFSET") or "0"
+        if not offset.isdecimal() or int(offset) + max(PORTS.values()) > 65535:
+            raise InputError(f"CLUSTER_PORT_OFFSET: {offset}: must be a number that leaves every port below 65536")
+        return cls(Path(folder).resolve(), int(offset))
 
     @property
     def conf(self) -> Path:

@@ -114,7 +114,7 @@ class Cluster:
             known = json.loads((self._run / name).read_text())
             process = psutil.Process(known["pid"])
             alive = process.create_time() == known["created"] and process.status() != psutil.STATUS_ZOMBIE
-        except (FileNotFoundError, psutil.NoSuchProcess):
+        except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
             return None
         return process if alive else None
 

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from predictions.errors import InternalError
+from predictions.errors import InputError, InternalError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -38,8 +38,11 @@ def pack_environment(path: Path) -> None:
     The nodes need a Python of the same minor version; `PYTHONPATH` is to name the folder that it is unpacked to.
 
     Raises:
+        InputError: the folder of the path is not there.
         InternalError: pip could not install a library.
     """
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: there is no such folder")
     wanted = [f"{name}=={importlib.metadata.version(name)}" for name in TASK_LIBRARIES]
     constraints = [f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name != "predictions"]
     with tempfile.TemporaryDirectory() as folder:

@@ -97,11 +97,12 @@ def find_streaming_jar(hadoop: str, setting: Path | None) -> Path:
         if not setting.is_file():
             raise InputError(f"hadoop.streaming_jar: {setting}: no such file")
         return setting
-    home = Path(os.environ.get("HADOOP_HOME") or Path(hadoop).resolve().parent.parent)
-    for pattern in _JAR_PATTERNS:
-        for jar in sorted(home.glob(pattern)):
-            return jar.resolve()
-    raise InputError(f"no hadoop-streaming jar below {home}; name it with hadoop.streaming_jar")
+    homes = [Path(hadoop).resolve().parent.parent, *map(Path, filter(None, [os.environ.get("HADOOP_HOME")]))]
+    for home in homes:
+        for pattern in _JAR_PATTERNS:
+            for jar in sorted(home.glob(pattern)):
+                return jar.resolve()
+    raise InputError(f"no hadoop-streaming jar below {homes[-1]}; name it with hadoop.streaming_jar")
 
 
 def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> dict[str, int]:

@@ -22,6 +22,7 @@ def connect(address: str) -> Iterator[happybase.Connection]:
         address: `HOST:PORT`.
 
     Raises:
+        PredictionsError: raised within the context, as it is.
         ServiceError: the server cannot be reached, does not answer in time, or HBase reports an error.
     """
     host, _colon, port = address.rpartition(":")

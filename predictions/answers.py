@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from predictions.client import Answer
 
@@ -15,13 +16,12 @@ def show(answer: Answer) -> None:
     table.add_column(style="dim", justify="right")
     table.add_column(overflow="fold")
     for name, value in (answer.record or {}).items():
-        table.add_row(name, "–" if value is None else str(value))
+        table.add_row(Text(name), Text("–" if value is None else str(value)))
     if answer.record and answer.release:
         table.add_row("", "")
     known = answer.as_json()
     for name in ("prediction", "probability", "error", "scored", "release", "unavailable"):
         if name in known:
-            table.add_row(f"[bold]{name}[/bold]", f"[bold]{known[name]}[/bold]")
-    color = COLORS.get(answer.status, "red")
-    title = f"{answer.id} · [{color}]{answer.status}[/{color}]"
+            table.add_row(Text(name, style="bold"), Text(str(known[name]), style="bold"))
+    title = Text.assemble(f"{answer.id} · ", (answer.status, COLORS.get(answer.status, "red")))
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))

@@ -132,7 +132,7 @@ def run(session: Session) -> int:
     return code
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True})  # -5 is an ID
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
@@ -165,7 +165,7 @@ def _export(settings: Settings, storage: Storage) -> ReleaseFolder:
 
 def _train(settings: Settings, folder: ReleaseFolder) -> None:
     if folder.has("model"):
-        say(f"{folder.path}/model is there already")
+        say(f"{folder.path}/model is there already; another model is another release (predictions export)")
         return
     from predictions.training import train
 
@@ -183,17 +183,18 @@ def _score(settings: Settings, folder: ReleaseFolder) -> int:
 
     with bar("score") as progress:
         done = score(settings, folder, lambda share: progress(share, 1.0))
-    say(f"scored {done['scored']:,} records in {done['seconds']:.1f} s, {done['failed']:,} failed")
+    say(f"scored {done['scored']:,} records, {done['failed']:,} failed; the job took {done['seconds']:.1f} s")
     return WITH_FAILURES if done["failed"] else DONE
 
 
 def _load(settings: Settings, folder: ReleaseFolder) -> None:
     from predictions.load import load
+    from predictions.pointer import release_table
 
-    started = time.monotonic()
     with bar("load", "rows") as progress:
         rows = load(settings, folder, progress, say)
-    say(f"loaded {rows:,} rows in {time.monotonic() - started:.1f} s, counted and compared")
+    seconds = folder.manifest()["loaded"]["seconds"]
+    say(f"{rows:,} rows in table {release_table(settings.name, folder.release)}, counted; loading took {seconds:.1f} s")
 
 
 def _activate(settings: Settings, release: str) -> None:

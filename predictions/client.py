@@ -7,7 +7,7 @@ from typing import Any
 
 from loader.connection import connect
 from predictions.database import open_database
-from predictions.errors import PredictionsError, ServiceError
+from predictions.errors import ServiceError
 from predictions.pointer import Releases, release_table
 from predictions.records import escape, fingerprints
 from predictions.rowkey import row_keys
@@ -19,8 +19,9 @@ from predictions.settings import Settings, load_settings
 class Answer:
     """What is known of one record ID.
 
-    `status` is the first that applies: `unavailable` (one half could not be had), `missing` (no record has exactly
-    this ID), `unscored` (not in the release), `changed` (since it was scored), `failed` (could not be scored), `fresh`.
+    `status` is the first that applies: `unavailable` (one half could not be had, `error` says why), `missing` (no
+    record has exactly this ID), `unscored` (not in the release), `changed` (since it was scored), `failed` (could not
+    be scored, `error` says why), `fresh`.
     """
 
     id: str
@@ -68,19 +69,22 @@ class Client:
 
         Args:
             record_id: the ID as text, exactly as the database writes it; an integer stands for its decimal digits.
+
+        Raises:
+            InputError: the settings name a database, a table or a column that is not there.
         """
         record_id = str(record_id)
-        unavailable = []
+        unavailable: dict[str, str] = {}
         prediction = found = None
         try:
             prediction = self._prediction(record_id)
-        except ServiceError:
-            unavailable.append("hbase")
+        except ServiceError as error:
+            unavailable["hbase"] = str(error)
         features = [column["name"] for column in prediction.manifest["features"]] if prediction else []
         try:
             found = open_database(self._settings.database).record(record_id, features)
-        except PredictionsError:
-            unavailable.append("database")
+        except ServiceError as error:
+            unavailable["database"] = str(error)
         return self._answer(record_id, found, prediction, unavailable)
 
     def _prediction(self, record_id: str) -> _Prediction | None:
@@ -103,7 +107,7 @@ class Client:
         record_id: str,
         found: tuple[dict[str, Any], bytes] | None,
         prediction: _Prediction | None,
-        unavailable: list[str],
+        unavailable: dict[str, str],
     ) -> Answer:
         record, feature_bytes = found or (None, b"")
         cells = prediction.cells if prediction else None
@@ -118,7 +122,8 @@ class Client:
         if prediction:
             values["release"] = prediction.release
         if unavailable:
-            return Answer(record_id, "unavailable", record, unavailable=unavailable, **values)
+            values["error"] = "; ".join(unavailable.values())
+            return Answer(record_id, "unavailable", record, unavailable=list(unavailable), **values)
         if record is None:
             return Answer(record_id, "missing", release=values.get("release"))
         if cells is None:

@@ -6,6 +6,7 @@ that go by the declaration fail on that.
 
 import base64
 import difflib
+import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -259,6 +260,8 @@ def _plain(value: Any) -> Any:
     """Return a value for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
     if isinstance(value, bytearray):
         return value.decode(errors="replace")
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # JSON has no such number
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from predictions.database import open_database
 from predictions.errors import InputError
 from predictions.records import NULL, id_digest, write_rows
+from predictions.rowkey import MAX_ID_BYTES
 from predictions.settings import Settings
 from predictions.storage import MANIFEST_FORMAT, ReleaseFolder, Storage
 
@@ -37,6 +38,7 @@ def export(settings: Settings, storage: Storage, progress: Callable[[int, int], 
         with folder.writing("export") as temporary:
             try:
                 for block in snapshot.blocks():
+                    _check_ids(block)
                     data = write_rows(block)
                     if file is None or part_bytes >= PART_BYTES:
                         if file:
@@ -75,3 +77,14 @@ def export(settings: Settings, storage: Storage, progress: Callable[[int, int], 
         }
     )
     return folder
+
+
+def _check_ids(block: list[tuple[bytes, ...]]) -> None:
+    for record_id, *_fields in block:
+        if not record_id:
+            raise InputError("database.id: an ID is empty, and no row key")
+        if len(record_id) > MAX_ID_BYTES:
+            raise InputError(
+                f"database.id: an ID is {len(record_id):,} bytes long, a row key takes {MAX_ID_BYTES:,}: "
+                f"{record_id[:40]!r}"
+            )

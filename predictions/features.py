@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from predictions.records import NULL, Column, split_columns, unescape
+from predictions.records import NULL, SEPARATOR, Column, split_columns, unescape
 
+LARGEST = float(np.finfo(np.float32).max)  # scikit-learn's trees compute in single precision, and raise beyond it
 MEMO_ENTRIES = 100_000  # distinct values remembered a column; a bound, so that memory stays flat
 
 
@@ -50,8 +51,7 @@ class NumberDecoder(_Decoder):
     """Fields of a number column to floats."""
 
     def decode(self, field: bytes) -> float:
-        # float() takes more than a database writes: spaces around, underscores within.
-        if field.strip() != field or b"_" in field:
+        if b"_" in field:  # float() takes 1_000
             raise ValueError("not a number")
         try:
             number = float(field)
@@ -59,6 +59,8 @@ class NumberDecoder(_Decoder):
             raise ValueError("not a number") from None
         if math.isinf(number):
             raise ValueError("not a finite number")
+        if abs(number) > LARGEST:
+            raise ValueError("too large a number")
         return number
 
 
@@ -81,6 +83,8 @@ class FrameReader:
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = columns
         self._names = [str(index) for index in range(len(columns) + 2)]  # of any source, and never twice the same
+        # pandas takes a column of nothing but "True" and "False" for numbers; with this line it is not one.
+        self._last_line = SEPARATOR.join([NULL, *(b"0" if column.is_number else NULL for column in columns), NULL])
         self._decoders = [NumberDecoder() if column.is_number else CategoryDecoder() for column in columns]
 
     def read(self, block: bytes) -> tuple[pd.DataFrame, dict[int, str]]:
@@ -103,7 +107,7 @@ class FrameReader:
     def _parse(self, block: bytes) -> pd.DataFrame | None:
         try:
             parsed = pd.read_csv(
-                io.BytesIO(block),
+                io.BytesIO(block + self._last_line + b"\n"),
                 sep="\t",
                 header=None,
                 names=self._names,
@@ -124,9 +128,9 @@ class FrameReader:
             return None
         frame: dict[str, pd.Series] = {}
         for name, column in zip(self._names[1:-1], self.columns, strict=True):
-            values = parsed[name]
+            values = parsed[name].iloc[:-1]
             if column.is_number:
-                if np.isinf(values.to_numpy()).any():
+                if (np.abs(values.to_numpy()) > LARGEST).any():
                     return None
             else:
                 categories = [unescape_text(text) for text in values.cat.categories]

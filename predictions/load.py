@@ -12,7 +12,7 @@ from loader.puts import count, put
 from loader.regions import split_points
 from predictions.errors import InternalError, VerificationError
 from predictions.pointer import LOADED, Releases, release_table
-from predictions.records import read_blocks, split_lines
+from predictions.records import split_lines
 from predictions.rowkey import PREFIX_DIGITS
 from predictions.schema import FAMILY
 from predictions.settings import Settings
@@ -46,6 +46,7 @@ def load(
         releases = Releases(connection, settings.name)
         releases.make_table()
         if releases.state(folder.release) == LOADED:
+            report(f"release {folder.release} is loaded already")
             return expected
         releases.claim(folder.release)
         _make_release_table(connection, table, settings, report)
@@ -63,9 +64,8 @@ def load(
 
 
 def _put_part(connection: happybase.Connection, table: str, folder: ReleaseFolder, path: str) -> Iterator[int]:
-    with folder.open(path) as file:
-        for block in read_blocks(file):
-            yield from put(connection, table, split_lines(block))
+    for block in folder.blocks(path):
+        yield from put(connection, table, split_lines(block))
 
 
 def _make_release_table(
@@ -87,6 +87,7 @@ def _make_release_table(
     )
     made = [region["start_key"] for region in connection.table(table).regions()]
     if made[1:] != split_points(regions):
+        connection.delete_table(table, disable=True)  # so that loading again makes it anew
         said = [line for line in done.stderr.splitlines() if "ERROR" in line or "Exception" in line]
         raise InternalError(f"table {table} was not made with {regions} regions: {(said or ['no message'])[-1]}")
 

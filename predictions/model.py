@@ -130,7 +130,7 @@ class Model:
                 raise InputError(
                     f"the model does not answer as it did when it was trained: record {record_id} was "
                     f"{then['prediction']} ({then['probability']}), is {now['prediction']} ({now['probability']}); "
-                    "train it again with the versions of this machine"
+                    "start a new release with the versions of this machine"
                 )
 
 
@@ -161,7 +161,7 @@ def save_model(model: Model, folder: Path) -> None:
         raise InputError(f"the estimator cannot be saved with skops: {error}") from error
     _check_types(path)
     manifest = {"format": FORMAT, "sha256": sha256(path), "versions": versions(), **model.manifest}
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
 
 
 def load_model(manifest_path: Path) -> Model:
@@ -184,14 +184,14 @@ def load_model(manifest_path: Path) -> Model:
     if found != manifest["sha256"]:
         raise InputError(
             f"{path}: its sha256 is {found[:16]}…, but {manifest_path} was written for {manifest['sha256'][:16]}…: "
-            "the file was changed or replaced; train again or restore it"
+            "the file was changed or replaced; restore it, or start a new release"
         )
     trained_with = manifest["versions"]["scikit-learn"]
     here = importlib.metadata.version("scikit-learn")
     if trained_with != here:
         raise InputError(
             f"the model was trained with scikit-learn {trained_with}, this Python has {here}: install "
-            f"scikit-learn=={trained_with}, or train again"
+            f"scikit-learn=={trained_with}, or train in a new release"
         )
     _check_types(path)
     model = Model(skops.io.load(path, trusted=list(TRUSTED)), manifest)

@@ -57,6 +57,8 @@ class Releases:
 
     def state(self, release: str) -> str | None:
         """Return a release's state, None where it was never loaded."""
+        if self._name not in self._connection.tables():
+            return None
         value = self._table.row(_row(release), columns=[_STATE]).get(_STATE)
         return value.decode() if value else None
 

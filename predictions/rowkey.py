@@ -9,8 +9,8 @@ import struct
 from collections.abc import Sequence
 from zlib import crc32
 
-MAX_BYTES = 32767  # HBase keeps the length of a row key in a signed 16-bit number
 PREFIX_DIGITS = 4
+MAX_ID_BYTES = 32767 - PREFIX_DIGITS - 1  # HBase keeps the length of a row key in a signed 16-bit number
 
 
 def row_keys(record_ids: Sequence[bytes]) -> list[bytes]:

@@ -14,6 +14,7 @@ Each of the fields but the first and `scored` is a cell of the row, if not `\\N`
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from predictions.errors import InputError
 from predictions.records import NULL, SEPARATOR, unescape
 
 FAMILY = b"p"
@@ -35,11 +36,12 @@ def parse_line(line: bytes) -> PredictionLine:
     """Read a prediction line; its line feed may be there or not.
 
     Raises:
-        ValueError: the line does not have six fields.
+        InputError: the line does not have six fields.
     """
     fields = line.rstrip(b"\n").split(SEPARATOR)
     if len(fields) != len(PredictionLine._fields):
-        raise ValueError(f"a prediction line has {len(PredictionLine._fields)} fields, this one {len(fields)}")
+        wanted = len(PredictionLine._fields)
+        raise InputError(f"a prediction line has {wanted} fields, this one {len(fields)}: {line[:80]!r}")
     return PredictionLine(*fields)
 
 

@@ -50,23 +50,25 @@ class ScoreJob:
         self.model = self._check_model()
 
     def _check_model(self) -> dict[str, Any]:
-        with self._folder.open(f"{self._folder.path}/model/{MANIFEST_FILE}") as file:
-            model, exported = json.load(file), self._folder.manifest()
+        model, exported = json.loads(self._folder.read(f"model/{MANIFEST_FILE}")), self._folder.manifest()
         if model["features"] != exported["features"]:
             raise InputError(
                 f"the model of {self._folder.path} takes {_names(model)}, but {_names(exported)} were exported: "
-                "train it again"
+                "start a new release"
             )
         return model
 
     def ship(self) -> None:
         """Put what the job ships beside the model: the scripts, the bundle and the split points."""
-        self._folder.remove("job")
         shipped = {
             **{script: (CHECKOUT / script).read_bytes() for script in SCRIPTS},
             BUNDLE: bundle(),
             PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
         }
+        if self._folder.has("job"):
+            if all(self._folder.read(f"job/{name}") == data for name, data in shipped.items()):
+                return  # a job that is running may be reading them
+            self._folder.remove("job")
         with self._folder.writing("job") as target:
             for name, data in shipped.items():
                 with self._folder.create(f"{target}/{name}") as file:

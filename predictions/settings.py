@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from predictions.errors import InputError
 
@@ -21,9 +21,17 @@ _PREFIX = "PREDICTIONS_"
 
 
 def _check_address(address: str) -> str:
-    if not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
+    host_and_port = re.fullmatch(r"[^\s:/]+:(\d{1,5})", address)
+    if not host_and_port or int(host_and_port[1]) > 65535:
         raise ValueError("must be HOST:PORT")
     return address
+
+
+def _absolute_if_path(command: str) -> str:
+    return os.path.abspath(command) if "/" in command else command
+
+
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 
 
 class _Table(BaseModel):
@@ -76,14 +84,14 @@ class HadoopSettings(_Table):
     """`[hadoop]`: where the files between the stages lie, and how jobs are run.
 
     `storage` is a `webhdfs://HOST:PORT/PATH` URL or a local folder, `bin` the folder of `hadoop` and `hbase` if they
-    are not on the PATH, `python` the tasks' interpreter, `environment` a packed environment (`hadoop/pack`).
+    are not on the PATH, `python` the tasks' interpreter, `environment` a packed environment (`hadoop/cluster pack`).
     """
 
     storage: str = "webhdfs://127.0.0.1:9870/predictions"
-    bin: Path | None = None
-    streaming_jar: Path | None = None
-    python: str = "python3"
-    environment: Path | None = None
+    bin: AbsolutePath | None = None
+    streaming_jar: AbsolutePath | None = None
+    python: Annotated[str, AfterValidator(_absolute_if_path)] = "python3"
+    environment: AbsolutePath | None = None
 
 
 class GateSettings(_Table):
@@ -137,10 +145,20 @@ def load_settings(path: Path | None = None) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path or FILE_NAME}: not TOML: {error}") from error
     _resolve_paths(values, file.parent)
+    _check_variables()
     try:
         return Settings(**values)
+    except SettingsError as error:
+        raise InputError(f"{_PREFIX}…: a list or a table in a variable is written as JSON: {error}") from error
     except ValidationError as error:
         raise InputError(f"{path or FILE_NAME}: " + "; ".join(map(_describe, error.errors()))) from error
+
+
+def _check_variables() -> None:
+    known = tuple(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)
+    for name in os.environ:
+        if name.startswith(_PREFIX) and not name.startswith(known):
+            raise InputError(f"{name}: no such variable; they begin with {', '.join(known)}")
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:

@@ -13,15 +13,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import fsspec
 import requests
 
 from predictions.errors import InputError, ServiceError
+from predictions.records import read_blocks
 from predictions.release import is_release_id, new_release_id
 
 MANIFEST = "manifest.json"
+WEB_PORT = 9870  # the NameNode's, where the URL names none
 MANIFEST_FORMAT = 1
 WRITE_BLOCK_BYTES = 32 << 20
 READ_BLOCK_BYTES = 8 << 20
@@ -36,18 +38,18 @@ class Storage:
     """
 
     def __init__(self, url: str, name: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("", "webhdfs"):
-            raise InputError(f"hadoop.storage: {url}: must be a webhdfs:// URL or the path of a folder")
-        self.is_hdfs = parts.scheme == "webhdfs"
-        self.address = parts.netloc
+        self.is_hdfs = "://" in url
         self.fs: Any
         if self.is_hdfs:
+            parts = _split_url(url)
+            self.address = f"{parts.hostname}:{parts.port or WEB_PORT}"
             user = parts.username or getpass.getuser()
-            self.fs = fsspec.filesystem("webhdfs", host=parts.hostname, port=parts.port or 9870, user=user)
+            self.fs = fsspec.filesystem("webhdfs", host=parts.hostname, port=parts.port or WEB_PORT, user=user)
+            self.folder = f"{parts.path.rstrip('/')}/{name}"
         else:
+            self.address = "this machine"
             self.fs = fsspec.filesystem("file")
-        self.folder = f"{parts.path.rstrip('/')}/{name}"
+            self.folder = os.path.abspath(f"{url}/{name}")
 
     def releases(self) -> list[str]:
         """Return the releases that were exported, oldest first; a folder without a manifest is none."""
@@ -98,7 +100,7 @@ class Storage:
             ) from error
         except requests.HTTPError as error:
             raise ServiceError(f"HDFS at {self.address} refused: {error}") from error
-        except PermissionError as error:
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise InputError(f"{self.folder}: {error}") from error
 
 
@@ -152,10 +154,15 @@ class ReleaseFolder:
         names = self.storage.names(f"{self.path}/{name}")
         return sorted(f"{self.path}/{name}/{file}" for file in names if file.startswith("part-"))
 
-    def open(self, path: str) -> BinaryIO:
-        """Open a file to read; the caller closes it."""
+    def read(self, name: str) -> bytes:
+        """Return a small file of the release."""
         with self.storage.reachable():
-            return self.storage.fs.open(path, "rb", block_size=READ_BLOCK_BYTES)
+            return self.storage.fs.cat_file(f"{self.path}/{name}")
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """Yield a file in blocks of whole lines."""
+        with self.storage.reachable(), self.storage.fs.open(path, "rb", block_size=READ_BLOCK_BYTES) as file:
+            yield from read_blocks(file)
 
     def create(self, path: str) -> BinaryIO:
         """Open a file to write; the caller closes it."""
@@ -167,8 +174,7 @@ class ReleaseFolder:
         Raises:
             InputError: it is of another format.
         """
-        with self.storage.reachable():
-            manifest = json.loads(self.storage.fs.cat_file(f"{self.path}/{MANIFEST}"))
+        manifest = json.loads(self.read(MANIFEST))
         if manifest.get("format") != MANIFEST_FORMAT:
             raise InputError(f"{self.path}/{MANIFEST}: format {manifest.get('format')}, not {MANIFEST_FORMAT}")
         return manifest
@@ -177,7 +183,7 @@ class ReleaseFolder:
         """Replace the manifest as a whole."""
         temporary = f"{self.path}/_{MANIFEST}.{uuid.uuid4().hex[:8]}"
         with self.storage.reachable():
-            self.storage.fs.pipe_file(temporary, json.dumps(manifest, indent=1).encode() + b"\n")
+            self.storage.fs.pipe_file(temporary, json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n")
             self._rename(temporary, f"{self.path}/{MANIFEST}", overwrite=True)
 
     def _rename(self, source: str, target: str, overwrite: bool = False) -> None:
@@ -188,3 +194,14 @@ class ReleaseFolder:
             self.storage.fs._call("RENAME", method="put", path=source, destination=target, renameoptions=options)
         else:
             os.replace(source, target)
+
+
+def _split_url(url: str) -> SplitResult:
+    parts = urlsplit(url)
+    try:
+        good = parts.scheme == "webhdfs" and parts.hostname and parts.port != 0 and not (parts.query or parts.fragment)
+    except ValueError:  # the port
+        good = False
+    if not good:
+        raise InputError(f"hadoop.storage: {url}: must be webhdfs://HOST:PORT/PATH, or the path of a folder")
+    return parts

@@ -27,7 +27,7 @@ import mapper
 from predictions.errors import InputError
 from predictions.features import FrameReader, NumberDecoder
 from predictions.model import MANIFEST_FILE, MODEL_FILE, Model, read_manifest, save_model
-from predictions.records import NULL, SEPARATOR, Column, read_blocks, split_lines, unescape
+from predictions.records import NULL, SEPARATOR, Column, split_lines, unescape
 from predictions.settings import ModelSettings, Settings
 from predictions.storage import ReleaseFolder
 
@@ -163,16 +163,15 @@ def try_in_fresh_process(manifest: Path, release: str) -> None:
 def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, dict[str, Any]]:
     classify = is_classifier(pipeline)
     _labels, counts = np.unique(sample.labels, return_counts=True)
-    split = train_test_split(
-        sample.features,
-        sample.labels,
-        test_size=HOLDOUT,
-        random_state=seed,
-        stratify=sample.labels if classify and counts.min() > 1 else None,
-    )
-    known, holdout, known_labels, holdout_labels = split
     baseline = DummyClassifier(strategy="prior") if classify else DummyRegressor()
     try:
+        known, holdout, known_labels, holdout_labels = train_test_split(
+            sample.features,
+            sample.labels,
+            test_size=HOLDOUT,
+            random_state=seed,
+            stratify=sample.labels if classify and counts.min() > 1 else None,
+        )
         pipeline.fit(known, known_labels)
     except ValueError as error:  # scikit-learn's checks of parameters and data
         raise InputError(f"model.estimator: it cannot be fitted: {error}") from error
@@ -187,12 +186,15 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, dict[
 
 
 def _classifier_metrics(classifier: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, float]:
-    shares = classifier.predict_proba(features)
-    present = np.isin(classifier.classes_, labels)
+    # A label so rare that it is in the holdout alone cannot be predicted, nor measured.
+    known = np.isin(labels, classifier.classes_)
+    labels, shares = labels[known], classifier.predict_proba(features)[known]
     metrics = {"log_loss": float(log_loss(labels, shares, labels=classifier.classes_))}
+    if not np.isin(classifier.classes_, labels).all():
+        return metrics
     if len(classifier.classes_) == 2:
         metrics["roc_auc"] = float(roc_auc_score(labels == classifier.classes_[1], shares[:, 1]))
-    elif present.all():
+    else:
         metrics["roc_auc"] = float(roc_auc_score(labels, shares, multi_class="ovr", labels=classifier.classes_))
     return metrics
 
@@ -224,9 +226,8 @@ def _read_sample(
 def _labelled_lines(folder: ReleaseFolder) -> Iterator[bytes]:
     unlabelled = SEPARATOR + NULL
     for path in folder.files("export"):
-        with folder.open(path) as file:
-            for block in read_blocks(file):
-                yield from (line for line in split_lines(block) if not line.endswith(unlabelled))
+        for block in folder.blocks(path):
+            yield from (line for line in split_lines(block) if not line.endswith(unlabelled))
 
 
 def _decode_labels(fields: list[bytes], label: Column) -> np.ndarray:

@@ -35,7 +35,6 @@ storage = "storage"
 
 def pytest_addoption(parser):
     parser.addoption("--require-cluster", action="store_true", help="fail, rather than skip, without the cluster")
-    parser.addoption("--full", action="store_true", help="the long forms of the tests")
 
 
 def make_orders(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """The command line where no cluster is needed: each mistake is one clear line and its exit code."""
 
+import json
 import re
 import socket
 import sqlite3
@@ -99,6 +100,38 @@ def test_no_cluster(predictions, edit):
     assert '"status": "unavailable"' in found.stdout
     assert '"unavailable": ["hbase"]' in found.stdout
     assert '"items"' in found.stdout
+
+
+def test_wrong_settings_of_a_lookup_are_no_unavailable_service(predictions):
+    fails(
+        predictions("get", "order-001", PREDICTIONS_DATABASE_TABLE="order", PREDICTIONS_HBASE_THRIFT="127.0.0.1:1"),
+        2,
+        "did you mean",
+    )
+
+
+def test_records_are_shown_as_they_are(predictions, orders):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET note = '[/oops] [bold]hi', country = 'a[b]c' WHERE id = 'order-001'")
+        connection.execute("INSERT INTO orders (id, amount) VALUES ('-5', 9e999)")
+    nowhere = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed_port()}"}
+    shown = predictions("get", "order-001", **nowhere).stdout
+    assert "[/oops] [bold]hi" in shown
+    assert "a[b]c" in shown
+    [line] = predictions("get", "-5", "--json", **nowhere).stdout.splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["record"]["amount"] == "inf"
+
+
+@pytest.mark.parametrize(
+    "storage", ["webhdfs://h:abc/x", "s3://bucket/x", "webhdfs:///x", "webhdfs://h:1/a#b", "orders.db"]
+)
+def test_a_storage_that_is_none(predictions, storage):
+    fails(predictions("--storage", storage, "export"), 2)
+
+
+def test_a_local_storage_may_have_any_name(predictions, orders):
+    assert predictions("--storage", "st#1 ?x", "export").returncode == 0
+    assert list((orders / "st#1 ?x" / "orders").iterdir())
 
 
 def test_no_hadoop_command(predictions):

@@ -69,7 +69,7 @@ class Project:
         return [json.loads(line) for line in self.succeed("get", "--json", *ids).stdout.splitlines()]
 
     def scored(self, folder):
-        return b"".join(folder.open(path).read() for path in folder.files("scored"))
+        return b"".join(block for path in folder.files("scored") for block in folder.blocks(path))
 
     def remove(self):
         self.storage.fs.rm(self.storage.folder, recursive=True)
@@ -131,8 +131,7 @@ def test_lookups_of_flights(flights):
 def test_every_prediction_in_hbase_equals_scikit_learns_own(flights, tmp_path):
     """Computed afresh from the database, with the model and nothing else of this package."""
     folder = flights.storage.release()
-    with folder.open(f"{folder.path}/model/model.skops") as model:
-        (tmp_path / "model.skops").write_bytes(model.read())
+    (tmp_path / "model.skops").write_bytes(folder.read("model/model.skops"))
     pipeline = skops.io.load(tmp_path / "model.skops", trusted=list(TRUSTED))
     with closing(sqlite3.connect(flights.settings.database.url.removeprefix("sqlite:///"))) as connection:
         table = pd.read_sql("SELECT * FROM flights", connection, index_col="flight_id")
@@ -161,11 +160,10 @@ def test_every_prediction_in_hbase_equals_scikit_learns_own(flights, tmp_path):
 def pipe(folder, model, tmp_path):
     """Run `cat part-* | mapper | sort | reducer` and return its output."""
     for name in ("model.skops", "model.json"):
-        with model.open(f"{model.path}/model/{name}") as file:
-            (tmp_path / name).write_bytes(file.read())
+        (tmp_path / name).write_bytes(model.read(f"model/{name}"))
     with open(tmp_path / "lines", "wb") as lines:
         for path in folder.files("export"):
-            lines.write(folder.open(path).read())
+            lines.writelines(folder.blocks(path))
     script = (
         f"{sys.executable} {CHECKOUT}/mapper.py model.json {folder.release} < lines"
         f" | LC_ALL=C sort -t$'\\t' -k1,1 -s | {sys.executable} {CHECKOUT}/reducer.py"
@@ -298,6 +296,8 @@ def test_a_release_through_its_life(project, tmp_path):
     with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET amount = 'twelve' WHERE id = 'order-003'")
     assert made.run("get", "order-001").returncode == 0
+    early = made.run("activate", "--release", "20200101T000000Z")
+    assert (early.returncode, "is not loaded" in early.stderr) == (2, True)
     assert made.get("order-001")[0]["status"] == "unscored"
     first = made.succeed("run", code=1)  # done, with a record that failed
     assert "1 failed" in first.stderr
@@ -322,6 +322,7 @@ def test_a_release_through_its_life(project, tmp_path):
     for stage in ("train", "score", "load"):
         made.succeed(stage, code=1 if stage == "score" else 0)
         assert made.get("order-001")[0]["release"] == old
+    assert "loaded already" in made.succeed("load").stderr
     failed = made.run("activate", "--release", "20200101T000000Z")
     assert (failed.returncode, "20200101T000000Z is not loaded" in failed.stderr) == (2, True)
     made.succeed("activate")
@@ -334,8 +335,7 @@ def test_too_many_failures_are_refused_before_anything_is_loaded(project, tmp_pa
     for stage in ("export", "train"):
         made.succeed(stage)
     folder = made.storage.release()
-    with folder.open(f"{folder.path}/export/part-00000") as part:
-        lines = part.read().splitlines(keepends=True)
+    lines = folder.read("export/part-00000").splitlines(keepends=True)
     bad = [re.sub(rb"^([^\t]*\t[^\t]*)\t[^\t]*", rb"\1\tnone", line) for line in lines[:5]]
     made.storage.fs.pipe_file(f"{folder.path}/export/part-00000", b"".join(bad + lines[5:]))
     refused = made.run("score")

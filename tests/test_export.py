@@ -29,7 +29,7 @@ def test_every_record_is_exported_with_its_features_and_label(settings, storage,
     calls = []
     folder = export(settings, storage, lambda done, total: calls.append((done, total)))
     [part] = folder.files("export")
-    data = folder.open(part).read()
+    data = b"".join(folder.blocks(part))
     ids, countries, _amounts, _items, labels = split_columns(data, 5)
     assert len(ids) == 400
     assert ids[5] == b"order-005"
@@ -54,7 +54,7 @@ def test_large_exports_are_cut_into_parts(settings, storage, monkeypatch):
     folder = export(settings, storage, quiet)
     parts = folder.files("export")
     assert len(parts) > 2
-    lines = [line for part in parts for line in folder.open(part).read().splitlines()]
+    lines = [line for part in parts for line in b"".join(folder.blocks(part)).splitlines()]
     assert len(lines) == len(set(lines)) == 400
 
 
@@ -72,6 +72,15 @@ def test_a_failed_export_leaves_nothing_behind(settings, storage, orders):
     with pytest.raises(KeyboardInterrupt):
         export(settings, storage, interrupt)
     assert list((orders / "storage" / "orders").iterdir()) == []
+    assert storage.releases() == []
+
+
+@pytest.mark.parametrize(("record_id", "message"), [("", "an ID is empty"), ("x" * 32763, "32,763 bytes long")])
+def test_an_id_that_can_be_no_row_key_is_refused(settings, storage, orders, record_id, message):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("INSERT INTO orders (id) VALUES (?)", (record_id,))
+    with pytest.raises(InputError, match=message):
+        export(settings, storage, quiet)
     assert storage.releases() == []
 
 

@@ -52,6 +52,20 @@ def test_the_fast_parser_agrees_with_the_exact_one(rows):
     assert found_bad == bad_rows
 
 
+@pytest.mark.parametrize(
+    "field",
+    [NULL, b"", b" 1", b"1 ", b" ", b"1_0", b"0x10", b"1e5", b"+1", b"NaN", b"nan", b"-inf", b"1,5", b"1e400", b"1e39",
+     b"-1e39", b"3.4e38", b"abc", b"1e", b"0.1", b"1 2", b"True", b"\xc2\xa01", b"1.7976931348623157e+308", b"5e-324"],
+)  # fmt: skip
+def test_a_number_is_decoded_alike_whatever_its_neighbours_in_the_block(field):
+    block = write_rows([[b"1", b"a", field, b"1", b"0"]])
+    reader = FrameReader(COLUMNS)
+    exact, bad_rows = reader._decode(split_columns(block, 5)[1:-1])
+    frame, found_bad = reader.read(block)
+    pd.testing.assert_frame_equal(frame, exact, check_exact=True)
+    assert found_bad == bad_rows
+
+
 def test_ordinary_blocks_take_the_fast_way():
     block = write_rows([[b"1", b"a\\tb", b"0.1", NULL, b"0"], [b"2", NULL, NULL, b"7", b"1"]])
     reader = FrameReader(COLUMNS)
@@ -69,6 +83,7 @@ def test_ordinary_blocks_take_the_fast_way():
         ([b"a", b"x", b"1"], "amount: not a number"),
         ([b"a", b"1", b"-inf"], "kind.1: not a finite number"),
         ([b"\xff", b"1", b"1"], "kind: not valid UTF-8"),
+        ([b"a", b"1e39", b"1"], "amount: too large a number"),
         ([b"\xff", b"1_0", b"1"], "kind: not valid UTF-8"),
     ],
 )

@@ -142,6 +142,18 @@ def test_one_id_for_different_records_is_refused(task):
     assert message.count("id-") == 5
 
 
+def test_what_is_no_prediction_line_is_refused(task):
+    for stdin in (b"\n", b"a\tb\n", b"a\tb\na\tb\n"):
+        found = task("reducer.py", stdin=stdin)
+        assert found.returncode == 2
+        assert found.stderr.startswith(b"reducer.py: ")
+
+
+def test_the_mapper_without_arguments_shows_its_usage(task):
+    found = task("mapper.py")
+    assert (found.returncode, found.stderr.startswith(b"usage: mapper.py")) == (2, True)
+
+
 def test_input_out_of_order_is_refused(task):
     _scored, reduced = pipe(task, b"".join(b"%d\tAT\t1\t1\t0\n" % n for n in range(50)), sort_input=False)
     assert reduced.returncode == 2

@@ -1,5 +1,6 @@
 import pytest
 
+from predictions.errors import InputError
 from predictions.schema import cells, parse_line, texts
 
 
@@ -22,5 +23,5 @@ def test_cells_of_a_failed_record_and_of_a_text():
 
 
 def test_a_line_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match="six|6 fields, this one 2"):
+    with pytest.raises(InputError, match="six|6 fields, this one 2"):
         parse_line(b"a\tb\n")

@@ -86,6 +86,29 @@ def test_what_is_wrong_is_named_by_its_key(write, old, new, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PREDICTIONS_MODEL_FEATURES", "carrier", "JSON"),
+        ("PREDICTIONS_HBASE_THRIFT", "host:99999", "hbase.thrift: must be HOST:PORT"),
+        ("PREDICTIONS_HBAS_THRIFT", "host:1", "PREDICTIONS_HBAS_THRIFT: no such variable"),
+        ("PREDICTIONS_HBASE_TRIFT", "host:1", "hbase.trift: no such key"),
+    ],
+)
+def test_a_wrong_variable_is_named(write, monkeypatch, name, value, message):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        load_settings(write(GOOD))
+
+
+def test_paths_in_variables_are_relative_to_the_working_directory(write, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREDICTIONS_HADOOP_ENVIRONMENT", "environment.tar.gz")
+    monkeypatch.setenv("PREDICTIONS_HADOOP_PYTHON", "bin/python")
+    hadoop = load_settings(write(GOOD)).hadoop
+    assert (hadoop.environment, hadoop.python) == (tmp_path / "environment.tar.gz", f"{tmp_path}/bin/python")
+
+
 def test_a_missing_file_says_what_to_do(tmp_path):
     with pytest.raises(InputError, match="predictions init"):
         load_settings(tmp_path / "none.toml")

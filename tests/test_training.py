@@ -1,4 +1,6 @@
 import math
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,25 @@ def test_text_labels_and_several_classes(trained):
     assert "roc_auc" in manifest["training"]["metrics"]
     predictions = model.score(b"".join(b"%d\t%d\t1\t\\N\n" % (n, n) for n in range(1, 500))).predictions
     assert rb"tab\there" in predictions
+
+
+@pytest.mark.parametrize(
+    ("values", "code"), [(["a"] * 60 + ["b"] * 60 + ["z"], 0), (["a", "b", "c"] * 3, 2), (["a"] * 100 + ["b"] * 2, 0)]
+)
+def test_rare_labels(trained, orders, values, code):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET note = NULL")
+        connection.executemany(
+            "UPDATE orders SET note = ? WHERE id = ?", [(note, f"order-{n:03}") for n, note in enumerate(values)]
+        )
+    for seed in range(4):  # the rare one may be in either part
+        if code:
+            with pytest.raises(InputError, match="cannot be fitted"):
+                trained(label="note", features=["amount"], seed=seed)
+        else:
+            _model, manifest = trained(label="note", features=["amount"], seed=seed)
+            assert math.isfinite(manifest["training"]["metrics"]["log_loss"])
+            assert all(map(math.isfinite, manifest["training"]["metrics"].values()))
 
 
 def test_training_is_repeatable_and_the_sample_is_stated(trained):
