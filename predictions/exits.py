@@ -1,5 +1,6 @@
 """How a command line ends: expected errors are one line on stderr and an exit code (see `predictions.errors`)."""
 
+import signal
 import sys
 import traceback
 
@@ -18,6 +19,8 @@ def run(command: click.Command, name: str) -> None:
         command: whose functions return an exit code, or None for 0.
         name: of the program, before each message.
     """
+    # Schedulers end a task by SIGTERM: it cleans up as at an interrupt from the keyboard.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = command.main(standalone_mode=False)
     except click.ClickException as error:

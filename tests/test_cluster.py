@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -272,7 +271,7 @@ def test_an_interrupted_job_is_ended_on_the_cluster_too(project, flights_setting
     while state() != ["RUNNING"] and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(1)  # until the client has said which job it is
-    driver.send_signal(signal.SIGINT)
+    driver.terminate()
     _stdout, stderr = driver.communicate(timeout=60)
     assert (driver.returncode, stderr.splitlines()[-1]) == (130, "predictions: interrupted")
     assert state() == ["KILLED"]
