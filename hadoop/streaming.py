@@ -146,8 +146,8 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
 def _kill(report: str, hadoop: str) -> None:
     """End a job whose driver was interrupted: on the cluster it would go on without it."""
     if job := _JOB.search(report):
-        command = [hadoop, "org.apache.hadoop.yarn.client.cli.ApplicationCLI", "-kill", f"application_{job[1]}"]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        command = [hadoop, "org.apache.hadoop.yarn.client.cli.ApplicationCLI", "application", "-kill"]
+        subprocess.run([*command, f"application_{job[1]}"], stdin=subprocess.DEVNULL, capture_output=True)
 
 
 def _failure(report: str, hadoop: str) -> PredictionsError:
