@@ -4,59 +4,105 @@
     cat part-* | ./mapper.py model.json 20261122T154500Z | LC_ALL=C sort -t$'\\t' -k1,1 -s | ./reducer.py
 
 A record that came twice with the same features is written once. One ID with different features has no one
-prediction: five examples are shown and the job is refused.
+prediction: its line says so, and the job is refused. Lines that no one could read stand last.
 """
 
 import sys
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import attrgetter, itemgetter, lt
 
-from predictions import counters, rowkey
-from predictions.errors import InputError, PredictionsError
-from predictions.records import SEPARATOR
-from predictions.schema import PredictionLine, parse_line
+from predictions import counters, task, unreadable
+from predictions.errors import InputError, PredictionsError, RefusedError
+from predictions.records import field_ends, first_fields, id_digest, read_blocks, split_lines
+from predictions.rowkey import record_id
+from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, FIELDS, NOT_UNIQUE, not_unique, parse_line
 
 EXAMPLES = 5
-SEPARATORS = len(PredictionLine._fields) - 1
 
 
-def key_of(line: bytes) -> bytes:
-    return line.partition(SEPARATOR)[0]
+def unique(blocks: Iterable[bytes], counts: Counter[str], conflicts: list[str]) -> Iterator[bytes]:
+    """Yield the lines of each block, one for each row key, in the order of the keys.
+
+    The first IDs that stand for different records are added to `conflicts`.
+    """
+    held = b""  # the last line: the next block may begin with others of its key
+    for block in blocks:
+        body, keys = one_each(held + block, counts, conflicts)
+        end = body.rfind(b"\n", 0, -1) + 1
+        count(body[:end], keys[:-1], counts)
+        yield body[:end]
+        held = body[end:]
+    if held:
+        count(held, [parse_line(held).row_key], counts)
+        yield held
 
 
-def unique(lines: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
-    """Yield one line of each row key, in the order of the keys."""
-    conflicts: list[str] = []
+def one_each(block: bytes, counts: Counter[str], conflicts: list[str]) -> tuple[bytes, Sequence[bytes]]:
+    """Return a block with one line for each row key, and the keys."""
+    try:
+        keys = first_fields(block, field_ends(block, FIELDS))
+    except ValueError as error:
+        parse_line(split_lines(block)[error.args[0]])  # says what is wrong
+        raise
+    if all(map(lt, keys, keys[1:])):
+        return block, keys
+    kept: dict[bytes, bytes] = {}
     previous = b""
-    for key, group in groupby(lines, key_of):
+    for key, pairs in groupby(zip(keys, split_lines(block), strict=True), itemgetter(0)):
         if key <= previous:
             raise InputError(f"row key {key!r} comes after {previous!r}: sort with LC_ALL=C sort -t$'\\t' -k1,1 -s")
         previous = key
-        line, *others = group
-        if line.count(SEPARATOR) != SEPARATORS:
-            parse_line(line)  # says what is wrong
-        if others and {parse_line(other).record for other in others} != {parse_line(line).record}:
-            conflicts.append(rowkey.record_id(key).decode(errors="replace"))
-            if len(conflicts) == EXAMPLES:
-                break
-        counts.update(predictions=1, duplicates=len(others))
+        lines = [line for _key, line in pairs]
+        counts["duplicates"] += len(lines) - 1
+        counts["duplicates_digest"] += id_digest([record_id(key)]) * (len(lines) - 1)
         # The same record in two blocks may differ in a last digit: any choice would do that is always the same.
-        yield min(line, *others) if others else line
+        kept[key] = min(lines)
+        parsed = list(map(parse_line, lines))
+        if len({line.record for line in parsed}) > 1 or NOT_UNIQUE in {line.error for line in parsed}:
+            kept[key] = not_unique(min(parsed, key=attrgetter("record")))  # whatever the order they came in
+            name = record_id(key).decode()
+            if name not in conflicts and len(conflicts) < EXAMPLES:
+                conflicts.append(name)
+    return b"\n".join(kept.values()) + b"\n", list(kept)
+
+
+def count(body: bytes, keys: Sequence[bytes], counts: Counter[str]) -> None:
+    """Count what is written: lines with their row keys, in order."""
+    records = bisect_left(keys, unreadable.KEY)
+    scored = body.count(END_OF_SCORED)
+    counts["scored"] += scored
+    counts["failed"] += records - scored
+    counts["conflicts"] += body.count(END_OF_CONFLICT)
+    counts["written_digest"] += id_digest(map(record_id, keys[:records]))
+    counts["unreadable_written"] += len(keys) - records
+
+
+def refuse(counts: Counter[str], conflicts: list[str]) -> None:
+    """Raise if what was written is not fit for use."""
     if conflicts:
         raise InputError(
-            f"the ID is not unique: {len(conflicts)} or more IDs stand for different records: {', '.join(conflicts)}"
+            f"{NOT_UNIQUE.decode()}, {counts['conflicts']:,} times, for example {', '.join(conflicts)}: give each "
+            "record an ID of its own"
         )
+    if counts["unreadable_written"]:
+        raise RefusedError(f"{counts['unreadable_written']:,} lines could not be read; they stand last in the output")
 
 
 def main() -> int:
-    counts = Counter(predictions=0, duplicates=0)
+    names = ("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written")
+    counts, conflicts = Counter(dict.fromkeys(names, 0)), list[str]()
     try:
-        sys.stdout.buffer.writelines(unique(sys.stdin.buffer, counts))
+        sys.stdout.buffer.writelines(unique(read_blocks(sys.stdin.buffer), counts, conflicts))
+        sys.stdout.flush()
+        counters.report(sys.stderr, **counts)
+        if not task.in_job():  # a job's driver does it: to fail here would only make Hadoop try three times more
+            refuse(counts, conflicts)
     except PredictionsError as error:
         print(f"reducer.py: {error}", file=sys.stderr)
         return error.exit_code
-    counters.report(sys.stderr, **counts)
     return 0
 
 

@@ -16,7 +16,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 # What mapper.py and reducer.py import, and nothing that they do not.
 TASK_MODULES = tuple(
     f"predictions/{name}.py"
-    for name in ("__init__", "counters", "errors", "features", "model", "records", "release", "rowkey", "schema")
+    for name in (
+        *("__init__", "counters", "errors", "faults", "features", "model", "records", "release", "rowkey", "schema"),
+        *("task", "unreadable"),
+    )
 )
 TASK_LIBRARIES = ("numpy", "pandas", "scikit-learn", "skops", "xxhash")
 

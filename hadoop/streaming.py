@@ -5,15 +5,14 @@ import re
 import shlex
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
+from hadoop.diagnosis import YARN_CLIENT, attempt_logs, diagnose
 from predictions import counters
 from predictions.errors import InputError, InternalError, PredictionsError, ServiceError
-
-LOGS_TIMEOUT = 30.0  # seconds until the attempts' logs of a failed job are gathered
 
 # Where distributions keep the streaming jar, relative to the folder above the one that `hadoop` is in.
 _JAR_PATTERNS = (
@@ -24,8 +23,6 @@ _JAR_PATTERNS = (
 )
 _PROGRESS = re.compile(r"map (\d+)% reduce (\d+)%")
 _JOB = re.compile(r"Running job: job_(\d+_\d+)")
-_TASK_EXIT = re.compile(r"subprocess failed with code (\d+)")
-_CAUSE = re.compile(r"^(?:mapper|reducer)\.py: .*|^\w*(?:\.\w+)*(?:Error|Exception|Interrupt|Exit)\b.*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class Job:
         files: shipped files, as local paths or Hadoop URLs; `#NAME` renames.
         archives: shipped archives, unpacked under `#NAME`.
         environment: variables of the tasks.
+        properties: Hadoop's, for this job.
     """
 
     name: str
@@ -55,16 +53,20 @@ class Job:
     files: Sequence[str]
     archives: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
+    properties: dict[str, str] = field(default_factory=dict)
 
     def command(self, hadoop: str, jar: Path) -> list[str]:
         """Return the command that submits the job; generic options stand first, as Hadoop demands."""
         properties = {
-            "mapreduce.job.name": self.name,
-            "mapreduce.job.reduces": str(self.reduces),
-            "mapreduce.totalorderpartitioner.path": self.partitions,
             # Fail in seconds, not in a quarter of an hour, where there is no YARN.
             "yarn.resourcemanager.connect.max-wait.ms": "20000",
             "yarn.resourcemanager.connect.retry-interval.ms": "2000",
+            **self.properties,
+            # Without it, Hadoop ends a line at a lone carriage return too.
+            "textinputformat.record.delimiter": "\n",
+            "mapreduce.job.name": self.name,
+            "mapreduce.job.reduces": str(self.reduces),
+            "mapreduce.totalorderpartitioner.path": self.partitions,
         }
         return [
             hadoop,
@@ -85,6 +87,16 @@ class Job:
 def find_command(name: str, folder: Path | None) -> str | None:
     """Return the path of `hadoop` or `hbase`, from the settings' folder or else from the PATH; None if not there."""
     return shutil.which(name, path=str(folder)) if folder else shutil.which(name)
+
+
+def require_hadoop(folder: Path | None) -> str:
+    """Return the path of `hadoop`, as `find_command`; InputError if it is not there."""
+    hadoop = find_command("hadoop", folder)
+    if not hadoop:
+        raise InputError(
+            f"hadoop: no such command on {folder or 'the PATH'}; install a Hadoop client or set hadoop.bin"
+        )
+    return hadoop
 
 
 def find_streaming_jar(hadoop: str, setting: Path | None) -> Path:
@@ -118,8 +130,7 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
         The scripts' counters from Hadoop's report.
 
     Raises:
-        InputError: the scripts refused their input.
-        ServiceError: YARN cannot be reached.
+        ServiceError: YARN cannot be reached, or HDFS takes nothing.
         InternalError: the job failed; the message has the cause from the attempts' logs.
     """
     said: list[str] = []
@@ -146,45 +157,23 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
 def _kill(report: str, hadoop: str) -> None:
     """End a job whose driver was interrupted: on the cluster it would go on without it."""
     if job := _JOB.search(report):
-        command = [hadoop, "org.apache.hadoop.yarn.client.cli.ApplicationCLI", "application", "-kill"]
+        command = [hadoop, f"{YARN_CLIENT}.ApplicationCLI", "application", "-kill"]
         subprocess.run([*command, f"application_{job[1]}"], stdin=subprocess.DEVNULL, capture_output=True)
 
 
 def _failure(report: str, hadoop: str) -> PredictionsError:
     job = _JOB.search(report)
-    if not job:
-        if "Connection refused" in report or "ConnectException" in report:
-            return ServiceError("YARN does not answer; is the cluster running (hadoop/cluster status)?")
-        errors = [line for line in report.splitlines() if "ERROR" in line or "Exception" in line]
-        return InternalError(
-            f"the job was not accepted: {(errors or report.splitlines() or ['no message'])[-1].strip()}"
-        )
-    logs = "".join(_attempt_logs(f"application_{job[1]}", hadoop))
-    causes = _CAUSE.findall(logs)
-    ours = [cause for cause in causes if cause.startswith(("mapper.py: ", "reducer.py: "))]
-    cause = (ours or causes or [_diagnostics(report)])[-1]
-    exits = {int(code) for code in _TASK_EXIT.findall(report)}
-    kind = InputError if ours and exits == {InputError.exit_code} else InternalError
-    return kind(f"job_{job[1]} failed: {cause}")
-
-
-def _attempt_logs(application: str, hadoop: str) -> Iterator[str]:
-    """Yield the stderr of the application's containers; they are gathered some seconds after its end."""
-    deadline = time.monotonic() + LOGS_TIMEOUT
-    command = [hadoop, "org.apache.hadoop.yarn.client.cli.LogsCLI", "-applicationId", application]
-    while True:
-        done = subprocess.run([*command, "-log_files", "stderr"], capture_output=True, text=True, errors="replace")
-        if done.returncode == 0 and "LogContents" in done.stdout:
-            yield done.stdout
-            return
-        if time.monotonic() > deadline:
-            return
-        time.sleep(1)
-
-
-def _diagnostics(report: str) -> str:
-    lines = [line.strip() for line in report.splitlines() if "Error: " in line or "Exception: " in line]
-    return lines[-1] if lines else "no cause in its logs"
+    if job:
+        logs = attempt_logs(f"application_{job[1]}", hadoop)
+        if found := diagnose(chain(report.splitlines(), logs)):
+            return found.error(f"job_{job[1]} failed: {found}")
+        return InternalError(f"job_{job[1]} failed: no cause in its logs")
+    if "Connection refused" in report or "ConnectException" in report:
+        return ServiceError("YARN does not answer; is the cluster running (hadoop/cluster status)?")
+    if found := diagnose(report.splitlines()):
+        return found.error(f"the job was not accepted: {found}")
+    errors = [line for line in report.splitlines() if "ERROR" in line or "Exception" in line]
+    return InternalError(f"the job was not accepted: {(errors or report.splitlines() or ['no message'])[-1].strip()}")
 
 
 def printable(command: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import click
 from predictions import exits
 from predictions.exits import DONE, UNAVAILABLE, WITH_FAILURES
 from predictions.progress import bar, say
-from predictions.settings import FILE_NAME, Settings, load_settings
+from predictions.settings import FILE_NAME, RUNNERS, Settings, load_settings
 from predictions.storage import ReleaseFolder, Storage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,6 +34,11 @@ class Session:
 
 def release_option(command: F) -> F:
     return click.option("--release", metavar="ID", help="The release; by default the newest.")(command)
+
+
+def runner_option(command: F) -> F:
+    text = "pipe: one process of each script; local: all cores; hadoop: a job. By default hadoop on HDFS, else local."
+    return click.option("--runner", type=click.Choice(RUNNERS), help=text)(command)
 
 
 @click.group()
@@ -80,15 +85,18 @@ def train(session: Session, release: str | None) -> int:
 
 @cli.command()
 @release_option
+@runner_option
 @click.option("--dry-run", is_flag=True, help="Put the job's files into HDFS, print its command and do not run it.")
 @click.pass_obj
-def score(session: Session, release: str | None, dry_run: bool) -> int:
-    """Score every exported record in a Hadoop Streaming job."""
+def score(session: Session, release: str | None, runner: str | None, dry_run: bool) -> int:
+    """Score every exported record, in a Hadoop Streaming job or by the same two scripts on this machine."""
     settings = session.settings
     folder = session.storage(settings).release(release)
     if not dry_run:
-        return _score(settings, folder)
-    from predictions.score import ScoreJob
+        return _score(settings, folder, runner)
+    if runner not in (None, "hadoop"):
+        raise click.UsageError("--dry-run prints a Hadoop job: leave --runner out")
+    from predictions.score_hadoop import ScoreJob
 
     job = ScoreJob(settings, folder)
     job.ship()
@@ -117,14 +125,15 @@ def activate(session: Session, release: str | None) -> int:
 
 
 @cli.command()
+@runner_option
 @click.pass_obj
-def run(session: Session) -> int:
+def run(session: Session, runner: str | None) -> int:
     """Export, train, score, load and activate a new release."""
     settings = session.settings
     started = time.monotonic()
     folder = _export(settings, session.storage(settings))
     _train(settings, folder)
-    code = _score(settings, folder)
+    code = _score(settings, folder, runner)
     _load(settings, folder)
     _activate(settings, folder.release)
     say(f"done in {time.monotonic() - started:.0f} s")
@@ -153,6 +162,24 @@ def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
     return code
 
 
+@cli.command()
+@click.argument("job", required=False)
+@click.pass_obj
+def doctor(session: Session, job: str | None) -> int:
+    """Say why JOB failed and what to do; without one, check that the setup is fit for a run."""
+    from predictions.doctor import examine_job, examine_setup
+
+    settings, code = session.settings, DONE
+    if job:
+        click.echo(examine_job(settings, job))
+        return DONE
+    for finding in examine_setup(settings, session.storage(settings)):
+        click.echo(f"{'FAIL' if finding.error else 'ok  '}  {finding.name}: {finding.text}")
+        if finding.error:
+            code = code or finding.error.exit_code
+    return code
+
+
 def _export(settings: Settings, storage: Storage) -> ReleaseFolder:
     from predictions.export import export
 
@@ -160,6 +187,8 @@ def _export(settings: Settings, storage: Storage) -> ReleaseFolder:
         folder = export(settings, storage, progress)
     done = folder.manifest()["export"]
     say(f"exported {done['rows']:,} records to {folder.path}/export in {done['seconds']:.1f} s")
+    if done["unfit_ids"]:
+        say(f"warning: {done['unfit_ids']:,} IDs cannot be row keys; `predictions score` will name them and stop")
     return folder
 
 
@@ -178,12 +207,13 @@ def _train(settings: Settings, folder: ReleaseFolder) -> None:
     say(f"trained in {done['seconds']:.1f} s; on {done['holdout']:,} records held out: {metrics}")
 
 
-def _score(settings: Settings, folder: ReleaseFolder) -> int:
+def _score(settings: Settings, folder: ReleaseFolder, runner: str | None) -> int:
     from predictions.score import score
 
     with bar("score") as progress:
-        done = score(settings, folder, lambda share: progress(share, 1.0))
-    say(f"scored {done['scored']:,} records, {done['failed']:,} failed; the job took {done['seconds']:.1f} s")
+        done = score(settings, folder, runner, lambda share: progress(share, 1.0))
+    more = f", {done['duplicates']:,} came twice" if done["duplicates"] else ""
+    say(f"scored {done['scored']:,} records, {done['failed']:,} failed{more}; it took {done['seconds']:.1f} s")
     return WITH_FAILURES if done["failed"] else DONE
 
 

@@ -193,17 +193,18 @@ class SqliteSnapshot:
         (self.rows,) = connection.execute(f"SELECT count(*) FROM {source}").fetchone()
 
     def blocks(self) -> Iterator[list[tuple[bytes, ...]]]:
-        """Yield the records' fields; afterwards `columns` has a type for columns that declared none."""
+        """Yield the records' fields; afterwards `columns` has the types of what was found where none was declared."""
         selected = ", ".join(_quote(column.name) for column in self.columns)
         cursor = self._connection.execute(f"SELECT {selected} FROM {self._source}")
         seen: list[set[type]] = [set() for _column in self.columns]
-        undeclared = [index for index, column in enumerate(self.columns) if not column.type]
+        undeclared = [index for index, column in enumerate(self.columns) if column.type in ("", "date")]
         while rows := cursor.fetchmany(FETCH_ROWS):
             for index in undeclared:
                 seen[index].update({type(row[index]) for row in rows})
             yield [tuple(map(_field, row)) for row in rows]
         for index in undeclared:
-            self.columns[index] = Column(self.columns[index].name, _seen_type(seen[index]))
+            declared = self.columns[index]
+            self.columns[index] = Column(declared.name, _seen_type(seen[index], declared.type))
 
 
 def _quote(name: str) -> str:
@@ -216,8 +217,10 @@ def _suggest(name: str, known: list[str]) -> str:
 
 
 def _declared_type(declared: str) -> str:
-    """Return `integer`, `real` or `text`, by SQLite's rules of column affinity; "" where they leave it open."""
+    """Return `integer`, `real` or `text`, by SQLite's rules of column affinity, or `date`; "" where it is open."""
     upper = declared.upper()
+    if "DATE" in upper or "TIMESTAMP" in upper:
+        return "date"  # SQLite has no such type: what the column holds decides
     if "INT" in upper:
         return "integer"
     if any(word in upper for word in ("CHAR", "CLOB", "TEXT", "BLOB")):
@@ -227,8 +230,10 @@ def _declared_type(declared: str) -> str:
     return ""
 
 
-def _seen_type(types: set[type]) -> str:
+def _seen_type(types: set[type], declared: str) -> str:
     types = types - {type(None)}
+    if declared == "date" and types <= {bytearray}:
+        return "date"
     if types and types <= {int}:
         return "integer"
     return "real" if types and types <= {int, float} else "text"

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from predictions import rowkey
 from predictions.database import open_database
 from predictions.errors import InputError
 from predictions.records import NULL, id_digest, write_rows
-from predictions.rowkey import MAX_ID_BYTES
 from predictions.settings import Settings
 from predictions.storage import MANIFEST_FORMAT, ReleaseFolder, Storage
 
@@ -33,12 +33,11 @@ def export(settings: Settings, storage: Storage, progress: Callable[[int, int], 
             raise InputError(f"{settings.database.table or 'the query'}: no records to export")
         snapshot_time = datetime.now(UTC)
         folder = storage.new_release()
-        rows = labelled = digest = parts = part_bytes = total_bytes = 0
+        rows = labelled = digest = unfit = parts = part_bytes = total_bytes = 0
         file = None
         with folder.writing("export") as temporary:
             try:
                 for block in snapshot.blocks():
-                    _check_ids(block)
                     data = write_rows(block)
                     if file is None or part_bytes >= PART_BYTES:
                         if file:
@@ -50,7 +49,9 @@ def export(settings: Settings, storage: Storage, progress: Callable[[int, int], 
                     total_bytes += len(data)
                     rows += len(block)
                     labelled += sum(row[-1] != NULL for row in block)
-                    digest = (digest + id_digest(row[0] for row in block)) % (1 << 64)
+                    record_ids = [row[0] for row in block]
+                    digest = (digest + id_digest(record_ids)) % (1 << 64)
+                    unfit += len(rowkey.unfit(record_ids))
                     progress(rows, snapshot.rows)
             finally:
                 if file:
@@ -70,6 +71,7 @@ def export(settings: Settings, storage: Storage, progress: Callable[[int, int], 
                 "rows": rows,
                 "labelled": labelled,
                 "id_digest": f"{digest:016x}",
+                "unfit_ids": unfit,
                 "parts": parts,
                 "bytes": total_bytes,
                 "seconds": round(time.monotonic() - started, 3),
@@ -77,14 +79,3 @@ def export(settings: Settings, storage: Storage, progress: Callable[[int, int], 
         }
     )
     return folder
-
-
-def _check_ids(block: list[tuple[bytes, ...]]) -> None:
-    for record_id, *_fields in block:
-        if not record_id:
-            raise InputError("database.id: an ID is empty, and no row key")
-        if len(record_id) > MAX_ID_BYTES:
-            raise InputError(
-                f"database.id: an ID is {len(record_id):,} bytes long, a row key takes {MAX_ID_BYTES:,}: "
-                f"{record_id[:40]!r}"
-            )

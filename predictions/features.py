@@ -3,7 +3,9 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,12 @@ import pandas as pd
 from predictions.records import NULL, SEPARATOR, Column, split_columns, unescape
 
 LARGEST = float(np.finfo(np.float32).max)  # scikit-learn's trees compute in single precision, and raise beyond it
-MEMO_ENTRIES = 100_000  # distinct values remembered a column; a bound, so that memory stays flat
+MEMO_BYTES = 8 << 20  # of distinct fields remembered a column; a bound, so that memory stays flat
+_ENTRY_BYTES = 200  # what an entry takes beside its field
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DATE = re.compile(
+    r"[+-]?\d{4,}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?(Z|[+-]\d\d(:?\d\d){0,2})?( BC)?", re.ASCII
+)
 
 
 class _Decoder(dict[bytes, Any]):
@@ -26,6 +33,7 @@ class _Decoder(dict[bytes, Any]):
     def __init__(self) -> None:
         super().__init__({NULL: self.missing})
         self.bad: dict[bytes, str] = {}
+        self._bytes = 0
 
     def __missing__(self, field: bytes) -> Any:
         try:
@@ -34,6 +42,7 @@ class _Decoder(dict[bytes, Any]):
             self.bad[field] = str(error)
             value = self.missing
         self[field] = value
+        self._bytes += len(field) + _ENTRY_BYTES
         return value
 
     def decode(self, field: bytes) -> Any:
@@ -41,9 +50,10 @@ class _Decoder(dict[bytes, Any]):
 
     def forget(self) -> None:
         """Keep the memory bounded; called between blocks."""
-        if len(self) > MEMO_ENTRIES:
+        if self._bytes > MEMO_BYTES:
             self.clear()
             self.bad.clear()
+            self._bytes = 0
             self[NULL] = self.missing
 
 
@@ -64,6 +74,22 @@ class NumberDecoder(_Decoder):
         return number
 
 
+class DateDecoder(_Decoder):
+    """Fields of a date column, ISO 8601 as databases write it, to days since 1970 (UTC where no zone is given)."""
+
+    def decode(self, field: bytes) -> float:
+        text = field.decode(errors="replace")
+        if not _DATE.fullmatch(text):
+            raise ValueError("a date out of range" if text.lstrip("-") == "infinity" else "not a date")
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("a date out of range") from None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) / timedelta(days=1)
+
+
 class CategoryDecoder(_Decoder):
     """Fields of a category column to strings."""
 
@@ -77,15 +103,16 @@ class CategoryDecoder(_Decoder):
 class FrameReader:
     """Reads the features of record lines into data frames, in the columns' order and with their names.
 
-    A frame holds float64 for numbers, objects for categories, and NaN for what is missing.
+    A frame holds float64 for numbers and dates, objects for categories, and NaN for what is missing.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = columns
         self._names = [str(index) for index in range(len(columns) + 2)]  # of any source, and never twice the same
+        self._parsed = [column.type in ("integer", "real") for column in columns]  # by pandas; the others by value
         # pandas takes a column of nothing but "True" and "False" for numbers; with this line it is not one.
-        self._last_line = SEPARATOR.join([NULL, *(b"0" if column.is_number else NULL for column in columns), NULL])
-        self._decoders = [NumberDecoder() if column.is_number else CategoryDecoder() for column in columns]
+        self._last_line = SEPARATOR.join([NULL, *(b"0" if parsed else NULL for parsed in self._parsed), NULL])
+        self._decoders = [decoder_for(column) for column in columns]
 
     def read(self, block: bytes) -> tuple[pd.DataFrame, dict[int, str]]:
         """Decode the features of one block.
@@ -113,8 +140,8 @@ class FrameReader:
                 names=self._names,
                 usecols=self._names[1:-1],
                 dtype={
-                    name: "float64" if column.is_number else "category"
-                    for name, column in zip(self._names[1:-1], self.columns, strict=True)
+                    name: "float64" if parsed else "category"
+                    for name, parsed in zip(self._names[1:-1], self._parsed, strict=True)
                 },
                 na_values=["\\N"],
                 keep_default_na=False,
@@ -127,16 +154,20 @@ class FrameReader:
         except ValueError:
             return None
         frame: dict[str, pd.Series] = {}
-        for name, column in zip(self._names[1:-1], self.columns, strict=True):
+        for name, column, decoder in zip(self._names[1:-1], self.columns, self._decoders, strict=True):
             values = parsed[name].iloc[:-1]
-            if column.is_number:
+            if column.type in ("integer", "real"):
                 if (np.abs(values.to_numpy()) > LARGEST).any():
                     return None
             else:
-                categories = [unescape_text(text) for text in values.cat.categories]
+                dtype: Any = np.float64 if column.is_number else object
+                try:
+                    categories = [decoder.decode(text.encode()) for text in values.cat.categories]
+                except ValueError:
+                    return None
                 # The code of a missing value is -1, the last.
-                objects = np.array([*categories, np.nan], dtype=object)[values.cat.codes.to_numpy()]
-                values = pd.Series(objects, dtype=object, copy=False)
+                decoded = np.array([*categories, np.nan], dtype=dtype)[values.cat.codes.to_numpy()]
+                values = pd.Series(decoded, dtype=dtype, copy=False)
             frame[column.name] = values
         return pd.DataFrame(frame, copy=False)
 
@@ -155,5 +186,8 @@ class FrameReader:
         return pd.DataFrame(frame, copy=False), bad_rows
 
 
-def unescape_text(text: str) -> str:
-    return unescape(text.encode()).decode() if "\\" in text else text
+def decoder_for(column: Column) -> _Decoder:
+    """Return the decoder of a column's fields."""
+    if column.type == "date":
+        return DateDecoder()
+    return NumberDecoder() if column.is_number else CategoryDecoder()

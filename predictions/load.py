@@ -40,7 +40,7 @@ def load(
     folder.require("scored", "score")
     manifest = folder.manifest()
     started = time.monotonic()
-    expected = manifest["scored"]["predictions"]
+    expected = manifest["scored"]["rows"]
     table = release_table(settings.name, folder.release)
     with connect(settings.hbase.thrift) as connection:
         releases = Releases(connection, settings.name)
@@ -55,8 +55,7 @@ def load(
             for rows in _put_part(connection, table, folder, path):
                 written += rows
                 progress(written, expected)
-        digest = None if manifest["scored"]["duplicates"] else manifest["export"]["id_digest"]
-        _verify(connection, table, expected, digest)
+        _verify(connection, table, expected, manifest["scored"]["id_digest"])
         manifest["loaded"] = {"rows": expected, "seconds": round(time.monotonic() - started, 3)}
         folder.write_manifest(manifest)
         releases.finish(folder.release, manifest)
@@ -92,9 +91,9 @@ def _make_release_table(
         raise InternalError(f"table {table} was not made with {regions} regions: {(said or ['no message'])[-1]}")
 
 
-def _verify(connection: happybase.Connection, table: str, expected: int, digest: str | None) -> None:
+def _verify(connection: happybase.Connection, table: str, expected: int, digest: str) -> None:
     rows, found = count(connection, table)
     if rows != expected:
         raise VerificationError(f"table {table} holds {rows:,} rows, {expected:,} were written: load it again")
-    if digest is not None and f"{found:016x}" != digest:
-        raise VerificationError(f"table {table} holds {rows:,} rows, but not those of the records that were exported")
+    if f"{found:016x}" != digest:
+        raise VerificationError(f"table {table} holds {rows:,} rows, but not those of the records that were scored")

@@ -20,11 +20,13 @@ import numpy as np
 from predictions.errors import InputError
 from predictions.features import FrameReader
 from predictions.records import NULL, Column, escape
+from predictions.schema import MAX_CELL_BYTES
 
 FORMAT = 1
 MODEL_FILE = "model.skops"
 MANIFEST_FILE = "model.json"
 DIGITS = 7  # significant digits written: the last bits of a matrix product differ with the size of the block
+LARGEST_VALUE = MAX_CELL_BYTES - (64 << 10)  # a cell's size counts the row key and the column too
 GOLDEN_TOLERANCE = 1e-5  # relative, of a golden record's value replayed on another machine
 
 TRUSTED = (
@@ -68,7 +70,6 @@ class Scores:
     predictions: list[bytes]
     probabilities: list[bytes]
     errors: list[bytes]
-    failed: int
 
 
 class Model:
@@ -85,6 +86,7 @@ class Model:
         self.features = [Column(**column) for column in manifest["features"]]
         self._reader = FrameReader(self.features)
         self._classes = [escape(str(label).encode()) for label in manifest["classes"] or ()]
+        self._class_is_too_large = np.array([len(label) > LARGEST_VALUE for label in self._classes], dtype=bool)
 
     @property
     def fields(self) -> int:
@@ -97,18 +99,26 @@ class Model:
         if self._classes:
             shares = self.estimator.predict_proba(frame)
             best = shares.argmax(axis=1)
+            values = shares[np.arange(len(shares)), best]
             predictions = list(map(self._classes.__getitem__, best.tolist()))
-            probabilities = format_numbers(shares[np.arange(len(shares)), best])
+            probabilities = format_numbers(values)
+            for row in np.flatnonzero(self._class_is_too_large[best]).tolist():
+                bad_rows.setdefault(row, f"prediction: {len(predictions[row]):,} bytes, more than HBase takes")
         else:
-            predictions = format_numbers(self.estimator.predict(frame))
+            values = self.estimator.predict(frame)
+            predictions = format_numbers(values)
             probabilities = [NULL] * len(predictions)
+        for row in np.flatnonzero(~np.isfinite(values)).tolist():
+            bad_rows.setdefault(row, "prediction: not a finite number")
         errors = [NULL] * len(predictions)
         for row, reason in bad_rows.items():
             predictions[row], probabilities[row], errors[row] = NULL, NULL, escape(reason.encode())
-        return Scores(predictions, probabilities, errors, len(bad_rows))
+        return Scores(predictions, probabilities, errors)
 
     def golden_records(self, lines: Sequence[bytes]) -> list[dict[str, str]]:
-        """Return record lines with the model's answers, for the manifest."""
+        """Return record lines, which must be valid UTF-8, with the model's answers, for the manifest."""
+        if not lines:
+            return []  # scikit-learn's estimators raise on a frame without rows
         scores = self.score(b"".join(line + b"\n" for line in lines))
         answers = zip(lines, scores.predictions, scores.probabilities, strict=True)
         return [
@@ -206,9 +216,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
         InputError: it is not there, not JSON, or of another format.
     """
     try:
-        manifest = json.loads(path.read_bytes())
+        return parse_manifest(path.read_bytes(), str(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; `predictions train` writes it") from error
+
+
+def parse_manifest(data: bytes, path: str) -> dict[str, Any]:
+    """Return what `model.json` holds; `path` is where it was read from, InputError as in `read_manifest`."""
+    try:
+        manifest = json.loads(data)
     except ValueError as error:
         raise InputError(f"{path}: not a model's manifest: {error}") from error
     if manifest.get("format") != FORMAT:

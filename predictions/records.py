@@ -9,7 +9,7 @@ line to every reader: no raw line feed, carriage return or tab is left in a fiel
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import xxhash
@@ -36,7 +36,7 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the source: its name and its type, `integer`, `real` or `text`."""
+    """A column of the source: its name and its type, `integer`, `real`, `date` (or date and time) or `text`."""
 
     name: str
     type: str
@@ -44,7 +44,7 @@ class Column:
     @property
     def is_number(self) -> bool:
         """Whether the model takes the column as a number; else it is a category."""
-        return self.type in ("integer", "real")
+        return self.type != "text"
 
     def as_json(self) -> dict[str, str]:
         return asdict(self)
@@ -65,7 +65,7 @@ def unescape(field: bytes) -> bytes:
     return _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), field)
 
 
-def read_blocks(stream: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+def read_blocks(stream: IO[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
     """Yield a stream in blocks of whole lines, of about `size` bytes.
 
     A line ends at a line feed and nowhere else. A last line without one is given one.
@@ -86,15 +86,12 @@ def split_lines(block: bytes) -> list[bytes]:
     return block.split(b"\n")[:-1]
 
 
-def split_records(block: bytes, fields: int) -> tuple[list[bytes], list[bytes]]:
-    """Return the record IDs and the features of a block of record lines.
+def field_ends(block: bytes, fields: int) -> np.ndarray:
+    """Return where the fields of a block of lines end, as offsets of the separators (shape: lines, fields).
 
     Args:
         block: whole lines, at least one.
-        fields: the number of fields of each line: ID, features, label.
-
-    Returns:
-        For each line its first field, and what lies between that and the last: the features as they stand there.
+        fields: the number of fields of each line.
 
     Raises:
         ValueError: a line has another number of fields; `args` has its index and the number of its fields.
@@ -106,12 +103,31 @@ def split_records(block: bytes, fields: int) -> tuple[list[bytes], list[bytes]]:
         found = [line.count(SEPARATOR) + 1 for line in split_lines(block)]
         index = next(index for index, count in enumerate(found) if count != fields)
         raise ValueError(index, found[index])
-    by_line = separators.reshape(rows, fields)
-    starts = [0, *(by_line[:-1, -1] + 1).tolist()]
-    id_ends, feature_ends = by_line[:, 0], by_line[:, -2].tolist()
-    record_ids = [block[start:end] for start, end in zip(starts, id_ends.tolist(), strict=True)]
-    features = [block[start:end] for start, end in zip((id_ends + 1).tolist(), feature_ends, strict=True)]
-    return record_ids, features
+    return separators.reshape(rows, fields)
+
+
+def first_fields(block: bytes, ends: np.ndarray) -> list[bytes]:
+    """Return the first field of each line; `ends` is what `field_ends` found."""
+    starts = [0, *(ends[:-1, -1] + 1).tolist()]
+    return [block[start:end] for start, end in zip(starts, ends[:, 0].tolist(), strict=True)]
+
+
+def split_records(block: bytes, fields: int) -> tuple[list[bytes], list[bytes]]:
+    """Return the record IDs and the features of a block of record lines.
+
+    Args:
+        block: whole lines, at least one.
+        fields: the number of fields of each line: ID, features, label.
+
+    Returns:
+        For each line its first field, and what lies between that and the last: the features as they stand there.
+
+    Raises:
+        ValueError: as `field_ends`.
+    """
+    ends = field_ends(block, fields)
+    bounds = zip((ends[:, 0] + 1).tolist(), ends[:, -2].tolist(), strict=True)
+    return first_fields(block, ends), [block[start:end] for start, end in bounds]
 
 
 def split_columns(block: bytes, fields: int) -> list[list[bytes]]:
@@ -141,4 +157,5 @@ def id_digest(record_ids: Iterable[bytes]) -> int:
 
     It does not depend on the order, and the digests of two disjoint sets add up to that of their union.
     """
-    return sum(map(xxhash.xxh3_64_intdigest, record_ids)) % (1 << 64)
+    digests = np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, record_ids)), dtype=">u8")
+    return int(digests.sum(dtype=np.uint64))  # numpy's sum wraps, as it is to

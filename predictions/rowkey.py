@@ -9,8 +9,12 @@ import struct
 from collections.abc import Sequence
 from zlib import crc32
 
+from predictions.records import NULL, escape, unescape
+
 PREFIX_DIGITS = 4
 MAX_ID_BYTES = 32767 - PREFIX_DIGITS - 1  # HBase keeps the length of a row key in a signed 16-bit number
+
+_UNUSUAL = (b"\\", b"\b", b"\f", b"\r", b"\v")  # in an ID; without them there is nothing to look at closely
 
 
 def row_keys(record_ids: Sequence[bytes]) -> list[bytes]:
@@ -23,3 +27,34 @@ def row_keys(record_ids: Sequence[bytes]) -> list[bytes]:
 def record_id(key: bytes) -> bytes:
     """Return the escaped record ID of a row key."""
     return key[PREFIX_DIGITS + 1 :]
+
+
+def unfit(record_ids: Sequence[bytes]) -> dict[int, str]:
+    """Return which escaped record IDs cannot be row keys: their index, and the reason."""
+    joined = b"\n".join(record_ids)
+    if (
+        joined.isascii()
+        and not any(character in joined for character in _UNUSUAL)
+        and all(record_ids)
+        and max(map(len, record_ids), default=0) <= MAX_ID_BYTES
+    ):
+        return {}
+    return {index: reason for index, record_id in enumerate(record_ids) if (reason := why_unfit(record_id))}
+
+
+def why_unfit(record_id: bytes) -> str | None:
+    """Return why an escaped record ID cannot be a row key; None where it can."""
+    if not record_id:
+        return "the ID is empty"
+    if record_id == NULL:
+        return "the ID is NULL"
+    if len(record_id) > MAX_ID_BYTES:
+        return f"the ID is {len(record_id):,} bytes long, a row key takes {MAX_ID_BYTES:,}"
+    # Two spellings of one ID would be two row keys.
+    if escape(unescape(record_id)) != record_id:
+        return "the ID is not escaped as COPY escapes it"
+    try:
+        record_id.decode()
+    except UnicodeDecodeError:
+        return "the ID is not valid UTF-8"
+    return None

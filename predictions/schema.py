@@ -4,7 +4,7 @@ A line is `rowkey TAB prediction TAB probability TAB record TAB scored TAB error
 
 - `prediction`: the predicted label or value, `\\N` for a record that could not be scored;
 - `probability`: of the predicted label, `\\N` for regressors;
-- `record`: the fingerprint of the record as scored (`records.fingerprint`);
+- `record`: the fingerprint of the record as scored (`records.fingerprints`);
 - `scored`: milliseconds since 1970 (UTC) of the release in which this value was computed;
 - `error`: why the record could not be scored, else `\\N`.
 
@@ -18,6 +18,7 @@ from predictions.errors import InputError
 from predictions.records import NULL, SEPARATOR, unescape
 
 FAMILY = b"p"
+MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, the key included
 CELLS = tuple(b"%b:%b" % (FAMILY, name) for name in (b"prediction", b"probability", b"record", b"error"))
 
 
@@ -32,6 +33,17 @@ class PredictionLine(NamedTuple):
     error: bytes
 
 
+FIELDS = len(PredictionLine._fields)
+NOT_UNIQUE = b"the ID stands for different records"
+END_OF_SCORED = SEPARATOR + NULL + b"\n"  # of a line without an error, and of no other
+END_OF_CONFLICT = SEPARATOR + NOT_UNIQUE + b"\n"
+
+
+def not_unique(line: PredictionLine) -> bytes:
+    """Return the line, without its line feed, of an ID that stands for different records."""
+    return SEPARATOR.join(line._replace(prediction=NULL, probability=NULL, error=NOT_UNIQUE))
+
+
 def parse_line(line: bytes) -> PredictionLine:
     """Read a prediction line; its line feed may be there or not.
 
@@ -39,9 +51,8 @@ def parse_line(line: bytes) -> PredictionLine:
         InputError: the line does not have six fields.
     """
     fields = line.rstrip(b"\n").split(SEPARATOR)
-    if len(fields) != len(PredictionLine._fields):
-        wanted = len(PredictionLine._fields)
-        raise InputError(f"a prediction line has {wanted} fields, this one {len(fields)}: {line[:80]!r}")
+    if len(fields) != FIELDS:
+        raise InputError(f"a prediction line has {FIELDS} fields, this one {len(fields)}: {line[:80]!r}")
     return PredictionLine(*fields)
 
 

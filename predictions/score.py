@@ -1,166 +1,195 @@
-"""Score: the streaming job that makes a release's prediction lines."""
+"""Score: a release's records to prediction lines, by one of three runners, and the proof that none was lost."""
 
-import json
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Protocol
 
-from hadoop.packing import bundle
-from hadoop.partitions import partition_file
-from hadoop.streaming import Job, find_command, find_streaming_jar, printable, run
 from loader.regions import split_points
+from predictions import unreadable
 from predictions.errors import InputError, InternalError, RefusedError
-from predictions.model import MANIFEST_FILE, MODEL_FILE
+from predictions.model import MANIFEST_FILE, parse_manifest
+from predictions.records import split_lines, unescape
+from predictions.rowkey import record_id
+from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, parse_line
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("mapper.py", "reducer.py")
-BUNDLE = "bundle.zip"
-PARTITIONS = "partitions"
-# A task has one core: scikit-learn's thread pools would only fight over it.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+EXAMPLES = 5
+COUNTERS = {
+    *("read", "unreadable", "read_digest"),  # the mapper's
+    *("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written"),
+}
 
 
-class ScoreJob:
-    """The job for one release. All that it ships lies in the release's folder `job` and stays there.
+class Runner(Protocol):
+    """One way to run the two scripts over the exported records."""
+
+    makes_output: bool  # whether it makes the output folder itself
+
+    def run(self, output: str, progress: Callable[[float], None]) -> dict[str, int]:
+        """Write `output/part-*`, one for each region, and return the scripts' counters."""
+
+    def locate(self, line: unreadable.Unreadable) -> unreadable.Unreadable:
+        """Return the line with its place in the exported files, from the one that its mapper knew."""
+
+
+def make_runner(name: str | None, settings: Settings, folder: ReleaseFolder) -> Runner:
+    """Return a runner; by default `hadoop` for a release on HDFS, `local` for one in a folder.
 
     Args:
-        settings: names the commands, the interpreter, the regions.
+        name: `pipe`, one process of each script; `local`, as many mappers and reducers as there are cores; `hadoop`.
+        settings: where and how the job runs.
         folder: a release that was exported and has a model.
 
     Raises:
-        InputError: `hadoop` is not there, the storage is not HDFS, or the model is for other columns.
+        InputError: as the runners say.
     """
+    if (name or ("hadoop" if folder.storage.is_hdfs else "local")) == "hadoop":
+        from predictions.score_hadoop import ScoreJob
 
-    def __init__(self, settings: Settings, folder: ReleaseFolder) -> None:
-        hadoop = find_command("hadoop", settings.hadoop.bin)
-        if not hadoop:
-            where = settings.hadoop.bin or "the PATH"
-            raise InputError(f"hadoop: no such command on {where}; install a Hadoop client or set hadoop.bin")
-        if not folder.storage.is_hdfs:
-            raise InputError(f"hadoop.storage: {folder.storage.folder}: a job on the cluster reads from HDFS only")
-        folder.require("export", "export")
-        folder.require("model", "train")
-        self._settings = settings
-        self._folder = folder
-        self._hadoop = hadoop
-        self._jar = find_streaming_jar(hadoop, settings.hadoop.streaming_jar)
-        self.model = self._check_model()
+        return ScoreJob(settings, folder)
+    from predictions.score_local import LocalRun
 
-    def _check_model(self) -> dict[str, Any]:
-        model, exported = json.loads(self._folder.read(f"model/{MANIFEST_FILE}")), self._folder.manifest()
-        if model["features"] != exported["features"]:
-            raise InputError(
-                f"the model of {self._folder.path} takes {_names(model)}, but {_names(exported)} were exported: "
-                "start a new release"
-            )
-        return model
-
-    def ship(self) -> None:
-        """Put what the job ships beside the model: the scripts, the bundle and the split points."""
-        shipped = {
-            **{script: (CHECKOUT / script).read_bytes() for script in SCRIPTS},
-            BUNDLE: bundle(),
-            PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
-        }
-        if self._folder.has("job"):
-            if all(self._folder.read(f"job/{name}") == data for name, data in shipped.items()):
-                return  # a job that is running may be reading them
-            self._folder.remove("job")
-        with self._folder.writing("job") as target:
-            for name, data in shipped.items():
-                with self._folder.create(f"{target}/{name}") as file:
-                    file.write(data)
-
-    def job(self, output: str) -> Job:
-        """Return the job; its output goes to a folder of the release."""
-        path, release = self._folder.path, self._folder.release
-        python, environment = self._settings.hadoop.python, self._settings.hadoop.environment
-        archives, python_path = [f"hdfs://{path}/job/{BUNDLE}#lib"], "lib"
-        if environment:
-            archives.append(f"{environment.as_uri()}#environment")
-            python_path += ":environment"
-        return Job(
-            name=f"predictions {self._settings.name} {release}",
-            input=f"{path}/export/part-*",
-            output=output,
-            mapper=f"{python} mapper.py {MANIFEST_FILE} {release}",
-            reducer=f"{python} reducer.py",
-            reduces=self._settings.hbase.regions,
-            partitions=f"{path}/job/{PARTITIONS}",
-            files=[
-                *(f"hdfs://{path}/job/{script}" for script in SCRIPTS),
-                *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
-            ],
-            archives=archives,
-            # Tasks see links to the shipped files, and Python looks for imports beside a link's target: hence the path.
-            environment={"PYTHONPATH": python_path, **ONE_THREAD},
-        )
-
-    def command(self) -> str:
-        """Return the `hadoop jar` command, as one would type it; what it names is there after `ship`."""
-        return printable(self.job(f"{self._folder.path}/scored").command(self._hadoop, self._jar))
-
-    def run(self, output: str, progress: Callable[[float], None]) -> dict[str, int]:
-        """Run the job and return the scripts' counters."""
-        self.ship()
-        return run(self.job(output), self._hadoop, self._jar, progress)
+    return LocalRun(settings.hbase.regions, folder, pipe=name == "pipe")
 
 
-def score(settings: Settings, folder: ReleaseFolder, progress: Callable[[float], None]) -> dict[str, Any]:
+def score(
+    settings: Settings, folder: ReleaseFolder, runner: str | None, progress: Callable[[float], None]
+) -> dict[str, Any]:
     """Score every record of a release, unless that has been done.
 
     Args:
         settings: where and how the job runs; the share of records that may fail.
         folder: a release that was exported and has a model.
+        runner: see `make_runner`.
         progress: called with the share of the job that is done, 0 to 1.
 
     Returns:
         The part `scored` of the release's manifest.
 
     Raises:
-        InputError: the model is for other columns than were exported, or the scripts refused their input.
-        RefusedError: more records failed than the settings allow.
+        InputError: the model is for other columns than were exported, or one ID stands for different records.
+        RefusedError: lines could not be read, or more records failed than the settings allow.
         InternalError: the job failed or lost records.
     """
     manifest = folder.manifest()
     if folder.has("scored"):
+        if "scored" not in manifest:
+            raise InputError(f"{folder.path}/scored: not made by `predictions score`, nothing was counted; remove it")
         return manifest["scored"]
     started = time.monotonic()
-    job = ScoreJob(settings, folder)
-    with folder.writing("scored", make=False) as output:
-        counts = job.run(output, progress)
-        _check_counts(counts, manifest["export"]["rows"], settings.gates.max_failed)
+    folder.require("export", "export")
+    folder.require("model", "train")
+    model = _check_model(folder, manifest)
+    run = make_runner(runner, settings, folder)
+    folder.remove(unreadable.FILE)
+    with folder.writing("scored", make=not run.makes_output) as output:
+        counts = run.run(output, progress)
+        _check_counts(counts, manifest["export"])
+        _refuse(counts, settings.gates.max_failed, folder, output, run)
+        _check_sums(counts, manifest["export"])
+        scored = {name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable")} | {
+            "rows": counts["scored"] + counts["failed"],
+            "id_digest": f"{counts['written_digest'] % (1 << 64):016x}",
+            "split_points": [point.decode() for point in split_points(settings.hbase.regions)],
+            "seconds": round(time.monotonic() - started, 3),
+        }
         folder.write_manifest(
             manifest
             | {
-                "model": {key: job.model[key] for key in ("estimator", "sha256", "versions", "training")},
-                "task": job.model["task"],
-                "scored": counts
-                | {
-                    "split_points": [point.decode() for point in split_points(settings.hbase.regions)],
-                    "seconds": round(time.monotonic() - started, 3),
-                },
+                "model": {key: model[key] for key in ("estimator", "sha256", "versions", "training")},
+                "task": model["task"],
+                "scored": scored,
             }
         )
-    return folder.manifest()["scored"]
+    return scored
+
+
+def _check_model(folder: ReleaseFolder, exported: dict[str, Any]) -> dict[str, Any]:
+    model = parse_manifest(folder.read(f"model/{MANIFEST_FILE}"), f"{folder.path}/model/{MANIFEST_FILE}")
+    if model["features"] != exported["features"]:
+        raise InputError(
+            f"the model of {folder.path} takes {_names(model)}, but {_names(exported)} were exported: "
+            "start a new release"
+        )
+    return model
 
 
 def _names(manifest: dict[str, Any]) -> str:
     return ", ".join(f"{column['name']} ({column['type']})" for column in manifest["features"])
 
 
-def _check_counts(counts: dict[str, int], exported: int, max_failed: float) -> None:
-    if not {"read", "scored", "failed", "predictions", "duplicates"} <= counts.keys():
-        raise InternalError(f"Hadoop's report of the job lacks the scripts' counters; it has {counts or 'none'}")
-    if not counts["read"] == counts["scored"] + counts["failed"] == counts["predictions"] + counts["duplicates"]:
-        raise InternalError(f"the job lost records, by its own counters: {counts}")
-    if counts["read"] != exported:
-        raise InternalError(f"{exported:,} records were exported, but the job read {counts['read']:,}")
-    if counts["failed"] > max_failed * exported:
+def _check_counts(counts: dict[str, int], exported: dict[str, Any]) -> None:
+    """Raise InternalError unless the scripts counted, and read what was exported."""
+    if not counts.keys() >= COUNTERS:
+        raise InternalError(f"the job's report lacks the scripts' counters; it has {counts or 'none'}")
+    if counts["read"] != exported["rows"]:
+        raise InternalError(f"{exported['rows']:,} records were exported, but the job read {counts['read']:,}")
+
+
+def _refuse(counts: dict[str, int], max_failed: float, folder: ReleaseFolder, output: str, run: Runner) -> None:
+    """Raise if the result, though complete, is not fit to be loaded."""
+    part = output.rpartition("/")[2]
+    if counts["unreadable"]:
+        path = _keep_unreadable(folder, part, run)
         raise RefusedError(
-            f"{counts['failed']:,} of {exported:,} records could not be scored, more than gates.max_failed "
-            f"({max_failed:.2%}) allows"
+            f"{counts['unreadable']:,} of {counts['read']:,} lines could not be read; they are in {path}, each "
+            "with its split, line number and reason: mend the records and export again"
         )
+    if counts["conflicts"]:
+        examples = ", ".join(islice(_conflicts(folder, part), EXAMPLES))
+        raise InputError(
+            f"the ID is not unique: {counts['conflicts']:,} IDs stand for different records, for example {examples}"
+        )
+    if counts["failed"] > max_failed * counts["read"]:
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in _failures(folder, part).most_common(EXAMPLES))
+        raise RefusedError(
+            f"{counts['failed']:,} of {counts['read']:,} records could not be scored, more than gates.max_failed "
+            f"({max_failed:.2%}) allows: {reasons}"
+        )
+
+
+def _keep_unreadable(folder: ReleaseFolder, part: str, run: Runner) -> str:
+    path = f"{folder.path}/{unreadable.FILE}"
+    with folder.create(path) as file:
+        file.write(unreadable.HEAD)
+        for block in _blocks(folder, part):
+            file.write(unreadable.file_lines(map(run.locate, unreadable.find(block))))
+    return path
+
+
+def _conflicts(folder: ReleaseFolder, part: str) -> Iterator[str]:
+    for block in _blocks(folder, part):
+        if END_OF_CONFLICT in block:
+            for line in split_lines(block):
+                if line.endswith(END_OF_CONFLICT[:-1]):
+                    yield unescape(record_id(parse_line(line).row_key)).decode()
+
+
+def _failures(folder: ReleaseFolder, part: str) -> Counter[str]:
+    """Return how many records failed for each reason."""
+    return Counter(
+        unescape(parse_line(line).error).decode(errors="replace")
+        for block in _blocks(folder, part)
+        for line in split_lines(block)
+        if not line.endswith(END_OF_SCORED[:-1])
+    )
+
+
+def _check_sums(counts: dict[str, int], exported: dict[str, Any]) -> None:
+    """Raise InternalError unless every record that was exported is accounted for, by count and by ID digest."""
+    parts = [counts[name] for name in ("scored", "failed", "duplicates", "unreadable")]
+    if counts["read"] != sum(parts) or counts["unreadable"] != counts["unreadable_written"]:
+        raise InternalError(f"the job lost records, by its own counters: {counts}")
+    written = counts["written_digest"] + counts["duplicates_digest"]
+    if any((digest - int(exported["id_digest"], 16)) % (1 << 64) for digest in (counts["read_digest"], written)):
+        raise InternalError(
+            f"the job did not score the records that were exported, by the digest of their IDs: {counts}"
+        )
+
+
+def _blocks(folder: ReleaseFolder, part: str) -> Iterator[bytes]:
+    for path in folder.files(part):
+        yield from folder.blocks(path)

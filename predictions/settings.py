@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from predictions.errors import InputError
 
 FILE_NAME = "predictions.toml"
+RUNNERS = ("pipe", "local", "hadoop")
 _PREFIX = "PREDICTIONS_"
 
 
@@ -29,6 +30,11 @@ def _check_address(address: str) -> str:
 
 def _absolute_if_path(command: str) -> str:
     return os.path.abspath(command) if "/" in command else command
+
+
+def _as_text(value: Any) -> Any:
+    """Return a number or a boolean of TOML as Hadoop writes it."""
+    return str(value).lower() if isinstance(value, (bool, int, float)) else value
 
 
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
@@ -84,7 +90,8 @@ class HadoopSettings(_Table):
     """`[hadoop]`: where the files between the stages lie, and how jobs are run.
 
     `storage` is a `webhdfs://HOST:PORT/PATH` URL or a local folder, `bin` the folder of `hadoop` and `hbase` if they
-    are not on the PATH, `python` the tasks' interpreter, `environment` a packed environment (`hadoop/cluster pack`).
+    are not on the PATH, `python` the tasks' interpreter, `environment` a packed environment (`hadoop/cluster pack`),
+    `properties` Hadoop's own for the job, such as its queue. Every task can read those: they are no place for secrets.
     """
 
     storage: str = "webhdfs://127.0.0.1:9870/predictions"
@@ -92,6 +99,7 @@ class HadoopSettings(_Table):
     streaming_jar: AbsolutePath | None = None
     python: Annotated[str, AfterValidator(_absolute_if_path)] = "python3"
     environment: AbsolutePath | None = None
+    properties: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Annotated[str, BeforeValidator(_as_text)]] = {}
 
 
 class GateSettings(_Table):

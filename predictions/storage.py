@@ -5,6 +5,7 @@
 Each folder is written under a temporary name and renamed when it is whole, so a reader sees all of it or nothing.
 """
 
+import errno
 import getpass
 import json
 import os
@@ -18,7 +19,8 @@ from urllib.parse import SplitResult, urlsplit
 import fsspec
 import requests
 
-from predictions.errors import InputError, ServiceError
+from hadoop.diagnosis import diagnose
+from predictions.errors import InputError, InternalError, ServiceError
 from predictions.records import read_blocks
 from predictions.release import is_release_id, new_release_id
 
@@ -99,9 +101,21 @@ class Storage:
                 "hadoop.storage"
             ) from error
         except requests.HTTPError as error:
-            raise ServiceError(f"HDFS at {self.address} refused: {error}") from error
+            told = error.response.text if error.response is not None else str(error)  # the reason, in JSON
+            known = diagnose([told])
+            raise (
+                known.error(str(known)) if known else ServiceError(f"HDFS at {self.address} refused: {told}")
+            ) from error
+        except RuntimeError as error:  # fsspec's for what HDFS says and Python has no class for
+            if not (known := diagnose([str(error)])):
+                raise
+            raise known.error(str(known)) from error
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise InputError(f"{self.folder}: {error}") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise InternalError(f"{self.folder}: {error.strerror}: free some space there") from error
 
 
 class ReleaseFolder:

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
             "golden": [],
         },
     )
-    model.manifest["golden"] = model.golden_records(sample.lines[:GOLDEN_RECORDS])
+    model.manifest["golden"] = model.golden_records(_first_texts(sample.lines, GOLDEN_RECORDS))
     model.manifest["training"]["seconds"] = round(time.monotonic() - started, 3)
     with tempfile.TemporaryDirectory() as local, folder.writing("model") as target:
         save_model(model, Path(local))
@@ -223,6 +223,11 @@ def _read_sample(
     return Sample(kept, frame, _decode_labels(labels, label), labelled)
 
 
+def _first_texts(lines: list[bytes], count: int) -> list[bytes]:
+    """Return the first lines that are valid UTF-8, as JSON needs it."""
+    return list(islice((line for line in lines if line.decode(errors="replace").encode() == line), count))
+
+
 def _labelled_lines(folder: ReleaseFolder) -> Iterator[bytes]:
     unlabelled = SEPARATOR + NULL
     for path in folder.files("export"):
@@ -249,5 +254,7 @@ def _check_labels(sample: Sample, label: Column, estimator: BaseEstimator) -> No
         raise InputError(f"model.label: {label.name} is {values[0]} in every labelled record: nothing to learn")
     if len(values) == len(sample.labels) and is_classifier(estimator):
         raise InputError(f"model.label: {label.name} has another value in every record: choose a regressor")
-    if is_regressor(estimator) and not label.is_number:
-        raise InputError(f"model.label: {label.name} is text, a regressor predicts numbers: choose a classifier")
+    if is_regressor(estimator) and label.type not in ("integer", "real"):
+        raise InputError(
+            f"model.label: {label.name} is {label.type}, a regressor predicts numbers: choose a classifier"
+        )

@@ -1,0 +1,186 @@
+"""Doctor: whether a setup is fit for a job, and why a job failed, each with what to do about it."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import tarfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hadoop.diagnosis import YARN_CLIENT, attempt_logs, diagnose
+from hadoop.packing import TASK_LIBRARIES
+from hadoop.streaming import find_command, find_streaming_jar, require_hadoop
+from loader.connection import connect
+from predictions.database import open_database
+from predictions.errors import InputError, PredictionsError, ServiceError
+from predictions.settings import Settings
+from predictions.storage import Storage
+
+_JOB = re.compile(r"(?:job|application)_(\d+_\d+)")
+_NODE = re.compile(r"^\s*(\S+:\d+)\s+([A-Z]+)\s", re.MULTILINE)
+_WAITING = ("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: its name, and what is there or what is wrong with it."""
+
+    name: str
+    text: str
+    error: PredictionsError | None = None
+
+
+def examine_setup(settings: Settings, storage: Storage) -> Iterator[Finding]:
+    """Check all that a run needs, one thing after the other, whatever the others say.
+
+    Args:
+        settings: which were read, so they are well-formed.
+        storage: where the files between the stages lie.
+    """
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("database", lambda: _database(settings)),
+        ("storage", lambda: _storage(storage)),
+    ]
+    if storage.is_hdfs:
+        checks += [
+            (
+                "hadoop",
+                lambda: str(find_streaming_jar(require_hadoop(settings.hadoop.bin), settings.hadoop.streaming_jar)),
+            ),
+            ("YARN", lambda: _nodes(require_hadoop(settings.hadoop.bin))),
+            ("tasks' Python", lambda: _python(settings)),
+        ]
+    checks += [("hbase", lambda: _hbase(settings)), ("Thrift", lambda: _thrift(settings))]
+    for name, check in checks:
+        try:
+            yield Finding(name, check())
+        except PredictionsError as error:
+            yield Finding(name, str(error), error)
+
+
+def examine_job(settings: Settings, job: str) -> str:
+    """Return why a job failed, or why it does not get on, and what to do.
+
+    Args:
+        settings: where `hadoop` is.
+        job: `job_…` or `application_…`.
+
+    Raises:
+        InputError: there is no such job.
+        ServiceError: YARN cannot be reached.
+    """
+    number = _JOB.fullmatch(job)
+    if not number:
+        raise InputError(f"{job}: not the name of a job: they look like job_1795366300000_0001")
+    hadoop, application = require_hadoop(settings.hadoop.bin), f"application_{number[1]}"
+    told = _yarn(hadoop, "ApplicationCLI", "application", "-status", application)
+    state = re.search(r"^\s*State : (\w+)", told, re.MULTILINE)
+    if not state:
+        raise InputError(
+            f"{job}: YARN knows no such job; see `hadoop {YARN_CLIENT}.ApplicationCLI -list -appStates ALL`"
+        )
+    final = re.search(r"^\s*Final-State : (\w+)", told, re.MULTILINE)
+    if final and final[1] == "SUCCEEDED":
+        return f"{job}: it succeeded"
+    if state[1] in _WAITING:
+        return f"{job}: it waits for YARN to start it: {_nodes(hadoop)}; other jobs may hold the memory"
+    if state[1] == "RUNNING":
+        return f"{job}: it is running"
+    found = diagnose(attempt_logs(application, hadoop)) or diagnose(told.splitlines())
+    return f"{job}: {found or f'it ended as {state[1]}, and its logs give no cause'}"
+
+
+def _database(settings: Settings) -> str:
+    known = {column.name for column in open_database(settings.database).columns()}
+    wanted = [settings.database.id, *settings.model.features, settings.model.label]
+    if missing := [name for name in wanted if name not in known]:
+        raise InputError(f"no column {', '.join(missing)}; there are {', '.join(sorted(known))}")
+    return f"{settings.database.url}, with the {len(wanted)} columns of the settings"
+
+
+def _storage(storage: Storage) -> str:
+    path = f"{storage.folder}/_doctor.{uuid.uuid4().hex[:8]}"
+    with storage.reachable():
+        storage.fs.makedirs(storage.folder, exist_ok=True)
+        try:
+            with storage.fs.open(path, "wb") as file:
+                file.write(b"x")
+        finally:
+            if path.rpartition("/")[2] in storage.names(storage.folder):
+                storage.fs.rm(path)
+    return f"{storage.folder} on {storage.address} can be written"
+
+
+def _nodes(hadoop: str) -> str:
+    """Return how many nodes YARN has; ServiceError where none can run a task."""
+    listed = _yarn(hadoop, "NodeCLI", "-list", "-all")
+    states = dict(_NODE.findall(listed))
+    running = [node for node, state in states.items() if state == "RUNNING"]
+    sick = [f"{node}: {_health(hadoop, node)}" for node, state in states.items() if state == "UNHEALTHY"]
+    if not running:
+        why = f"unhealthy: {'; '.join(sick)}: free or repair its disks" if sick else "none is registered: start one"
+        raise ServiceError(f"no node can run a task, jobs would wait for ever; {why}")
+    return f"{len(running)} nodes" + (f", and {len(sick)} unhealthy: {'; '.join(sick)}" if sick else "")
+
+
+def _health(hadoop: str, node: str) -> str:
+    report = re.search(r"Health-Report : (.*)", _yarn(hadoop, "NodeCLI", "-status", node))
+    return report[1].strip() if report else "no report"
+
+
+def _yarn(hadoop: str, client: str, *arguments: str) -> str:
+    # Fail in seconds, not in a quarter of an hour, where there is no YARN.
+    limits = [
+        "-Dyarn.resourcemanager.connect.max-wait.ms=5000",
+        "-Dyarn.resourcemanager.connect.retry-interval.ms=1000",
+    ]
+    command, *rest = arguments if client == "ApplicationCLI" else ("", *arguments)
+    words = [hadoop, f"{YARN_CLIENT}.{client}", *([command] if command else []), *limits, *rest]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if "Connection refused" in done.stderr or "ConnectException" in done.stderr:
+        raise ServiceError("YARN does not answer; is the cluster running (hadoop/cluster status)?")
+    return done.stdout
+
+
+def _python(settings: Settings) -> str:
+    environment, python = settings.hadoop.environment, settings.hadoop.python
+    if environment:
+        if not environment.is_file() or not tarfile.is_tarfile(environment):
+            raise InputError(f"hadoop.environment: {environment}: no such archive; `hadoop/cluster pack` makes it")
+        return f"{python} with {environment}"
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {TASK_LIBRARIES}}}))"
+    try:
+        done = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except OSError as error:
+        raise InputError(f"hadoop.python: {python}: {error.strerror} (on this machine)") from error
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(
+            f"hadoop.python: {python} lacks libraries of the tasks (on this machine): {said}; install them, or pack "
+            "them with `hadoop/cluster pack environment.tar.gz` and set hadoop.environment"
+        )
+    here = {name: importlib.metadata.version(name) for name in TASK_LIBRARIES}
+    differing = {name: version for name, version in json.loads(done.stdout).items() if version != here[name]}
+    if "scikit-learn" in differing:
+        raise InputError(
+            f"hadoop.python: {python} has scikit-learn {differing['scikit-learn']}, models are trained here with "
+            f"{here['scikit-learn']}: install the same"
+        )
+    return f"{python} (on this machine), scikit-learn {here['scikit-learn']}"
+
+
+def _hbase(settings: Settings) -> str:
+    if not find_command("hbase", settings.hadoop.bin):
+        if settings.hbase.regions > 1:
+            raise InputError(
+                "hbase: no such command; tables would get one region: install it, or set hbase.regions = 1"
+            )
+        return "not needed for one region"
+    return f"tables of {settings.hbase.regions} regions"
+
+
+def _thrift(settings: Settings) -> str:
+    with connect(settings.hbase.thrift) as connection:
+        return f"{settings.hbase.thrift}, {len(connection.tables())} tables"

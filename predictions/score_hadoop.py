@@ -1,0 +1,98 @@
+"""The runner `hadoop`: the streaming job that makes a release's prediction lines."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hadoop.packing import bundle
+from hadoop.partitions import partition_file
+from hadoop.streaming import Job, find_streaming_jar, printable, require_hadoop, run
+from loader.regions import split_points
+from predictions import task
+from predictions.errors import InputError
+from predictions.model import MANIFEST_FILE, MODEL_FILE
+from predictions.settings import Settings
+from predictions.storage import ReleaseFolder
+from predictions.unreadable import Unreadable
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("mapper.py", "reducer.py")
+BUNDLE = "bundle.zip"
+PARTITIONS = "partitions"
+
+
+class ScoreJob:
+    """The job for one release. All that it ships lies in the release's folder `job` and stays there.
+
+    Args:
+        settings: names the commands, the interpreter, the regions.
+        folder: a release that was exported and has a model.
+
+    Raises:
+        InputError: `hadoop` is not there, or the storage is not HDFS.
+    """
+
+    makes_output = True
+
+    def __init__(self, settings: Settings, folder: ReleaseFolder) -> None:
+        hadoop = require_hadoop(settings.hadoop.bin)
+        if not folder.storage.is_hdfs:
+            raise InputError(f"hadoop.storage: {folder.storage.folder}: a job on the cluster reads from HDFS only")
+        self._settings = settings
+        self._folder = folder
+        self._hadoop = hadoop
+        self._jar = find_streaming_jar(hadoop, settings.hadoop.streaming_jar)
+
+    def ship(self) -> None:
+        """Put what the job ships beside the model: the scripts, the bundle and the split points."""
+        shipped = {
+            **{script: (CHECKOUT / script).read_bytes() for script in SCRIPTS},
+            BUNDLE: bundle(),
+            PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
+        }
+        if self._folder.has("job"):
+            if all(self._folder.read(f"job/{name}") == data for name, data in shipped.items()):
+                return  # a job that is running may be reading them
+            self._folder.remove("job")
+        with self._folder.writing("job") as target:
+            for name, data in shipped.items():
+                with self._folder.create(f"{target}/{name}") as file:
+                    file.write(data)
+
+    def job(self, output: str) -> Job:
+        """Return the job; its output goes to a folder of the release."""
+        path, release = self._folder.path, self._folder.release
+        python, environment = self._settings.hadoop.python, self._settings.hadoop.environment
+        archives, python_path = [f"hdfs://{path}/job/{BUNDLE}#lib"], "lib"
+        if environment:
+            archives.append(f"{environment.as_uri()}#environment")
+            python_path += ":environment"
+        return Job(
+            name=f"predictions {self._settings.name} {release}",
+            input=f"{path}/export/part-*",
+            output=output,
+            mapper=f"{python} mapper.py {MANIFEST_FILE} {release}",
+            reducer=f"{python} reducer.py",
+            reduces=self._settings.hbase.regions,
+            partitions=f"{path}/job/{PARTITIONS}",
+            files=[
+                *(f"hdfs://{path}/job/{script}" for script in SCRIPTS),
+                *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
+            ],
+            archives=archives,
+            # Tasks see links to the shipped files, and Python looks for imports beside a link's target: hence the path.
+            properties=self._settings.hadoop.properties,
+            environment={"PYTHONPATH": python_path, **task.ONE_THREAD},
+        )
+
+    def command(self) -> str:
+        """Return the `hadoop jar` command, as one would type it; what it names is there after `ship`."""
+        return printable(self.job(f"{self._folder.path}/scored").command(self._hadoop, self._jar))
+
+    def run(self, output: str, progress: Callable[[float], None]) -> dict[str, int]:
+        """Run the job and return the scripts' counters."""
+        self.ship()
+        return run(self.job(output), self._hadoop, self._jar, progress)
+
+    def locate(self, line: Unreadable) -> Unreadable:
+        """Return the line as it is: a task's split is one of the exported files."""
+        return line

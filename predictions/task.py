@@ -1,0 +1,30 @@
+"""What Hadoop tells a streaming task of itself: the job's properties, in its environment with `_` for each `.`."""
+
+import os
+
+_JOB, _ATTEMPT = "mapreduce_job_id", "mapreduce_task_attempt_id"
+_FILE, _START = "mapreduce_map_input_file", "mapreduce_map_input_start"
+
+# A task has one core: scikit-learn's thread pools would only fight over it.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def in_job() -> bool:
+    """Whether a job runs this script: a driver reads its counters. Otherwise somebody typed a pipe."""
+    return _JOB in os.environ
+
+
+def split_name() -> str:
+    """Return the name of the input: `FILE+OFFSET` of a job's split, `stdin` of a pipe."""
+    file = os.environ.get(_FILE)
+    return f"{os.path.basename(file)}+{os.environ.get(_START, '0')}" if file else "stdin"
+
+
+def attempt() -> int:
+    """Return how many attempts of this task went before this one."""
+    return int(os.environ.get(_ATTEMPT, "0").rpartition("_")[2])
+
+
+def as_in_job(split: str) -> dict[str, str]:
+    """Return the variables with which a script behaves as in a job, for the runners without Hadoop."""
+    return {**ONE_THREAD, _JOB: "local", _FILE: split}
