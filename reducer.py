@@ -49,24 +49,33 @@ def one_each(block: bytes, counts: Counter[str], conflicts: list[str]) -> tuple[
         raise
     if all(map(lt, keys, keys[1:])):
         return block, keys
-    kept: dict[bytes, bytes] = {}
+    kept: list[tuple[bytes, bytes]] = []
     previous = b""
     for key, pairs in groupby(zip(keys, split_lines(block), strict=True), itemgetter(0)):
         if key <= previous:
             raise InputError(f"row key {key!r} comes after {previous!r}: sort with LC_ALL=C sort -t$'\\t' -k1,1 -s")
         previous = key
         lines = [line for _key, line in pairs]
-        counts["duplicates"] += len(lines) - 1
-        counts["duplicates_digest"] += id_digest([record_id(key)]) * (len(lines) - 1)
+        if not key.startswith(unreadable.KEY):
+            counts["duplicates"] += len(lines) - 1
+            counts["duplicates_digest"] += id_digest([record_id(key)]) * (len(lines) - 1)
+            lines = [merge(lines, conflicts)]
+        kept += [(key, line) for line in lines]
+    return b"".join(line + b"\n" for _key, line in kept), [key for key, _line in kept]
+
+
+def merge(lines: list[bytes], conflicts: list[str]) -> bytes:
+    """Return the one line for lines of one row key."""
+    if len(lines) == 1:
+        return lines[0]
+    parsed = list(map(parse_line, lines))
+    if len({line.record for line in parsed}) == 1 and NOT_UNIQUE not in {line.error for line in parsed}:
         # The same record in two blocks may differ in a last digit: any choice would do that is always the same.
-        kept[key] = min(lines)
-        parsed = list(map(parse_line, lines))
-        if len({line.record for line in parsed}) > 1 or NOT_UNIQUE in {line.error for line in parsed}:
-            kept[key] = not_unique(min(parsed, key=attrgetter("record")))  # whatever the order they came in
-            name = record_id(key).decode()
-            if name not in conflicts and len(conflicts) < EXAMPLES:
-                conflicts.append(name)
-    return b"\n".join(kept.values()) + b"\n", list(kept)
+        return min(lines)
+    name = record_id(parsed[0].row_key).decode(errors="replace")
+    if name not in conflicts and len(conflicts) < EXAMPLES:
+        conflicts.append(name)
+    return not_unique(min(parsed, key=attrgetter("record")))  # whatever the order they came in
 
 
 def count(body: bytes, keys: Sequence[bytes], counts: Counter[str]) -> None:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from hadoop.yarn import CLIENT
 from predictions.errors import InternalError, PredictionsError, ServiceError
 
 LOGS_TIMEOUT = 30.0  # seconds until the attempts' logs of a failed job are gathered
-YARN_CLIENT = "org.apache.hadoop.yarn.client.cli"
 
 _MEMORY = (
     'give the tasks more: "mapreduce.map.memory.mb" and "mapreduce.reduce.memory.mb" in [hadoop.properties] '
@@ -145,7 +145,7 @@ def attempt_logs(application: str, hadoop: str, timeout: float = LOGS_TIMEOUT) -
         timeout: seconds to wait for them; none are yielded if they do not come.
     """
     deadline = time.monotonic() + timeout
-    command = [hadoop, f"{YARN_CLIENT}.LogsCLI", "-applicationId", application]
+    command = [hadoop, f"{CLIENT}.LogsCLI", "-applicationId", application]
     while True:
         some = False
         with subprocess.Popen(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from hadoop.diagnosis import YARN_CLIENT, attempt_logs, diagnose
+from hadoop.diagnosis import attempt_logs, diagnose
+from hadoop.yarn import UNREACHABLE, kill_application, refused
 from predictions import counters
 from predictions.errors import InputError, InternalError, PredictionsError, ServiceError
 
@@ -146,7 +147,8 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
                     progress((int(found[1]) + int(found[2])) / 200)
         except BaseException:
             process.terminate()
-            _kill("".join(said), hadoop)
+            if running := _JOB.search("".join(said)):
+                kill_application(hadoop, f"application_{running[1]}")  # on the cluster, it would go on
             raise
     report = "".join(said)
     if process.returncode:
@@ -154,22 +156,15 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
     return counters.parse_report(report)
 
 
-def _kill(report: str, hadoop: str) -> None:
-    """End a job whose driver was interrupted: on the cluster it would go on without it."""
-    if job := _JOB.search(report):
-        command = [hadoop, f"{YARN_CLIENT}.ApplicationCLI", "application", "-kill"]
-        subprocess.run([*command, f"application_{job[1]}"], stdin=subprocess.DEVNULL, capture_output=True)
-
-
 def _failure(report: str, hadoop: str) -> PredictionsError:
     job = _JOB.search(report)
     if job:
         logs = attempt_logs(f"application_{job[1]}", hadoop)
         if found := diagnose(chain(report.splitlines(), logs)):
-            return found.error(f"job_{job[1]} failed: {found}")
+            return InternalError(f"job_{job[1]} failed: {found}")
         return InternalError(f"job_{job[1]} failed: no cause in its logs")
-    if "Connection refused" in report or "ConnectException" in report:
-        return ServiceError("YARN does not answer; is the cluster running (hadoop/cluster status)?")
+    if refused(report):
+        return ServiceError(UNREACHABLE)
     if found := diagnose(report.splitlines()):
         return found.error(f"the job was not accepted: {found}")
     errors = [line for line in report.splitlines() if "ERROR" in line or "Exception" in line]

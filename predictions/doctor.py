@@ -9,17 +9,17 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hadoop.diagnosis import YARN_CLIENT, attempt_logs, diagnose
+from hadoop.diagnosis import attempt_logs, diagnose
 from hadoop.packing import TASK_LIBRARIES
 from hadoop.streaming import find_command, find_streaming_jar, require_hadoop
+from hadoop.yarn import CLIENT, application_status, usable_nodes
 from loader.connection import connect
 from predictions.database import open_database
-from predictions.errors import InputError, PredictionsError, ServiceError
+from predictions.errors import InputError, PredictionsError
 from predictions.settings import Settings
 from predictions.storage import Storage
 
 _JOB = re.compile(r"(?:job|application)_(\d+_\d+)")
-_NODE = re.compile(r"^\s*(\S+:\d+)\s+([A-Z]+)\s", re.MULTILINE)
 _WAITING = ("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED")
 
 
@@ -49,7 +49,7 @@ def examine_setup(settings: Settings, storage: Storage) -> Iterator[Finding]:
                 "hadoop",
                 lambda: str(find_streaming_jar(require_hadoop(settings.hadoop.bin), settings.hadoop.streaming_jar)),
             ),
-            ("YARN", lambda: _nodes(require_hadoop(settings.hadoop.bin))),
+            ("YARN", lambda: usable_nodes(require_hadoop(settings.hadoop.bin))),
             ("tasks' Python", lambda: _python(settings)),
         ]
     checks += [("hbase", lambda: _hbase(settings)), ("Thrift", lambda: _thrift(settings))]
@@ -75,21 +75,18 @@ def examine_job(settings: Settings, job: str) -> str:
     if not number:
         raise InputError(f"{job}: not the name of a job: they look like job_1795366300000_0001")
     hadoop, application = require_hadoop(settings.hadoop.bin), f"application_{number[1]}"
-    told = _yarn(hadoop, "ApplicationCLI", "application", "-status", application)
-    state = re.search(r"^\s*State : (\w+)", told, re.MULTILINE)
-    if not state:
-        raise InputError(
-            f"{job}: YARN knows no such job; see `hadoop {YARN_CLIENT}.ApplicationCLI -list -appStates ALL`"
-        )
-    final = re.search(r"^\s*Final-State : (\w+)", told, re.MULTILINE)
-    if final and final[1] == "SUCCEEDED":
+    status = application_status(hadoop, application)
+    if not status:
+        raise InputError(f"{job}: YARN knows no such job; {CLIENT}.ApplicationCLI -list -appStates ALL lists them")
+    state, final = status["State"], status["Final-State"]
+    if final == "SUCCEEDED":
         return f"{job}: it succeeded"
-    if state[1] in _WAITING:
-        return f"{job}: it waits for YARN to start it: {_nodes(hadoop)}; other jobs may hold the memory"
-    if state[1] == "RUNNING":
+    if state in _WAITING:
+        return f"{job}: it waits for YARN to start it ({usable_nodes(hadoop)}); other jobs may hold the memory"
+    if state == "RUNNING":
         return f"{job}: it is running"
-    found = diagnose(attempt_logs(application, hadoop)) or diagnose(told.splitlines())
-    return f"{job}: {found or f'it ended as {state[1]}, and its logs give no cause'}"
+    found = diagnose(attempt_logs(application, hadoop)) or diagnose(status.values())
+    return f"{job}: {found or f'it ended as {final}, and its logs give no cause'}"
 
 
 def _database(settings: Settings) -> str:
@@ -111,37 +108,6 @@ def _storage(storage: Storage) -> str:
             if path.rpartition("/")[2] in storage.names(storage.folder):
                 storage.fs.rm(path)
     return f"{storage.folder} on {storage.address} can be written"
-
-
-def _nodes(hadoop: str) -> str:
-    """Return how many nodes YARN has; ServiceError where none can run a task."""
-    listed = _yarn(hadoop, "NodeCLI", "-list", "-all")
-    states = dict(_NODE.findall(listed))
-    running = [node for node, state in states.items() if state == "RUNNING"]
-    sick = [f"{node}: {_health(hadoop, node)}" for node, state in states.items() if state == "UNHEALTHY"]
-    if not running:
-        why = f"unhealthy: {'; '.join(sick)}: free or repair its disks" if sick else "none is registered: start one"
-        raise ServiceError(f"no node can run a task, jobs would wait for ever; {why}")
-    return f"{len(running)} nodes" + (f", and {len(sick)} unhealthy: {'; '.join(sick)}" if sick else "")
-
-
-def _health(hadoop: str, node: str) -> str:
-    report = re.search(r"Health-Report : (.*)", _yarn(hadoop, "NodeCLI", "-status", node))
-    return report[1].strip() if report else "no report"
-
-
-def _yarn(hadoop: str, client: str, *arguments: str) -> str:
-    # Fail in seconds, not in a quarter of an hour, where there is no YARN.
-    limits = [
-        "-Dyarn.resourcemanager.connect.max-wait.ms=5000",
-        "-Dyarn.resourcemanager.connect.retry-interval.ms=1000",
-    ]
-    command, *rest = arguments if client == "ApplicationCLI" else ("", *arguments)
-    words = [hadoop, f"{YARN_CLIENT}.{client}", *([command] if command else []), *limits, *rest]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    if "Connection refused" in done.stderr or "ConnectException" in done.stderr:
-        raise ServiceError("YARN does not answer; is the cluster running (hadoop/cluster status)?")
-    return done.stdout
 
 
 def _python(settings: Settings) -> str:

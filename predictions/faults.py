@@ -1,9 +1,12 @@
 """Which record it was: a model that raises, or dies, does so for a block; these find the line by halving."""
 
+import faulthandler
 import os
 import signal
 from collections.abc import Callable
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from predictions.records import split_lines
 
@@ -35,8 +38,10 @@ def killing_signal(score: Callable[[bytes], Any], block: bytes) -> str | None:
     """Score a block in a process of its own and return the name of the signal that killed it, if one did."""
     child = os.fork()
     if not child:
+        faulthandler.disable()  # one stack in the log will do
         try:
-            score(block)
+            with threadpool_limits(1):  # OpenMP's threads were not forked, and would be waited for
+                score(block)
         finally:
             os._exit(0)  # whatever it raised, the parent will meet itself
     _pid, status = os.waitpid(child, 0)

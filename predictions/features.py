@@ -110,8 +110,9 @@ class FrameReader:
         self.columns = columns
         self._names = [str(index) for index in range(len(columns) + 2)]  # of any source, and never twice the same
         self._parsed = [column.type in ("integer", "real") for column in columns]  # by pandas; the others by value
-        # pandas takes a column of nothing but "True" and "False" for numbers; with this line it is not one.
-        self._last_line = SEPARATOR.join([NULL, *(b"0" if parsed else NULL for parsed in self._parsed), NULL])
+        # pandas takes a column of nothing but "True" and "False" for numbers, and categories of nothing but digits for
+        # numbers too; with this line, which is neither, they are what they are declared.
+        self._last_line = SEPARATOR.join([NULL, *(b"0" if parsed else b"1970-01-01" for parsed in self._parsed), NULL])
         self._decoders = [decoder_for(column) for column in columns]
 
     def read(self, block: bytes) -> tuple[pd.DataFrame, dict[int, str]]:

@@ -30,7 +30,7 @@ def record_id(key: bytes) -> bytes:
 
 
 def unfit(record_ids: Sequence[bytes]) -> dict[int, str]:
-    """Return which escaped record IDs cannot be row keys: their index, and the reason."""
+    """Return which fields, taken from record lines, cannot be row keys as IDs: their index, and the reason."""
     joined = b"\n".join(record_ids)
     if (
         joined.isascii()

@@ -6,6 +6,7 @@ from pathlib import Path
 from hadoop.packing import bundle
 from hadoop.partitions import partition_file
 from hadoop.streaming import Job, find_streaming_jar, printable, require_hadoop, run
+from hadoop.yarn import usable_nodes
 from loader.regions import split_points
 from predictions import task
 from predictions.errors import InputError
@@ -90,6 +91,7 @@ class ScoreJob:
 
     def run(self, output: str, progress: Callable[[float], None]) -> dict[str, int]:
         """Run the job and return the scripts' counters."""
+        usable_nodes(self._hadoop)  # else it would wait for ever
         self.ship()
         return run(self.job(output), self._hadoop, self._jar, progress)
 

@@ -174,7 +174,9 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, dict[
         )
         pipeline.fit(known, known_labels)
     except ValueError as error:  # scikit-learn's checks of parameters and data
-        raise InputError(f"model.estimator: it cannot be fitted: {error}") from error
+        empty = [str(name) for name in sample.features if sample.features[name].isna().all()]
+        reason = f"{', '.join(empty)}: no value in any labelled record, leave it out" if empty else error
+        raise InputError(f"model.estimator: it cannot be fitted: {reason}") from error
     baseline.fit(known, known_labels)
     metrics = _classifier_metrics if classify else _regressor_metrics
     return pipeline, {

@@ -1,17 +1,22 @@
 """Fixtures that several test files share: a small database, settings for it, the embedded cluster."""
 
+import json
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from loader.connection import connect
 from predictions.export import export
+from predictions.records import id_digest
 from predictions.settings import load_settings
 from predictions.storage import Storage
 from predictions.training import train
@@ -103,3 +108,81 @@ def cluster(request):
             pytest.fail(message)
         pytest.skip(message)
     return running
+
+
+def replace_export(folder, parts: Sequence[Sequence[bytes]]) -> None:
+    """Make other part files the export of a release, as if it had been so all along."""
+    for path in folder.files("export"):
+        folder.storage.fs.rm(path)
+    for number, lines in enumerate(parts):
+        data = b"".join(line + b"\n" for line in lines)
+        folder.storage.fs.pipe_file(f"{folder.path}/export/part-{number:05d}", data)
+    lines = [line for part in parts for line in part]
+    manifest = folder.manifest()
+    digest = id_digest(line.partition(b"\t")[0] for line in lines)
+    size = sum(len(line) + 1 for line in lines)
+    manifest["export"] |= {"rows": len(lines), "bytes": size, "id_digest": f"{digest:016x}"}
+    folder.write_manifest(manifest)
+
+
+class Project:
+    """Settings in a folder of their own, under a name of their own on the cluster."""
+
+    def __init__(self, folder, cluster, text):
+        self.path = folder / "predictions.toml"
+        self.name = f"test_{uuid.uuid4().hex[:8]}"
+        thrift, web = cluster.config.port("thrift"), cluster.config.port("namenode_web")
+        text = re.sub(r"(?m)^name = .*", f'name = "{self.name}"', text)
+        text = re.sub(r"(?ms)^\[hbase\].*", "", text) if "[hbase]" in text else re.sub(r"(?ms)^\[hadoop\].*", "", text)
+        self.path.write_text(
+            f'{text}\n[hbase]\nthrift = "127.0.0.1:{thrift}"\nregions = 4\n'
+            f'[hadoop]\nstorage = "webhdfs://127.0.0.1:{web}/tests"\nbin = "{CHECKOUT}/hadoop/bin"\n'
+            f'python = "{sys.executable}"\n'
+        )
+        self.settings = load_settings(self.path)
+        self.storage = Storage(self.settings.hadoop.storage, self.name)
+
+    def run(self, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "predictions", "--settings", str(self.path), *arguments],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "COLUMNS": "200", **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    def succeed(self, *arguments, code=0, **environment):
+        done = self.run(*arguments, **environment)
+        assert done.returncode == code, done.stderr
+        return done
+
+    def get(self, *ids):
+        return [json.loads(line) for line in self.succeed("get", "--json", *ids).stdout.splitlines()]
+
+    def train(self):
+        """Export and train, and return the release's folder."""
+        for stage in ("export", "train"):
+            self.succeed(stage)
+        return self.storage.release()
+
+    def scored(self, folder):
+        return b"".join(block for path in folder.files("scored") for block in folder.blocks(path))
+
+    def remove(self):
+        self.storage.fs.rm(self.storage.folder, recursive=True)
+        with connect(self.settings.hbase.thrift) as connection:
+            for table in connection.tables():
+                if table.decode().partition(".")[0] == self.name:
+                    connection.delete_table(table, disable=True)
+
+
+@pytest.fixture(scope="session")
+def project(cluster, tmp_path_factory):
+    projects = []
+
+    def project(text, folder=None):
+        projects.append(Project(folder or tmp_path_factory.mktemp("project"), cluster, text))
+        return projects[-1]
+
+    yield project
+    for made in projects:
+        made.remove()

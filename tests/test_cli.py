@@ -137,7 +137,8 @@ def test_a_local_storage_may_have_any_name(predictions, orders):
 def test_no_hadoop_command(predictions):
     predictions("export")
     predictions("train")
-    fails(predictions("score", PATH="/nonexistent"), 2, "hadoop: no such command", "hadoop.bin")
+    fails(predictions("score", "--runner", "hadoop", PATH="/nonexistent"), 2, "hadoop: no such command", "hadoop.bin")
+    fails(predictions("score", PATH="/nonexistent"), 2, "sort: no such command")
 
 
 def test_wrong_usage(predictions):

@@ -1,6 +1,5 @@
 """The main job on the embedded cluster: real HDFS, YARN, Streaming, HBase and Thrift."""
 
-import json
 import os
 import re
 import shutil
@@ -8,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import uuid
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -26,69 +24,10 @@ from loader.connection import connect
 from loader.regions import split_points
 from predictions.model import TRUSTED
 from predictions.pointer import release_table
-from predictions.settings import load_settings
-from predictions.storage import Storage
 
 pytestmark = pytest.mark.cluster
 
 FLIGHTS = 336_776
-
-
-class Project:
-    """Settings in a folder of their own, under a name of their own on the cluster."""
-
-    def __init__(self, folder, cluster, text):
-        self.path = folder / "predictions.toml"
-        self.name = f"test_{uuid.uuid4().hex[:8]}"
-        thrift, web = cluster.config.port("thrift"), cluster.config.port("namenode_web")
-        text = re.sub(r"(?m)^name = .*", f'name = "{self.name}"', text)
-        text = re.sub(r"(?ms)^\[hbase\].*", "", text) if "[hbase]" in text else re.sub(r"(?ms)^\[hadoop\].*", "", text)
-        self.path.write_text(
-            f'{text}\n[hbase]\nthrift = "127.0.0.1:{thrift}"\nregions = 4\n'
-            f'[hadoop]\nstorage = "webhdfs://127.0.0.1:{web}/tests"\nbin = "{CHECKOUT}/hadoop/bin"\n'
-            f'python = "{sys.executable}"\n'
-        )
-        self.settings = load_settings(self.path)
-        self.storage = Storage(self.settings.hadoop.storage, self.name)
-
-    def run(self, *arguments, **environment):
-        return subprocess.run(
-            [sys.executable, "-m", "predictions", "--settings", str(self.path), *arguments],
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "COLUMNS": "200", **environment},
-            capture_output=True,
-            text=True,
-        )
-
-    def succeed(self, *arguments, code=0, **environment):
-        done = self.run(*arguments, **environment)
-        assert done.returncode == code, done.stderr
-        return done
-
-    def get(self, *ids):
-        return [json.loads(line) for line in self.succeed("get", "--json", *ids).stdout.splitlines()]
-
-    def scored(self, folder):
-        return b"".join(block for path in folder.files("scored") for block in folder.blocks(path))
-
-    def remove(self):
-        self.storage.fs.rm(self.storage.folder, recursive=True)
-        with connect(self.settings.hbase.thrift) as connection:
-            for table in connection.tables():
-                if table.decode().partition(".")[0] == self.name:
-                    connection.delete_table(table, disable=True)
-
-
-@pytest.fixture(scope="session")
-def project(cluster, tmp_path_factory):
-    projects = []
-
-    def project(text, folder=None):
-        projects.append(Project(folder or tmp_path_factory.mktemp("project"), cluster, text))
-        return projects[-1]
-
-    yield project
-    for made in projects:
-        made.remove()
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,43 @@ def test_columns_without_a_declared_type_get_the_type_of_their_values(make):
         table="t",
     )
     _rows, columns = rows_of(database, "id", "a", "b", "c")
-    assert [column.type for column in columns] == ["integer", "integer", "real", "text"]
+    assert [column.type for column in columns] == ["integer", "integer", "real", "date"]
+
+
+@pytest.mark.parametrize("declared", ["DATE", "DATETIME", "TIMESTAMP", "timestamp with time zone", "SmallDateTime"])
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (["2026-11-22", "2026-11-22 15:45:00"], "date"),
+        (["2026-11-22", None], "date"),
+        (["22.11.2026"], "date"),  # whether it is one, the mapper says, record by record
+        ([None], "date"),
+        ([1795362300, 0], "integer"),
+        ([1795362300, None], "integer"),
+        ([1795362300.5, 0], "real"),
+        (["2026-11-22", 1795362300], "text"),
+        (["2026-11-22", 0.5], "text"),
+        ([b"\x00"], "text"),
+    ],
+)
+def test_a_column_declared_a_date_has_the_type_of_what_it_holds(make, declared, values, found):
+    database = make(
+        f"CREATE TABLE t (id INTEGER PRIMARY KEY, day {declared})",
+        table="t",
+        rows=[("INSERT INTO t (day) VALUES (?)", (value,)) for value in values],
+    )
+    _rows, columns = rows_of(database, "id", "day")
+    assert [column.type for column in columns] == ["integer", found]
+    assert [column.type for column in database.columns()] == ["integer", "date"]
+
+
+def test_a_value_of_another_kind_in_a_later_block_counts_too(make, monkeypatch):
+    monkeypatch.setattr("predictions.database.FETCH_ROWS", 2)
+    database = make(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, day DATE); INSERT INTO t (day) VALUES ('2026-11-22'), (NULL), (NULL), (7)",
+        table="t",
+    )
+    assert rows_of(database, "id", "day")[1][1].type == "text"
 
 
 def test_a_view_and_a_query_are_sources_too(make):

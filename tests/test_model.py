@@ -1,14 +1,19 @@
 import json
+import math
 import shutil
 
+import numpy as np
 import pytest
 import skops.io
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from predictions import model as model_module
 from predictions.errors import InputError
-from predictions.model import load_model, sha256
+from predictions.model import LARGEST_VALUE, Model, load_model, save_model, sha256
+from predictions.records import Column, write_rows
+from predictions.schema import MAX_CELL_BYTES
 
 
 @pytest.fixture
@@ -85,3 +90,85 @@ def test_an_estimator_that_skops_cannot_save_is_refused(saved, tmp_path):
     model.estimator.extra = lambda: None
     with pytest.raises(InputError, match="not reviewed|cannot be saved"):
         model_module.save_model(model, tmp_path)
+
+
+NUMBERS = [Column("a", "real"), Column("b", "real")]
+
+
+def model_of(estimator, classes=None, features=NUMBERS):
+    return Model(estimator, {"features": [column.as_json() for column in features], "classes": classes, "golden": []})
+
+
+def lines_of(*rows):
+    return write_rows([b"id", *row, b"\\N"] for row in rows)
+
+
+@pytest.fixture
+def exploding():
+    """A regressor that predicts 1e300 a - 1e300 b + 1: infinite for large values, and NaN for two of them."""
+    regressor = LinearRegression().fit(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [1.0, 2.0, 0.0])
+    regressor.feature_names_in_ = np.array(["a", "b"], dtype=object)
+    regressor.coef_, regressor.intercept_ = np.array([1e300, -1e300]), 1.0
+    return model_of(regressor)
+
+
+def test_a_prediction_that_is_no_finite_number_fails_that_record_only(exploding):
+    rows = [(b"0", b"0"), (b"1e20", b"0"), (b"0", b"1e20"), (b"1e20", b"1e20"), (b"1e-300", b"0")]
+    with np.errstate(all="ignore"):
+        values = exploding.estimator.predict(exploding._reader.read(lines_of(*rows))[0])
+        assert [math.isinf(value) for value in values] == [False, True, True, False, False]
+        assert math.isnan(values[3])
+        scores = exploding.score(lines_of(*rows))
+    failed = b"prediction: not a finite number"
+    assert scores.errors == [b"\\N", failed, failed, failed, b"\\N"]
+    assert scores.predictions == [b"1", b"\\N", b"\\N", b"\\N", b"2"]
+    assert scores.probabilities == [b"\\N"] * 5
+
+
+def test_the_first_reason_is_kept_where_there_are_two():
+    # What the record holds is the reason, what comes of it a consequence.
+    regressor = LinearRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
+    regressor.feature_names_in_ = np.array(["a", "b"], dtype=object)
+    model = model_of(regressor)
+    model.estimator.predict = lambda frame: np.full(len(frame), np.nan)
+    scores = model.score(lines_of((b"x", b"1"), (b"1", b"1")))
+    assert scores.errors == [b"a: not a number", b"prediction: not a finite number"]
+
+
+def test_a_probability_that_is_no_number_fails_the_record():
+    model = model_of(DummyClassifier().fit(np.zeros((2, 2)), [0, 1]), [0, 1])
+    model.estimator.predict_proba = lambda frame: np.array([[0.25, 0.75], [np.nan, np.nan]])
+    scores = model.score(lines_of((b"1", b"1"), (b"1", b"1")))
+    assert scores.predictions == [b"1", b"\\N"]
+    assert scores.probabilities == [b"0.75", b"\\N"]
+    assert scores.errors == [b"\\N", b"prediction: not a finite number"]
+
+
+def test_a_class_that_no_cell_takes_fails_the_record():
+    assert LARGEST_VALUE < MAX_CELL_BYTES
+    # The escaped label is what counts: it is what the line holds.
+    fits, too_long = "x" * LARGEST_VALUE, "x" * (LARGEST_VALUE - 1) + "\t"
+    for label, errors in (
+        (fits, [b"\\N"]),
+        (too_long, [b"prediction: %b bytes, more than HBase takes" % f"{LARGEST_VALUE + 1:,}".encode()]),
+    ):
+        model = model_of(DummyClassifier().fit(np.zeros((1, 2)), ["x"]), [label])
+        scores = model.score(lines_of((b"1", b"1")))
+        assert scores.errors == errors
+        assert scores.predictions == ([label.encode()] if label == fits else [b"\\N"])
+        assert scores.probabilities == ([b"1"] if label == fits else [b"\\N"])
+
+
+def test_only_records_of_the_class_that_is_too_long_fail():
+    model = model_of(DummyClassifier().fit(np.zeros((2, 2)), [0, 1]), ["short", "x" * (LARGEST_VALUE + 1)])
+    model.estimator.predict_proba = lambda frame: np.array([[0.75, 0.25], [0.25, 0.75]])
+    scores = model.score(lines_of((b"1", b"1"), (b"1", b"1")))
+    assert scores.predictions == [b"short", b"\\N"]
+    assert [error == b"\\N" for error in scores.errors] == [True, False]
+
+
+def test_a_model_without_golden_records_loads(tmp_path):
+    # Of an estimator that, like most, takes no frame without rows.
+    regressor = LinearRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
+    save_model(model_of(regressor), tmp_path)
+    assert load_model(tmp_path / "model.json").manifest["golden"] == []

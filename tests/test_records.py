@@ -1,13 +1,16 @@
 import io
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from predictions.records import (
     NULL,
     escape,
+    field_ends,
     fingerprints,
+    first_fields,
     id_digest,
     read_blocks,
     split_columns,
@@ -17,9 +20,42 @@ from predictions.records import (
     write_rows,
 )
 
-values = (
-    st.binary() | st.text().map(str.encode) | st.sampled_from([b"\\N", b"\r\n", b"\\", b"\t\t", "\u2028\x85".encode()])
-)
+ODD_TEXTS = [
+    *(
+        "",
+        "\\N",
+        "\\",
+        "\\\\",
+        "\t",
+        "\r",
+        "\n",
+        "\r\n",
+        "\0",
+        "a\tb\nc\\td",
+        "'",
+        '"',
+        '"a""b"',
+        "\u2028",
+        "\u2029",
+        "\x85",
+    ),
+    *(
+        "\x1c\x1d\x1e",
+        "\ufeff",
+        "\ufeffa",
+        "🙂",
+        "👨‍👩‍👧",
+        "é",
+        "e\u0301",
+        "NULL",
+        " x ",
+        "#",
+        "\x1a",
+        "\x7f",
+        "\x08\x0b\x0c",
+    ),
+]
+values = st.binary() | st.text().map(str.encode) | st.sampled_from([text.encode() for text in ODD_TEXTS])
 
 
 @given(values)
@@ -28,6 +64,16 @@ def test_escape_and_back(value):
     assert unescape(field) == value
     assert field != NULL
     assert not set(field) & set(b"\t\n\r\v\f\b")
+
+
+def test_a_megabyte_comes_back():
+    text = "".join(ODD_TEXTS)
+    value = (text * (1_000_000 // len(text) + 1)).encode()
+    field = escape(value)
+    assert unescape(field) == value
+    block = write_rows([[b"1", field, b"0"], [b"2", field, b"1"]])
+    assert split_columns(block, 3) == [[b"1", b"2"], [field, field], [b"0", b"1"]]
+    assert split_records(block, 3) == ([b"1", b"2"], [field, field])
 
 
 @pytest.mark.parametrize(
@@ -49,6 +95,8 @@ def test_lines_come_back_whatever_the_block_size(rows, size):
     found = [line for block in blocks for line in split_lines(block)]
     assert found == [b"\t".join(row) for row in rows]
     assert list(map(list, zip(*split_columns(data, 3), strict=True))) == rows
+    assert split_records(data, 3) == ([row[0] for row in rows], [row[1] for row in rows])
+    assert first_fields(data, field_ends(data, 3)) == [row[0] for row in rows]
 
 
 def test_a_last_line_without_line_feed_is_a_line():
@@ -80,6 +128,23 @@ def test_a_line_with_another_number_of_fields_is_found(block, index, found):
         split_records(block, 3)
 
 
+def test_field_ends():
+    assert field_ends(b"ab\tc\n\t\n", 2).tolist() == [[2, 4], [5, 6]]
+
+
+@given(st.lists(st.lists(values.map(escape), min_size=1, max_size=5), min_size=1))
+def test_fields_are_never_taken_from_the_next_line(rows):
+    # As many separators as three fields a line have may still be spread wrongly over the lines.
+    data = write_rows(rows)
+    odd = [(index, len(row)) for index, row in enumerate(rows) if len(row) != 3]
+    if odd:
+        with pytest.raises(ValueError, match=r"^\(\d+, \d+\)$") as raised:
+            split_records(data, 3)
+        assert raised.value.args == odd[0]
+    else:
+        assert split_records(data, 3)[0] == [row[0] for row in rows]
+
+
 def test_fingerprint_vectors():
     # As `xxhsum -H3` prints them; clients in other languages compute the same.
     assert fingerprints([b"", b"UA\tEWR\tIAH\t1400", "é\\t\t\\N".encode()]) == [
@@ -94,3 +159,4 @@ def test_id_digest_adds_up_over_parts_in_any_order(ids, cut):
     whole = id_digest(ids)
     assert id_digest(reversed(ids)) == whole
     assert (id_digest(ids[:cut]) + id_digest(ids[cut:])) % 2**64 == whole
+    assert whole == sum(map(xxhash.xxh3_64_intdigest, ids)) % 2**64

@@ -1,12 +1,35 @@
+import os
+import subprocess
 import zlib
 from collections import Counter
+from itertools import count, islice
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loader.regions import split_points
-from predictions.records import escape
-from predictions.rowkey import record_id, row_keys
+from predictions.records import NULL, escape, unescape
+from predictions.rowkey import MAX_ID_BYTES, record_id, row_keys, unfit, why_unfit
+
+SAME_PREFIX = list(islice((b"%d" % n for n in count() if zlib.crc32(b"%d" % n) >> 16 == 0x3224), 5))  # as has 42
+ODD_IDS = [
+    *(b"007", b"7", b" 7", b"7 ", b"1e3", b"1000", b"9223372036854775807", b"-1", b"\\N", b"\\", b"\\\\", b"'", b'"'),
+    *(
+        b"550e8400-e29b-41d4-a716-446655440000",
+        b"a\tb",
+        b"a\\tb",
+        b"a\nb",
+        b"a\r\nb",
+        b"\0",
+        b"a\0b",
+        b"unreadable:x:1",
+    ),
+    *(text.encode() for text in ("é", "e\u0301", "\u2028", "\u0085", "\ufeff7", "🙂", "İ", "𝟕")),
+    *(b"x" * (MAX_ID_BYTES - 1), b"x" * MAX_ID_BYTES),
+    *SAME_PREFIX,
+]
+ids = st.binary(min_size=1) | st.text(min_size=1).map(lambda text: text.encode(errors="replace"))
 
 
 def test_row_key_vectors():
@@ -20,13 +43,81 @@ def test_row_key_vectors():
     ]
 
 
-@given(st.lists(st.binary(min_size=1), min_size=1, unique=True))
+@given(st.lists(ids, min_size=1, unique=True))
 def test_row_keys_are_distinct_and_lead_back_to_the_id(ids):
-    ids = [escape(record_id) for record_id in ids]
-    keys = row_keys(ids)
+    escaped = [escape(record_id) for record_id in ids]
+    keys = row_keys(escaped)
     assert len(set(keys)) == len(ids)
-    assert list(map(record_id, keys)) == ids
-    assert all(int(key[:4], 16) == zlib.crc32(one) >> 16 for key, one in zip(keys, ids, strict=True))
+    assert [unescape(record_id(key)) for key in keys] == ids
+    assert all(int(key[:4], 16) == zlib.crc32(one) >> 16 for key, one in zip(keys, escaped, strict=True))
+
+
+def test_any_id_comes_back_and_the_real_sort_orders_keys_as_bytes():
+    assert len(SAME_PREFIX) == len({key[:5] for key in row_keys(SAME_PREFIX)} | set(SAME_PREFIX)) - 1
+    keys = row_keys(list(map(escape, ODD_IDS)))
+    assert [unescape(record_id(key)) for key in keys] == ODD_IDS
+    assert len(set(keys)) == len(ODD_IDS)
+    # Twice each, and what follows the key is of no weight: the sort is stable.
+    lines = [b"%b\t%d\t\\N\t\\N\t1\t\\N\n" % (key, -turn) for turn in range(2) for key in keys]
+    # The bytes of a shell's: LC_ALL=C sort -t$'\t' -k1,1 -s
+    command = ["sort", "-t", "\t", "-k1,1", "-s"]
+    found = subprocess.run(command, input=b"".join(lines), env={**os.environ, "LC_ALL": "C"}, capture_output=True)
+    assert found.stdout.split(b"\n")[:-1] == [
+        line[:-1] for line in sorted(lines, key=lambda line: line.split(b"\t")[0])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        (b"", "the ID is empty"),
+        (NULL, "the ID is NULL"),
+        (b"x" * (MAX_ID_BYTES + 1), "the ID is 32,763 bytes long, a row key takes 32,762"),
+        ("é".encode() * (MAX_ID_BYTES // 2 + 1), "the ID is 32,764 bytes long, a row key takes 32,762"),
+        # Escaped, it is longer.
+        (escape(b"\t" * (MAX_ID_BYTES // 2 + 1)), "the ID is 32,764 bytes long, a row key takes 32,762"),
+        (b"a\rb", "the ID is not escaped as COPY escapes it"),
+        (b"a\\.b", "the ID is not escaped as COPY escapes it"),
+        (b"a\\N", "the ID is not escaped as COPY escapes it"),
+        (b"a\\", "the ID is not escaped as COPY escapes it"),
+        (b"\xff", "the ID is not valid UTF-8"),
+        (b"\xed\xa0\x80", "the ID is not valid UTF-8"),  # a surrogate
+        (b"\xc0\x80", "the ID is not valid UTF-8"),  # a NUL, the long way
+        (b"e\xcc", "the ID is not valid UTF-8"),  # cut off
+    ],
+)
+def test_an_id_that_can_be_no_row_key_is_named_with_the_reason(field, reason):
+    assert why_unfit(field) == reason
+    assert unfit([b"1", field, b"2"]) == {1: reason}
+
+
+def test_all_other_ids_are_fit_whatever_they_hold():
+    assert unfit(list(map(escape, ODD_IDS))) == {}
+    assert unfit([]) == {}
+
+
+# Fields as a line holds them: no tab, no line feed.
+fields = (
+    st.binary(max_size=6).map(lambda field: field.replace(b"\t", b"").replace(b"\n", b""))
+    | ids.map(escape)
+    | st.sampled_from([b"", NULL, b"\\", b"a\\tb", b"a\\qb", b"\b", b"\f", b"\v", b"\r", b"x" * 32762, b"x" * 32763])
+)
+
+
+@given(st.lists(fields))
+def test_the_fast_way_to_find_unfit_ids_agrees_with_the_exact_one(fields):
+    assert unfit(fields) == {index: reason for index, field in enumerate(fields) if (reason := why_unfit(field))}
+
+
+@given(ids)
+def test_what_the_export_writes_is_unfit_only_where_it_is_too_long_or_no_text(value):
+    fit = len(escape(value)) <= MAX_ID_BYTES and value.decode(errors="replace").encode() == value
+    assert (why_unfit(escape(value)) is None) == fit
+
+
+@given(st.lists(fields.filter(lambda field: not why_unfit(field)), unique=True))
+def test_two_fit_spellings_are_two_ids(fields):
+    assert len({unescape(field) for field in fields}) == len(fields)
 
 
 def test_regions_are_even_for_any_kind_of_id():

@@ -148,3 +148,49 @@ def test_numbers_survive_with_seven_digits(trained):
     values = np.array([float(value) for value in model.score(lines).predictions])
     exact = model.estimator.predict(model._reader.read(lines)[0])
     np.testing.assert_allclose(values, exact, rtol=5e-7)
+
+
+def test_a_record_of_invalid_utf_8_is_learnt_from_but_is_no_golden_record(trained, orders):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET country = CAST(x'ff' AS TEXT) WHERE id IN ('order-001', 'order-003')")
+    model, manifest = trained()
+    ids = [golden["record"].partition("\t")[0] for golden in manifest["golden"]]
+    assert ids == ["order-002", "order-004", "order-005", "order-006", "order-007"]
+    assert manifest["training"]["sample"] == 376
+    assert model.score(b"1\t\xff\t450\t2\t1\n").errors == [b"country: not valid UTF-8"]
+
+
+def test_training_takes_records_none_of_which_is_valid_utf_8(trained, orders):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET country = CAST(x'ff' AS TEXT)")
+    # Gradient boosting cannot be fitted on a column without any value.
+    _model, manifest = trained(estimator="sklearn.linear_model.LogisticRegression")
+    assert manifest["golden"] == []
+
+
+def test_a_date_is_a_feature_as_a_number_is(trained, orders):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("ALTER TABLE orders ADD COLUMN day DATE")
+        connection.execute("UPDATE orders SET day = date('2026-01-01', (2 * paid) || ' years') WHERE items > 1")
+    model, manifest = trained(features=["day"])
+    assert manifest["features"] == [{"name": "day", "type": "date"}]
+    assert manifest["training"]["metrics"]["roc_auc"] > 0.8
+    scores = model.score(b"1\t2026-01-01\t0\n2\t2028-01-01 10:00\t1\n3\t\\N\t\\N\n4\t1.1.2026\t0\n")
+    assert scores.predictions[:2] == [b"0", b"1"]
+    assert scores.errors == [b"\\N", b"\\N", b"\\N", b"day: not a date"]
+
+
+def test_a_regressor_does_not_learn_dates(trained, orders):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("ALTER TABLE orders ADD COLUMN day DATE")
+        connection.execute("UPDATE orders SET day = date('2026-01-01', items || ' days')")
+    with pytest.raises(InputError, match="day is date, a regressor predicts numbers"):
+        trained(label="day", features=["amount"], estimator="sklearn.linear_model.Ridge")
+
+
+def test_a_category_of_digits_only_is_learnt_as_text(trained, orders):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET country = '00' || (1 + paid)")
+    model, manifest = trained(features=["country"])
+    assert manifest["training"]["metrics"]["roc_auc"] == 1
+    assert model.score(b"1\t001\t0\n2\t002\t0\n").predictions == [b"0", b"1"]

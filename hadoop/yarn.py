@@ -1,0 +1,66 @@
+"""What YARN says of its nodes and its applications, asked with its own command-line clients."""
+
+import re
+import subprocess
+
+from predictions.errors import ServiceError
+
+CLIENT = "org.apache.hadoop.yarn.client.cli"
+UNREACHABLE = "YARN does not answer; is the cluster running (hadoop/cluster status)?"
+
+# Fail in seconds, not in a quarter of an hour, where there is no YARN.
+_LIMITS = ("-Dyarn.resourcemanager.connect.max-wait.ms=5000", "-Dyarn.resourcemanager.connect.retry-interval.ms=1000")
+_NODE = re.compile(r"^\s*(\S+:\d+)\s+([A-Z]+)\s", re.MULTILINE)
+
+
+def refused(text: str) -> bool:
+    """Whether what a client printed says that nobody answered."""
+    return "Connection refused" in text or "ConnectException" in text
+
+
+def usable_nodes(hadoop: str) -> str:
+    """Return a line on the nodes that can run tasks, and on those that cannot.
+
+    Args:
+        hadoop: the command.
+
+    Raises:
+        ServiceError: YARN does not answer, or no node can run a task: a job would wait for ever.
+    """
+    states = dict(_NODE.findall(_ask(hadoop, "NodeCLI", "-list", "-all")))
+    running = sum(state == "RUNNING" for state in states.values())
+    sick = "; ".join(f"{node}: {_health(hadoop, node)}" for node, state in states.items() if state == "UNHEALTHY")
+    if not running:
+        why = f"unhealthy: {sick}; free or repair that node's disks" if sick else "none is registered: start one"
+        raise ServiceError(f"no YARN node can run a task, a job would wait for ever; {why}")
+    return f"{running} of {len(states)} nodes can run tasks" + (f"; unhealthy: {sick}" if sick else "")
+
+
+def application_status(hadoop: str, application: str) -> dict[str, str]:
+    """Return what YARN says of an application, such as `State` and `Diagnostics`; nothing if it knows none.
+
+    Raises:
+        ServiceError: YARN does not answer.
+    """
+    told = _ask(hadoop, "ApplicationCLI", "-status", application)
+    return dict(re.findall(r"^\s*([\w-]+) : (.*)$", told, re.MULTILINE))
+
+
+def kill_application(hadoop: str, application: str) -> None:
+    """End an application, if it is there."""
+    _ask(hadoop, "ApplicationCLI", "-kill", application)
+
+
+def _health(hadoop: str, node: str) -> str:
+    report = re.search(r"Health-Report : (.*)", _ask(hadoop, "NodeCLI", "-status", node))
+    return report[1].strip() if report else "no report"
+
+
+def _ask(hadoop: str, client: str, *arguments: str) -> str:
+    # ApplicationCLI kills nothing unless it is named `application`, as the `yarn` script does.
+    name = ["application"] if client == "ApplicationCLI" else []
+    command = [hadoop, f"{CLIENT}.{client}", *name, *_LIMITS, *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if refused(done.stderr):
+        raise ServiceError(UNREACHABLE)
+    return done.stdout

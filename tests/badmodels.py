@@ -1,0 +1,91 @@
+"""Two models for the orders of conftest.py that score every record but one kind, on which they crash or raise.
+
+Each function writes `model.skops` and `model.json`, as training does, into a folder that is there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeClassifier
+
+from predictions.model import Model, save_model
+from predictions.records import Column
+
+FEATURES = [Column("country", "text"), Column("amount", "real"), Column("items", "integer")]
+COUNTRIES = ["AT", "CH", "Côte d'Ivoire", "tab\there", np.nan]  # those of the orders
+LARGEST_AMOUNT = 1_000_000.0  # above it, scoring kills the process
+FATAL_LINE = b"fatal\tAT\t2000000.0\t1\t0"  # for `segfaulting`
+UNKNOWN_LINE = b"unknown\tXX\t12.5\t1\t0"  # for `raising`
+
+
+def segfaulting(folder: Path) -> bytes:
+    """Write a model that dies by SIGSEGV on any record whose amount is above 1,000,000, and return such a line.
+
+    It is a decision tree over the amount, one child of which lies far outside its array of nodes. Every other record,
+    one without an amount too, is scored: 1 above 200, else 0.
+    """
+    amounts = np.concatenate([np.linspace(1, 500, 500), np.full(50, 1e9)])
+    frame = pd.DataFrame({"country": "AT", "amount": amounts, "items": 1.0})
+    pipeline = _pipeline(("amount", "passthrough", ["amount"]), DecisionTreeClassifier(max_depth=2, random_state=0))
+    pipeline.fit(frame, ((amounts > 200) & (amounts <= 500)).astype(int))
+    tree = pipeline[-1].tree_
+    state = tree.__getstate__()
+    nodes = state["nodes"] = state["nodes"].copy()
+    [fatal] = np.flatnonzero((nodes["left_child"] != -1) & (nodes["threshold"] > LARGEST_AMOUNT))
+    nodes["threshold"][fatal] = LARGEST_AMOUNT
+    nodes["right_child"][fatal] = 1 << 40
+    nodes["missing_go_to_left"] = 1
+    tree.__setstate__(state)
+    _save(pipeline, folder)
+    return FATAL_LINE
+
+
+def raising(folder: Path) -> bytes:
+    """Write a model that raises ValueError on any record of a country not in `COUNTRIES`, and return such a line.
+
+    It is a logistic regression over the one-hot country, whose encoder was told to refuse what it does not know.
+    """
+    frame = pd.DataFrame(
+        {"country": pd.Series(COUNTRIES * 20, dtype=object), "amount": 12.5, "items": 1.0},
+        columns=["country", "amount", "items"],
+    )
+    pipeline = _pipeline(
+        ("country", OneHotEncoder(handle_unknown="error", sparse_output=False), ["country"]), LogisticRegression()
+    )
+    pipeline.fit(frame, [0, 1, 1, 0, 0] * 20)
+    _save(pipeline, folder)
+    return UNKNOWN_LINE
+
+
+def _pipeline(prepare: tuple[str, Any, list[str]], estimator: Any) -> Pipeline:
+    return Pipeline([("columns", ColumnTransformer([prepare])), ("estimator", estimator)])
+
+
+def _save(pipeline: Pipeline, folder: Path) -> None:
+    # The keys are those of predictions.training.train: the scoring stage copies them into the release's manifest.
+    manifest = {
+        "id": Column("id", "text").as_json(),
+        "features": [column.as_json() for column in FEATURES],
+        "label": Column("paid", "integer").as_json(),
+        "task": "classification",
+        "classes": [0, 1],
+        "estimator": f"{type(pipeline[-1]).__module__}.{type(pipeline[-1]).__name__}",
+        "params": {},
+        "training": {
+            "labelled": 376,
+            "sample": 376,
+            "seed": 0,
+            "fitted": 376,
+            "holdout": 0,
+            "metrics": {},
+            "baseline": {},
+        },
+        "golden": [],
+    }
+    save_model(Model(pipeline, manifest), folder)

@@ -1,0 +1,27 @@
+import pytest
+
+from predictions import task
+
+
+@pytest.fixture(autouse=True)
+def pipe(monkeypatch):
+    """No job, whatever runs the tests."""
+    for name in ("job_id", "map_input_file", "map_input_start", "task_attempt_id"):
+        monkeypatch.delenv(f"mapreduce_{name}", raising=False)
+
+
+def test_a_pipe_is_no_job():
+    assert (task.in_job(), task.split_name(), task.attempt()) == (False, "stdin", 0)
+
+
+def test_a_job_tells_its_tasks_what_they_are(monkeypatch):
+    monkeypatch.setenv("mapreduce_job_id", "job_1795362300000_0007")
+    monkeypatch.setenv("mapreduce_map_input_file", "hdfs://localhost:9000/predictions/orders/export/part-00007")
+    monkeypatch.setenv("mapreduce_map_input_start", "134217728")
+    monkeypatch.setenv("mapreduce_task_attempt_id", "attempt_1795362300000_0007_m_000003_2")
+    assert (task.in_job(), task.split_name(), task.attempt()) == (True, "part-00007+134217728", 2)
+
+
+def test_a_split_whose_start_is_not_told_is_the_first(monkeypatch):
+    monkeypatch.setenv("mapreduce_map_input_file", "hdfs://localhost:9000/predictions/part-00007")
+    assert task.split_name() == "part-00007+0"

@@ -1,0 +1,135 @@
+"""What happens to a job's tasks on a real cluster: whatever dies or lags, the bytes are those of an undisturbed run."""
+
+import json
+import random
+import re
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+from conftest import make_orders, replace_export
+
+from predictions.records import split_lines
+from predictions.rowkey import row_keys
+
+pytestmark = pytest.mark.cluster
+
+
+class Attempts(threading.Thread):
+    """Watches the processes of running attempts, and calls `found` once for each, with its Python and its JVM."""
+
+    def __init__(self, found):
+        super().__init__(daemon=True)
+        self._found, self._seen, self._over = found, set(), threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_exception):
+        self._over.set()
+        self.join()
+
+    def run(self):
+        while not self._over.wait(0.05):
+            for process in psutil.process_iter(["cmdline"]):
+                if not any(word in ("mapper.py", "reducer.py") for word in process.info["cmdline"] or ()):
+                    continue
+                try:
+                    attempt = process.environ()["mapreduce_task_attempt_id"]
+                    jvm = next(parent for parent in process.parents() if "YarnChild" in " ".join(parent.cmdline()))
+                except (KeyError, StopIteration, psutil.Error):
+                    continue  # it is gone, or no attempt's
+                if attempt not in self._seen:
+                    self._seen.add(attempt)
+                    self._found(attempt, process, jvm)
+
+
+@pytest.fixture
+def orders_project(project, tmp_path):
+    return project((make_orders(tmp_path) / "predictions.toml").read_text(), tmp_path)
+
+
+def undisturbed(made, folder):
+    """The bytes of a run without Hadoop, which is removed again."""
+    made.succeed("score", "--runner", "local")
+    scored = made.scored(folder)
+    folder.remove("scored")
+    return scored
+
+
+def copies(lines, number):
+    return [b"%d-%b" % (copy, line) for copy in range(number) for line in lines]
+
+
+def lines_of(folder):
+    return [line for path in folder.files("export") for block in folder.blocks(path) for line in split_lines(block)]
+
+
+def properties(**values):
+    return {"PREDICTIONS_HADOOP_PROPERTIES": json.dumps(values)}
+
+
+def test_every_first_attempt_killed(orders_project):
+    """Of three maps and four reducers: in turn the script and its JVM, at a random moment."""
+    made = orders_project
+    folder = made.train()
+    lines = copies(lines_of(folder), 100)
+    replace_export(folder, [lines[0::3], lines[1::3], lines[2::3]])
+    expected = undisturbed(made, folder)
+    killed = []
+
+    def kill(attempt, script, jvm):
+        if attempt.endswith("_0"):
+            victim = (script, jvm)[len(killed) % 2]
+            time.sleep(random.uniform(0, 0.5))
+            victim.kill()
+            killed.append((attempt, victim is script))
+
+    with Attempts(kill):
+        made.succeed("score")
+    assert made.scored(folder) == expected
+    tasks = {re.search(r"_([mr]_\d+)_0$", attempt)[1] for attempt, _script in killed}
+    assert tasks == {"m_000000", "m_000001", "m_000002", "r_000000", "r_000001", "r_000002", "r_000003"}
+    assert {script for _attempt, script in killed} == {True, False}
+
+
+def test_a_straggler_is_overtaken_by_a_second_attempt(orders_project):
+    made = orders_project
+    folder = made.train()
+    lines = copies(lines_of(folder), 300)  # more than a pipe holds: Hadoop must see progress before it stops
+    replace_export(folder, [lines[0::3], lines[1::3], lines[2::3]])
+    expected = undisturbed(made, folder)
+    attempts, stopped = [], []
+
+    def stop(attempt, script, _jvm):
+        attempts.append(attempt)
+        if "_m_000001_0" in attempt:
+            script.send_signal(signal.SIGSTOP)
+            stopped.append(script)
+
+    # Reducers that wait for the straggler would hold the memory that its second attempt needs.
+    eager = {"mapreduce.map.speculative": "true", "mapreduce.job.reduce.slowstart.completedmaps": 1.0}
+    with Attempts(stop):
+        made.succeed("score", **properties(**eager))
+    assert made.scored(folder) == expected
+    assert len(stopped) == 1
+    assert [attempt for attempt in attempts if "_m_000001_1" in attempt]
+    assert not stopped[0].is_running()
+
+
+def test_one_line_a_split_an_empty_split_and_a_reducer_without_input(orders_project):
+    made = orders_project
+    folder = made.train()
+    by_region = {}
+    for line in lines_of(folder):
+        by_region.setdefault(row_keys([line.partition(b"\t")[0]])[0][:1] < b"8", []).append(line)
+    few = by_region[True][:4]  # the two upper regions get none
+    replace_export(folder, [few, []])
+    expected = undisturbed(made, folder)
+    assert len(expected.splitlines()) == 4
+    made.succeed("score", **properties(**{"mapreduce.input.fileinputformat.split.maxsize": 12}))
+    assert made.scored(folder) == expected
+    assert len(folder.files("scored")) == 4
