@@ -97,13 +97,19 @@ CAUSES = tuple(
             r"a task's Python crashed: \1",
             "the stack is in the attempt's stderr; after two such attempts, the third one names the record",
         ),
-        (r"^(\w*(?:\.\w+)*(?:Error|Exception|Interrupt|Exit)\b.*)", r"\1", "its traceback is in the attempt's stderr"),
+        (
+            r"^(?!Error: |javax?\.|org\.)(\w*(?:\.\w+)*(?:Error|Exception|Interrupt|Exit)\b.*)",
+            r"\1",
+            "its traceback is in the attempt's stderr",
+        ),
         (
             r"subprocess failed with code (?:137|143)",
             "a task's script was killed by a signal",
             "the kernel may have been short of memory: see the node's system log",
         ),
         (r"(subprocess failed with code \d+)", r"a task's script ended without a word: \1", "see the attempt's logs"),
+        # Java's own: the outcome of what a script said before, or a trouble of Hadoop's.
+        (r"^(?:Error: |(?=(?:javax?|org)\.[\w.$]+(?:Error|Exception)\b))(.+)", r"\1", "see the attempt's logs"),
     )
 )
 

@@ -9,7 +9,11 @@ CLIENT = "org.apache.hadoop.yarn.client.cli"
 UNREACHABLE = "YARN does not answer; is the cluster running (hadoop/cluster status)?"
 
 # Fail in seconds, not in a quarter of an hour, where there is no YARN.
-_LIMITS = ("-Dyarn.resourcemanager.connect.max-wait.ms=5000", "-Dyarn.resourcemanager.connect.retry-interval.ms=1000")
+_LIMITS = (
+    "-Dyarn.resourcemanager.connect.max-wait.ms=5000",
+    "-Dyarn.resourcemanager.connect.retry-interval.ms=1000",
+    "-Dipc.client.connect.max.retries=1",
+)
 _NODE = re.compile(r"^\s*(\S+:\d+)\s+([A-Z]+)\s", re.MULTILINE)
 
 

@@ -125,6 +125,11 @@ def replace_export(folder, parts: Sequence[Sequence[bytes]]) -> None:
     folder.write_manifest(manifest)
 
 
+def properties(**values) -> dict[str, str]:
+    """Return the environment that gives a job properties of Hadoop."""
+    return {"PREDICTIONS_HADOOP_PROPERTIES": json.dumps(values)}
+
+
 class Project:
     """Settings in a folder of their own, under a name of their own on the cluster."""
 

@@ -1,8 +1,11 @@
-"""What is handed to Hadoop, without a cluster: the command, the partition file, the bundle, the cause of a failure."""
+"""What is handed to Hadoop, without a cluster: the command, the partition file, the bundle, what is made of its failure."""
 
 import struct
+import subprocess
 import zipfile
+from dataclasses import replace
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,14 @@ from hadoop.streaming import Job, find_streaming_jar, printable
 from predictions.errors import InputError, InternalError, ServiceError
 
 JOB = Job(
-    "a name", "/in", "/out", "python3 mapper.py", "python3 reducer.py", 3, "/p", ["a", "b"], ["c#lib"], {"A": "1"}
+    *("a name", "/in", "/out", "python3 mapper.py", "python3 reducer.py", 3, "/p", ["a", "b"], ["c#lib"], {"A": "1"}),
+    properties={"mapreduce.job.queuename": "night shift", "mapreduce.map.memory.mb": "2048"},
 )
+
+
+def values(command):
+    """The properties that a command sets."""
+    return dict(word.split("=", 1) for option, word in pairwise(command) if option == "-D")
 
 
 def test_the_command_has_generic_options_first():
@@ -27,9 +36,36 @@ def test_the_command_has_generic_options_first():
     assert command[command.index("-files") + 1] == "a,b"
     assert "mapreduce.totalorderpartitioner.path=/p" in command
     assert command[-2:] == ["-cmdenv", "A=1"]
+
+
+def test_a_line_ends_at_a_line_feed_only():
+    assert values(JOB.command("hadoop", Path("/s.jar")))["textinputformat.record.delimiter"] == "\n"
+
+
+def test_the_settings_properties_come_before_ours_but_for_what_a_result_depends_on():
+    theirs = {
+        "mapreduce.job.queuename": "night",
+        "yarn.resourcemanager.connect.max-wait.ms": "1",
+        "textinputformat.record.delimiter": "|",
+        "mapreduce.job.reduces": "1",
+        "mapreduce.totalorderpartitioner.path": "/elsewhere",
+    }
+    given = values(replace(JOB, properties=theirs).command("hadoop", Path("/s.jar")))
+    assert given["mapreduce.job.queuename"] == "night"
+    assert given["yarn.resourcemanager.connect.max-wait.ms"] == "1"
+    assert given["textinputformat.record.delimiter"] == "\n"
+    assert given["mapreduce.job.reduces"] == "3"
+    assert given["mapreduce.totalorderpartitioner.path"] == "/p"
+
+
+def test_the_printed_command_is_the_same_to_a_shell():
+    command = JOB.command("hadoop", Path("/s.jar"))
     text = printable(command)
-    assert text.startswith("hadoop jar /s.jar \\\n    -D 'mapreduce.job.name=a name'")
+    assert text.startswith("hadoop jar /s.jar \\\n    -D yarn.resourcemanager")
+    assert "-D 'mapreduce.job.queuename=night shift' \\\n" in text
     assert "  \\" not in text
+    words = subprocess.run(["bash", "-c", f"printf '%s\\0' {text}"], capture_output=True, text=True, check=True).stdout
+    assert words.split("\0")[:-1] == command
 
 
 def test_the_partition_file():
@@ -51,39 +87,44 @@ def test_the_packed_libraries_are_requirements_of_the_package():
         assert f"\n    {name}>=" in text
 
 
-def failure(monkeypatch, report, logs=""):
-    monkeypatch.setattr(streaming, "_attempt_logs", lambda _application, _hadoop: iter([logs]))
+def failure(monkeypatch, report, *logs):
+    monkeypatch.setattr(streaming, "attempt_logs", lambda _application, _hadoop: iter(logs))
     return streaming._failure(report, "hadoop")
 
 
-RUNNING = (
-    "INFO mapreduce.Job: Running job: job_1_0001\nError: java.lang.RuntimeException: PipeMapRed.waitOutputThreads(): "
+RUNNING = "INFO mapreduce.Job: Running job: job_1_0001\n"
+QUOTA = "DSQuotaExceededException: The DiskSpace quota of /p is exceeded: quota = 1 MB"
+
+
+@pytest.mark.parametrize(
+    ("report", "logs", "message"),
+    [
+        ("Error: subprocess failed with code 2", ["x", "mapper.py: another model"], "mapper.py: another model"),
+        ("Error: subprocess failed with code 1", [], "a task's script ended without a word: subprocess failed with"),
+        (QUOTA, [], "HDFS is full: The DiskSpace quota"),
+        ("java.net.ConnectException: Connection refused", [], "java.net.ConnectException"),
+        ("Job failed", [], "no cause in its logs"),
+    ],
 )
-
-
-def test_the_cause_of_a_refusal_is_the_scripts_own_message(monkeypatch):
-    error = failure(
-        monkeypatch, RUNNING + "subprocess failed with code 2", "x\nmapper.py: the model is another one\ny\n"
-    )
-    assert isinstance(error, InputError)
-    assert str(error) == "job_1_0001 failed: mapper.py: the model is another one"
-
-
-def test_the_cause_of_a_crash_is_the_end_of_its_traceback(monkeypatch):
-    logs = "Traceback (most recent call last):\n  File ...\nModuleNotFoundError: No module named 'sklearn'\n"
-    error = failure(monkeypatch, RUNNING + "subprocess failed with code 1", logs)
-    assert isinstance(error, InternalError)
-    assert str(error) == "job_1_0001 failed: ModuleNotFoundError: No module named 'sklearn'"
-
-
-def test_without_logs_hadoops_own_words_are_shown(monkeypatch):
-    error = failure(monkeypatch, RUNNING + "subprocess failed with code 139")
-    assert "subprocess failed with code 139" in str(error)
+def test_a_job_that_ran_and_failed_is_an_internal_error_whatever_the_cause(monkeypatch, report, logs, message):
+    error = failure(monkeypatch, RUNNING + report, *logs)
+    assert type(error) is InternalError
+    assert str(error).startswith(f"job_1_0001 failed: {message}")
 
 
 def test_no_yarn_is_an_unreachable_service(monkeypatch):
     report = "java.net.ConnectException: Call From localhost to localhost:8032 failed: Connection refused"
     assert isinstance(failure(monkeypatch, report), ServiceError)
+
+
+def test_a_job_that_was_not_accepted_says_why(monkeypatch):
+    full = failure(monkeypatch, QUOTA)
+    assert isinstance(full, ServiceError)
+    assert str(full).startswith("the job was not accepted: HDFS is full: The DiskSpace quota")
+    other = failure(monkeypatch, "2026-11-22 ERROR streaming.StreamJob: Error Launching job : Output exists\nbye\n")
+    assert isinstance(other, InternalError)
+    assert str(other).endswith("ERROR streaming.StreamJob: Error Launching job : Output exists")
+    assert str(failure(monkeypatch, "")) == "the job was not accepted: no message"
 
 
 def test_the_streaming_jar_is_found_where_distributions_keep_it(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -112,3 +113,52 @@ def test_paths_in_variables_are_relative_to_the_working_directory(write, monkeyp
 def test_a_missing_file_says_what_to_do(tmp_path):
     with pytest.raises(InputError, match="predictions init"):
         load_settings(tmp_path / "none.toml")
+
+
+PROPERTIES = (
+    GOOD
+    + """
+[hadoop.properties]
+"mapreduce.job.queuename" = "night"
+"mapreduce.map.memory.mb" = 2048
+"mapreduce.map.speculative" = true
+"mapreduce.job.reduce.slowstart.completedmaps" = 0.05
+"""
+)
+
+
+def test_properties_are_written_as_hadoop_reads_them(write):
+    assert load_settings(write(GOOD)).hadoop.properties == {}
+    assert load_settings(write(PROPERTIES)).hadoop.properties == {
+        "mapreduce.job.queuename": "night",
+        "mapreduce.map.memory.mb": "2048",
+        "mapreduce.map.speculative": "true",
+        "mapreduce.job.reduce.slowstart.completedmaps": "0.05",
+    }
+
+
+def test_properties_of_the_environment_come_before_those_of_the_file(write, monkeypatch):
+    given = {"mapreduce.map.memory.mb": 4096, "mapreduce.map.speculative": False, "yarn.x": "y=z w"}
+    monkeypatch.setenv("PREDICTIONS_HADOOP_PROPERTIES", json.dumps(given))
+    assert load_settings(write(PROPERTIES)).hadoop.properties == {
+        "mapreduce.job.queuename": "night",
+        "mapreduce.map.memory.mb": "4096",
+        "mapreduce.map.speculative": "false",
+        "mapreduce.job.reduce.slowstart.completedmaps": "0.05",
+        "yarn.x": "y=z w",
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['"a b" = 1', '"a=b" = 1', '"" = 1', '"a\\n" = 1', '"a" = [1]', "mapreduce.map.memory.mb = 1", '"a" = 2026-11-22'],
+)
+def test_properties_that_are_none_are_refused(write, line):
+    with pytest.raises(InputError, match=r"hadoop\.properties\."):
+        load_settings(write(f"{GOOD}\n[hadoop.properties]\n{line}\n"))
+
+
+def test_properties_in_a_variable_are_json(write, monkeypatch):
+    monkeypatch.setenv("PREDICTIONS_HADOOP_PROPERTIES", "mapreduce.map.memory.mb=1")
+    with pytest.raises(InputError, match=r"PREDICTIONS_|hadoop\.properties"):
+        load_settings(write(GOOD))

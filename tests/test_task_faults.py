@@ -1,6 +1,5 @@
 """What happens to a job's tasks on a real cluster: whatever dies or lags, the bytes are those of an undisturbed run."""
 
-import json
 import random
 import re
 import signal
@@ -9,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from conftest import make_orders, replace_export
+from conftest import make_orders, properties, replace_export
 
 from predictions.records import split_lines
 from predictions.rowkey import row_keys
@@ -66,10 +65,6 @@ def copies(lines, number):
 
 def lines_of(folder):
     return [line for path in folder.files("export") for block in folder.blocks(path) for line in split_lines(block)]
-
-
-def properties(**values):
-    return {"PREDICTIONS_HADOOP_PROPERTIES": json.dumps(values)}
 
 
 def test_every_first_attempt_killed(orders_project):

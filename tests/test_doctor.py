@@ -1,0 +1,244 @@
+"""Each cause that the doctor knows, provoked for real on the cluster: the job's message, and the doctor's."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import badmodels
+import pytest
+from conftest import CHECKOUT, make_orders, properties, replace_export
+
+from hadoop.config import ClusterConfig
+from hadoop.engine import Cluster, daemons
+
+pytestmark = pytest.mark.cluster
+
+ONCE = {"mapreduce.map.maxattempts": 1, "mapreduce.reduce.maxattempts": 1}
+
+
+@pytest.fixture(scope="module")
+def orders_release(project, tmp_path_factory):
+    """A project with a release that was exported and trained, and its folder. What a test breaks, it mends."""
+    folder = tmp_path_factory.mktemp("orders")
+    made = project((make_orders(folder) / "predictions.toml").read_text(), folder)
+    return made, made.train()
+
+
+def fails(made, folder, environment):
+    """Score, which is to fail; return the message, which the doctor must repeat for that job."""
+    failed = made.run("score", **environment)
+    assert failed.returncode == 6, failed.stderr
+    [message] = [line for line in failed.stderr.splitlines() if line.startswith("predictions: ")]
+    job, cause = re.fullmatch(r"predictions: (job_\d+_\d+) failed: (.*)", message).groups()
+    assert made.succeed("doctor", job).stdout == f"{job}: {cause}\n"
+    assert not [name for name in made.storage.names(folder.path) if "scored" in name]
+    return cause
+
+
+def executable(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def put_model(folder, made_by, local):
+    line = made_by(local)
+    for name in ("model.skops", "model.json"):
+        folder.storage.fs.pipe_file(f"{folder.path}/model/{name}", (local / name).read_bytes())
+    return line
+
+
+@pytest.fixture
+def model(orders_release):
+    """The model's two files, put back after the test."""
+    _made, folder = orders_release
+    kept = {name: folder.read(f"model/{name}") for name in ("model.skops", "model.json")}
+    yield kept
+    for name, data in kept.items():
+        folder.storage.fs.pipe_file(f"{folder.path}/model/{name}", data)
+
+
+@pytest.fixture
+def with_line(orders_release):
+    """Adds a line to the export, for one test."""
+    _made, folder = orders_release
+    manifest = folder.manifest()
+    lines = folder.read("export/part-00000").splitlines()
+    yield lambda line: replace_export(folder, [[*lines[:200], line, *lines[200:]]])
+    replace_export(folder, [lines])
+    folder.write_manifest(manifest)
+
+
+def test_a_python_without_the_libraries(orders_release):
+    made, folder = orders_release
+    bare = str(Path(sys._base_executable).resolve())
+    cause = fails(made, folder, properties(**ONCE) | {"PREDICTIONS_HADOOP_PYTHON": bare})
+    assert re.match(
+        r"the tasks' Python has no module \w+ \(split part-00000:\d+\+\d+\); install .*hadoop/cluster pack", cause
+    )
+
+
+def test_a_python_that_is_not_there(orders_release):
+    made, folder = orders_release
+    cause = fails(made, folder, properties(**ONCE) | {"PREDICTIONS_HADOOP_PYTHON": "/nowhere/python3"})
+    assert cause.startswith("a node has no program /nowhere/python3; set hadoop.python")
+
+
+def test_another_scikit_learn(orders_release, model):
+    made, folder = orders_release
+    manifest = json.loads(model["model.json"])
+    manifest["versions"]["scikit-learn"] = "1.0.2"
+    folder.storage.fs.pipe_file(f"{folder.path}/model/model.json", json.dumps(manifest).encode())
+    cause = fails(made, folder, properties(**ONCE))
+    assert cause.startswith("mapper.py: the model was trained with scikit-learn 1.0.2, this Python has")
+    assert "install scikit-learn==1.0.2" in cause
+
+
+def test_another_model(orders_release, model):
+    made, folder = orders_release
+    folder.storage.fs.pipe_file(f"{folder.path}/model/model.skops", b"another model")
+    cause = fails(made, folder, properties(**ONCE))
+    assert re.match(r"mapper.py: model.skops: its sha256 is .* start a new release", cause)
+
+
+def test_a_container_that_takes_too_much_memory(orders_release):
+    made, folder = orders_release
+    small = {"mapreduce.map.memory.mb": 256, "mapreduce.task.io.sort.mb": 10}
+    greedy = {"mapreduce.map.java.opts": "-Xms500m -Xmx500m -XX:+AlwaysPreTouch"}
+    cause = fails(made, folder, properties(**ONCE, **small, **greedy))
+    assert re.match(r"a task's container was killed for its memory: \S+ MB of 256 MB", cause)
+    assert '"mapreduce.map.memory.mb"' in cause
+
+
+def test_a_record_on_which_the_model_raises(orders_release, model, with_line, tmp_path):
+    made, folder = orders_release
+    with_line(put_model(folder, badmodels.raising, tmp_path))
+    cause = fails(made, folder, properties(**ONCE))
+    assert re.match(r"mapper.py: split part-00000\+0, record unknown: ValueError: Found unknown categories", cause)
+
+
+def test_a_record_on_which_the_mapper_crashes(orders_release, model, with_line, tmp_path):
+    made, folder = orders_release
+    with_line(put_model(folder, badmodels.segfaulting, tmp_path))
+    cause = fails(made, folder, properties(**{"mapreduce.map.maxattempts": 3, "mapreduce.job.maps": 1}))
+    assert cause == "mapper.py: split part-00000+0, record fatal: scoring it kills the process (SIGSEGV)"
+    once = fails(made, folder, properties(**ONCE))
+    assert re.match(r"a task's Python crashed: Segmentation fault \(split part-00000:0\+\d+\)", once)
+
+
+def test_a_full_disk(orders_release, tmp_path):
+    made, folder = orders_release
+    full = executable(tmp_path / "python", f'exec {sys.executable} "$@" > /dev/full')
+    cause = fails(made, folder, properties(**ONCE) | {"PREDICTIONS_HADOOP_PYTHON": full})
+    assert cause.startswith("a disk is full: no space left on device")
+    assert "yarn.nodemanager.local-dirs" in cause
+
+
+def dfs_admin(*arguments):
+    hadoop = CHECKOUT / "hadoop" / "bin" / "hadoop"
+    done = subprocess.run([hadoop, "org.apache.hadoop.hdfs.tools.DFSAdmin", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_hdfs(orders_release):
+    made, folder = orders_release
+    dfs_admin("-setSpaceQuota", "1m", folder.path)
+    try:
+        cause = fails(made, folder, properties(**ONCE))
+        assert re.match(r"HDFS is full: The DiskSpace quota of /tests/.* is exceeded", cause)
+        refused = made.run("train")
+        assert refused.returncode == 0  # it is there already, nothing is written
+    finally:
+        dfs_admin("-clrSpaceQuota", folder.path)
+
+
+def test_safe_mode(orders_release):
+    made, _folder = orders_release
+    dfs_admin("-safemode", "enter")
+    try:
+        failed = [made.run("export"), made.run("score")]
+        found = made.run("doctor")
+    finally:
+        dfs_admin("-safemode", "leave")
+    for done in failed:
+        assert done.returncode == 4, done.stderr
+        assert "HDFS is in safe mode, in which nothing can be written" in done.stderr.splitlines()[-1]
+    assert found.returncode == 4
+    assert "FAIL  storage: HDFS is in safe mode" in found.stdout
+    assert "ok    Thrift" in found.stdout
+
+
+def test_an_unhealthy_node(orders_release, tmp_path):
+    """YARN alone, on ports of its own, whose only node finds every disk too full."""
+    made, _folder = orders_release
+    config = ClusterConfig(tmp_path / "yarn", 3000)
+    config.write()
+    site = config.conf / "yarn-site.xml"
+    site.write_text(site.read_text().replace(">99.5<", ">0.0<"))
+    yarn = Cluster(config)
+    (config.folder / "run").mkdir()
+    for daemon in daemons(1, config):
+        if daemon.name in ("resourcemanager", "nodemanager"):
+            yarn._launch(daemon)
+    sick = {"CLUSTER_DIR": str(config.folder)}
+    try:
+        deadline = time.monotonic() + 60
+        while "unhealthy:" not in (found := made.run("doctor", **sick)).stdout and time.monotonic() < deadline:
+            time.sleep(1)
+        assert found.returncode == 4
+        assert re.search(r"FAIL  YARN: no YARN node can run a task, .* unhealthy: \S+: \S.*local-dirs", found.stdout)
+        failed = made.run("score", **sick)
+        assert failed.returncode == 4
+        assert "no YARN node can run a task, a job would wait for ever" in failed.stderr
+    finally:
+        yarn.stop(lambda _text: None)
+
+
+def test_services_that_cannot_be_reached(orders_release, tmp_path):
+    made, _folder = orders_release
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = probe.getsockname()[1]
+        found = made.run(
+            "--storage",
+            f"webhdfs://127.0.0.1:{nobody}/tests",
+            "doctor",
+            PREDICTIONS_HBASE_THRIFT=f"127.0.0.1:{nobody}",
+        )
+    assert found.returncode == 4
+    assert f"FAIL  Thrift: HBase's Thrift server at 127.0.0.1:{nobody}: " in found.stdout
+    assert f"FAIL  storage: HDFS does not answer at 127.0.0.1:{nobody}" in found.stdout
+    offline = tmp_path / "offline"
+    ClusterConfig(offline, 4000).write()
+    found = made.run("doctor", CLUSTER_DIR=str(offline))
+    assert "FAIL  YARN: YARN does not answer" in found.stdout
+
+
+def test_a_setup_that_is_fit_and_one_that_is_not(orders_release, tmp_path):
+    made, _folder = orders_release
+    found = made.succeed("doctor").stdout.splitlines()
+    assert [line.split(":")[0] for line in found] == [
+        f"ok    {name}" for name in ("database", "storage", "hadoop", "YARN", "tasks' Python", "hbase", "Thrift")
+    ]
+    bare = executable(tmp_path / "bare", f'exec {sys.executable} -S "$@"')  # no site-packages
+    unfit = made.run("doctor", PREDICTIONS_HADOOP_PYTHON=bare, PREDICTIONS_MODEL_LABEL="payed")
+    assert unfit.returncode == 2
+    assert "FAIL  database: no column payed" in unfit.stdout
+    assert "FAIL  tasks' Python" in unfit.stdout
+    assert "hadoop/cluster pack" in unfit.stdout
+
+
+def test_jobs_that_are_none_or_well(orders_release):
+    made, folder = orders_release
+    done = made.run("doctor", "application_1_0001")
+    assert (done.returncode, "YARN knows no such job" in done.stderr) == (2, True)
+    assert made.run("doctor", "nonsense").returncode == 2
+    made.succeed("score")
+    command = "org.apache.hadoop.yarn.client.cli.ApplicationCLI application -list -appStates FINISHED"
+    listed = subprocess.run([CHECKOUT / "hadoop/bin/hadoop", *command.split()], capture_output=True, text=True).stdout
+    newest = max(re.findall(rf"(application_\w+)\s+predictions {made.name} {folder.release}", listed))
+    assert made.succeed("doctor", newest).stdout == f"{newest}: it succeeded\n"

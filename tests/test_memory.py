@@ -1,0 +1,59 @@
+"""Memory that does not grow: the scripts as processes, fed with ever more of the same."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT
+
+from predictions.rowkey import row_keys
+
+RELEASE = "20261122T154500Z"
+FEW, MANY = 60_000, 600_000
+GROWTH = 1.15  # of the peak, for ten times the records; libraries and allocators leave some play
+
+
+def peak(command, lines):
+    """Run a script over lines, written as it takes them, and return its peak memory in KiB and its output's lines."""
+    reading, writing = os.pipe()
+    with subprocess.Popen(["wc", "-l"], stdin=reading, stdout=subprocess.PIPE) as counter:
+        os.close(reading)
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+        script = subprocess.Popen([sys.executable, *command], stdin=subprocess.PIPE, stdout=writing, env=environment)
+        os.close(writing)
+        with script.stdin:
+            script.stdin.writelines(lines)
+        _pid, status, usage = os.wait4(script.pid, 0)
+        script.returncode = os.waitstatus_to_exitcode(status)
+        assert script.returncode == 0
+        return usage.ru_maxrss, int(counter.stdout.read())
+
+
+def records(number):
+    for index in range(number):
+        # Every field differs, and one in a block is bad: no memo helps, and each block takes the slower way.
+        amount = b"none" if index % 20_000 == 0 else b"%d.25" % index
+        yield b"id-%d\tcountry %d\t%b\t%d\t0\n" % (index, index, amount, index)
+
+
+def predictions(number):
+    keys = sorted(row_keys([b"id-%d" % index for index in range(number)]))
+    for index, key in enumerate(keys):
+        line = b"%b\t1\t0.5\t%016x\t1795362300000\t\\N\n" % (key, index)
+        yield line
+        if index % 100 == 0:
+            yield line  # twice
+
+
+@pytest.mark.parametrize(
+    ("script", "lines"), [("mapper.py", records), ("reducer.py", predictions)], ids=["mapper", "reducer"]
+)
+def test_ten_times_the_records_take_no_more_memory(trained, script, lines):
+    model = [str(Path(trained) / "model" / "model.json"), RELEASE] if script == "mapper.py" else []
+    (few, few_lines), (many, many_lines) = (
+        peak([str(CHECKOUT / script), *model], lines(number)) for number in (FEW, MANY)
+    )
+    assert (few_lines, many_lines) == (FEW, MANY)
+    assert many < GROWTH * few, f"{few:,} and {many:,} KiB"
