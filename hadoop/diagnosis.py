@@ -74,7 +74,7 @@ CAUSES = tuple(
             "free space on the nodes, in yarn.nodemanager.local-dirs and their temporary folders",
         ),
         (
-            r"((?:The (?:Disk|Name)Space quota|The NameSpace quota)[^:\n]* is exceeded[^\n]*)",
+            r"((?:The (?:Disk|Name)Space quota)[^:\n]* is exceeded[^\n]*)",
             r"HDFS is full: \1",
             "remove old releases, or have the quota raised (hdfs dfsadmin -setSpaceQuota)",
             ServiceError,

@@ -83,7 +83,7 @@ class LocalRun:
 
     def locate(self, line: Unreadable) -> Unreadable:
         """Return the line with the file that it is in and its number there: a mapper here reads blocks of any file."""
-        file, number = self._input.locate(int(line.split.partition("+")[0]), line.number)
+        file, number = self._input.locate(int(line.split.removeprefix("mapper-").partition("+")[0]), line.number)
         return line._replace(split=f"{file}+0", number=number)
 
     def _pipe(
@@ -139,7 +139,7 @@ class LocalRun:
         progress: Callable[[float], None],
     ) -> "tuple[Future[None], IO[bytes]]":
         command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release)
-        mapper = processes.start(command, subprocess.PIPE, task.as_in_job(str(core)))
+        mapper = processes.start(command, subprocess.PIPE, task.as_in_job(f"mapper-{core}"))
         assert mapper.stdin
         assert mapper.stdout
         return pool.submit(self._input.feed, core, mapper.stdin, progress), mapper.stdout

@@ -1,0 +1,111 @@
+"""What the benchmarks share: a release of the flights, larger ones made of it, and `predictions score` as a process."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from predictions.export import PART_BYTES
+from predictions.records import id_digest, split_lines
+from predictions.settings import load_settings
+from predictions.storage import ReleaseFolder, Storage
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+VAR = CHECKOUT / "var"
+SETTINGS = CHECKOUT / "examples" / "flights" / "predictions.toml"
+ROWS = 336_776
+
+
+class Usage(NamedTuple):
+    """What a process took, those that it started and waited for included."""
+
+    seconds: float  # from its start to its end
+    cpu_seconds: float  # of all of them together
+    peak_bytes: int  # of the largest of them
+
+
+def make_release(storage: Path) -> ReleaseFolder:
+    """Export the flights and train their model, in processes of their own: this one stays small, see `score_local`."""
+    database = VAR / "flights.db"
+    if not database.exists():
+        subprocess.run([sys.executable, CHECKOUT / "examples" / "flights" / "make_database.py", database], check=True)
+    for stage in ("export", "train"):
+        subprocess.run(_command(storage, stage), stdout=subprocess.DEVNULL, check=True)
+    return Storage(str(storage), load_settings(SETTINGS).name).release()
+
+
+def make_copies(folder: ReleaseFolder, copies: int) -> ReleaseFolder:
+    """Make a release with the same model and each record so many times, under the IDs `0-ID`, `1-ID` and so on."""
+    target = folder.storage.new_release()
+    shutil.copytree(f"{folder.path}/model", f"{target.path}/model")
+    os.mkdir(f"{target.path}/export")
+    digest = parts = part_bytes = total_bytes = 0
+    file = None
+    try:
+        for block in _copies(folder, copies):
+            if file is None or part_bytes >= PART_BYTES:
+                if file:
+                    file.close()
+                file = target.create(f"{target.path}/export/part-{parts:05d}")
+                parts, part_bytes = parts + 1, 0
+            file.write(block)
+            part_bytes += len(block)
+            total_bytes += len(block)
+            digest = (digest + id_digest(line.partition(b"\t")[0] for line in split_lines(block))) % (1 << 64)
+    finally:
+        if file:
+            file.close()
+    manifest = folder.manifest()
+    exported = manifest["export"]
+    exported |= {name: copies * exported[name] for name in ("rows", "labelled")}
+    exported |= {"parts": parts, "bytes": total_bytes, "id_digest": f"{digest:016x}"}
+    target.write_manifest(manifest | {"release": target.release, "export": exported})
+    return target
+
+
+def _copies(folder: ReleaseFolder, copies: int) -> Iterator[bytes]:
+    for copy in range(copies):
+        prefix = b"%d-" % copy
+        for path in folder.files("export"):
+            for block in folder.blocks(path):
+                yield prefix + block[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+
+def score_local(folder: ReleaseFolder) -> Usage:
+    """Score a release with `predictions score --runner local`, the command line as a process.
+
+    Linux counts the memory of whoever started a process for the new one's peak too: it is the larger of the two.
+
+    Raises:
+        CalledProcessError: the process failed.
+    """
+    storage = Path(folder.storage.folder).parent
+    command = _command(storage, "score", "--runner", "local", "--release", folder.release)
+    os.sync()  # else the disk would still be busy with what was made for the run
+    started = time.perf_counter()
+    process = subprocess.Popen(command)
+    try:
+        _process_id, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+
+
+def machine() -> str:
+    """Return what a benchmark ran on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def _command(storage: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "predictions", "--settings", str(SETTINGS), "--storage", str(storage), *arguments]

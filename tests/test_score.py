@@ -1,0 +1,463 @@
+"""The scoring stage through the command line, without Hadoop: the runners `pipe` and `local`, and what is refused."""
+
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import badmodels
+import psutil
+import pytest
+from conftest import CHECKOUT, replace_export
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loader.regions import split_points
+from predictions.records import split_lines
+from predictions.rowkey import record_id, row_keys
+from predictions.schema import parse_line
+from predictions.score_local import cut
+from predictions.storage import Storage
+
+RUNNERS = ("pipe", "local")
+both_runners = pytest.mark.parametrize("runner", RUNNERS)
+
+
+@pytest.fixture
+def release(trained, orders):
+    """The folder of a release that was exported and trained, in the orders' storage."""
+    shutil.copytree(trained, orders / "storage" / "orders" / trained.name)
+    return Storage(str(orders / "storage"), "orders").release()
+
+
+@pytest.fixture
+def score(predictions, orders):
+    """Score and look at how it ends; neither a process nor a temporary file may be left, whatever it was."""
+
+    def score(*arguments, code=0, **environment):
+        done = predictions("score", *arguments, **environment)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert children(orders) == []
+        assert leftovers(orders) == []
+        return done.stderr
+
+    return score
+
+
+def children(orders):
+    """The command lines of what was started in the orders' folder, where each process of a run is."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd", "status"]):
+        if process.info["cwd"] == str(orders) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process.info["cmdline"])
+    return found
+
+
+def leftovers(orders):
+    return [path for path in orders.glob("storage/*/*/*") if path.name.startswith("_")]
+
+
+def message(stderr):
+    """The one line that says why it failed."""
+    [line] = [line for line in stderr.splitlines() if line.startswith("predictions: ")]
+    return line.removeprefix("predictions: ")
+
+
+def lines_of(folder, part="export"):
+    return [line for path in folder.files(part) for block in folder.blocks(path) for line in split_lines(block)]
+
+
+def copies(lines, number):
+    return [b"%d-%b" % (copy, line) for copy in range(number) for line in lines]
+
+
+def with_amount(line, amount):
+    fields = line.split(b"\t")
+    fields[2] = amount
+    return b"\t".join(fields)
+
+
+def parts_of(folder):
+    return {path.rpartition("/")[2]: folder.storage.fs.cat_file(path) for path in folder.files("scored")}
+
+
+def typed_pipe(folder):
+    """The output of `cat part-* | mapper.py | sort | reducer.py` as a person types it."""
+    command = (
+        f"cat export/part-* | {sys.executable} {CHECKOUT}/mapper.py model/model.json {folder.release}"
+        f" | LC_ALL=C sort -t$'\\t' -k1,1 -s | {sys.executable} {CHECKOUT}/reducer.py"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=folder.path, env=environment, stdout=subprocess.PIPE, check=True
+    ).stdout
+
+
+def check_parts(folder, regions=4):
+    """Each of the part files has its region's keys; return all bytes in order."""
+    parts = parts_of(folder)
+    assert list(parts) == [f"part-{region:05d}" for region in range(regions)]
+    bounds = [b"", *split_points(regions), b"~"]
+    for region, data in enumerate(parts.values()):
+        keys = [parse_line(line).row_key for line in split_lines(data)]
+        assert keys == sorted(keys)
+        assert all(bounds[region] <= key < bounds[region + 1] for key in keys)
+    return b"".join(parts.values())
+
+
+def both(score, folder, code=0):
+    """Score with each runner; return the part files, which must be the same, byte for byte."""
+    score("--runner", "pipe", code=code)
+    piped = parts_of(folder)
+    folder.remove("scored")
+    score(code=code)
+    assert parts_of(folder) == piped
+    return piped
+
+
+def test_both_runners_write_what_the_typed_pipe_does(score, release):
+    both(score, release)
+    written = check_parts(release)
+    assert written == typed_pipe(release)
+    ids = sorted(record_id(parse_line(line).row_key) for line in split_lines(written))
+    assert ids == sorted(line.partition(b"\t")[0] for line in lines_of(release))
+    assert len(ids) == 400
+
+
+def test_the_same_from_many_blocks_of_several_files(score, release):
+    """More than each mapper's first block, of unequal files, one of them empty; as many regions as are asked for."""
+    lines = copies(lines_of(release), 300)
+    random.Random(1).shuffle(lines)
+    replace_export(release, [lines[:70_000], [], lines[70_000:70_001], lines[70_001:]])
+    score("--runner", "pipe", PREDICTIONS_HBASE_REGIONS="7")
+    piped = parts_of(release)
+    release.remove("scored")
+    score("--runner", "local", PREDICTIONS_HBASE_REGIONS="7")
+    assert parts_of(release) == piped
+    assert check_parts(release, 7) == typed_pipe(release)
+    scored = release.manifest()["scored"]
+    assert scored["rows"] == scored["read"] == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "label", "features"),
+    [
+        ("sklearn.linear_model.LogisticRegression", "paid", ["country", "amount", "items"]),
+        ("sklearn.ensemble.HistGradientBoostingRegressor", "amount", ["country", "items"]),
+    ],
+)
+def test_other_estimators(predictions, score, orders, estimator, label, features):
+    model = {"MODEL_ESTIMATOR": estimator, "MODEL_LABEL": label, "MODEL_FEATURES": json.dumps(features)}
+    model = {f"PREDICTIONS_{name}": value for name, value in model.items()}
+    for stage in ("export", "train"):
+        done = predictions(stage, **model)
+        assert done.returncode == 0, done.stderr
+    folder = Storage(str(orders / "storage"), "orders").release()
+    both(score, folder)
+    assert check_parts(folder) == typed_pipe(folder)
+    lines = [parse_line(line) for line in lines_of(folder, "scored")]
+    assert {line.probability == b"\\N" for line in lines} == {label == "amount"}
+
+
+def test_an_empty_region_has_an_empty_part_file(score, release):
+    few = [line for line in lines_of(release) if row_keys([line.partition(b"\t")[0]])[0] < b"4000"]
+    assert few
+    replace_export(release, [few])
+    parts = both(score, release)
+    assert [bool(data) for data in parts.values()] == [True, False, False, False]
+    check_parts(release)
+
+
+def test_an_export_without_records(score, release):
+    replace_export(release, [[], []])
+    assert set(both(score, release).values()) == {b""}
+    assert release.manifest()["scored"]["rows"] == 0
+
+
+def test_the_manifest_accounts_for_every_record(score, release):
+    lines = lines_of(release)
+    replace_export(release, [lines[:100], [with_amount(lines[100], b"twelve"), *lines[101:]]])
+    stderr = score(code=1)
+    assert "scored 399 records, 1 failed; it took" in stderr
+    manifest = release.manifest()
+    scored = manifest["scored"]
+    assert scored["split_points"] == ["4000", "8000", "c000"]
+    assert scored["id_digest"] == manifest["export"]["id_digest"]
+    assert scored["seconds"] > 0
+    counted = ("read", "scored", "failed", "duplicates", "unreadable", "rows")
+    assert {name: scored[name] for name in counted} == {
+        **{"read": 400, "scored": 399, "failed": 1, "duplicates": 0},
+        **{"unreadable": 0, "rows": 400},
+    }
+    assert manifest["task"] == "classification"
+    before = parts_of(release)
+    assert "scored 399 records" in score(code=1)  # it is not done again
+    assert (parts_of(release), release.manifest()) == (before, manifest)
+
+
+def test_more_failed_records_than_allowed_are_refused_with_the_reasons(score, release):
+    lines = lines_of(release)
+    bad = [with_amount(line, b"twelve") for line in lines[:4]] + [with_amount(line, b"inf") for line in lines[4:6]]
+    replace_export(release, [bad[:3], bad[3:] + lines[6:]])
+    told = message(score(code=3))
+    assert "6 of 400 records could not be scored, more than gates.max_failed (1.00%) allows: " in told
+    assert "amount: not a number (4)" in told
+    assert "(2)" in told
+    assert not release.has("scored")
+    assert "scored" not in release.manifest()
+    assert "6 failed" in score(code=1, PREDICTIONS_GATES_MAX_FAILED="0.015")
+
+
+UNREADABLE = {
+    b"short\tAT": "2 fields, not 5",
+    b"": "1 fields, not 5",
+    b"\tAT\t1.5\t1\t0": "the ID is empty",
+    b"\xff\xfe\tAT\t1.5\t1\t0": "the ID is not valid UTF-8",
+    b"a\rb\tAT\t1.5\t1\t0": "the ID is not escaped as COPY escapes it",
+    b"x\ty\tAT\t1.5\t1\t0": "6 fields, not 5",
+}
+
+
+@both_runners
+def test_unreadable_lines_are_kept_with_their_places(score, release, runner):
+    """In several files, in first and later blocks, first and last in a file, and alone in one."""
+    good = copies(lines_of(release), 250)
+    bad = iter(UNREADABLE.items())
+    parts, expected = [good[:30], good[30:80_000], [], good[80_000:]], []
+    for part, place in ((0, 0), (0, 20), (1, len(parts[1])), (1, 60_000), (2, 0), (3, 3)):
+        line, reason = next(bad)
+        parts[part] = [*parts[part][:place], line, *parts[part][place:]]
+        expected.append((part, line, reason))
+    replace_export(release, parts)
+    told = message(score("--runner", runner, code=3))
+    file = Path(release.path) / "unreadable.txt"
+    assert told.startswith(f"6 of {len(good) + 6:,} lines could not be read; they are in {file}, ")
+    head, *rows = file.read_bytes().split(b"\n")[:-1]
+    assert head == b"split\tline\treason\ttext"
+    assert {tuple(row.split(b"\t", 3)) for row in rows} == {
+        (b"part-%05d+0" % part, b"%d" % (parts[part].index(line) + 1), reason.encode(), line)
+        for part, line, reason in expected
+    }
+    assert len(rows) == 6
+    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model", "unreadable.txt"]
+    assert "scored" not in release.manifest()
+
+    replace_export(release, [[line for line in part if line not in UNREADABLE] for part in parts])
+    score("--runner", runner)
+    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model", "scored"]
+    assert release.manifest()["scored"]["unreadable"] == 0
+
+
+def test_a_record_that_came_twice_is_written_once_and_counted(score, release):
+    lines = lines_of(release)
+    replace_export(release, [[*lines, lines[0]], [lines[1], lines[0]], lines[5:7]])
+    both(score, release)
+    assert check_parts(release).count(b"\n") == 400
+    scored = release.manifest()["scored"]
+    assert (scored["read"], scored["duplicates"], scored["rows"]) == (405, 5, 400)
+    assert "5 came twice" in score()
+
+
+@both_runners
+def test_one_id_for_different_records_is_refused_with_examples(score, release, runner):
+    lines = lines_of(release)
+    others = [with_amount(line, b"0.125") for line in lines[:7]]
+    replace_export(release, [lines[:5] + others, lines[5:] + others])
+    told = message(score("--runner", runner, code=2))
+    start, _for, examples = told.partition(", for example ")
+    assert start == "the ID is not unique: 7 IDs stand for different records"
+    assert len(set(examples.split(", "))) == 5
+    assert set(examples.split(", ")) < {line.partition(b"\t")[0].decode() for line in lines[:7]}
+    assert not release.has("scored")
+
+
+@both_runners
+def test_a_lost_record_is_noticed_by_the_count(score, release, runner):
+    lines = lines_of(release)
+    replace_export(release, [lines])
+    release.storage.fs.pipe_file(f"{release.path}/export/part-00000", b"\n".join(lines[1:]) + b"\n")
+    assert message(score("--runner", runner, code=6)) == "400 records were exported, but the job read 399"
+    assert not release.has("scored")
+
+
+@both_runners
+def test_a_swapped_record_is_noticed_by_the_digest(score, release, runner):
+    lines = lines_of(release)
+    replace_export(release, [lines])
+    swapped = [lines[0].replace(b"order-", b"ordre-"), *lines[1:]]
+    release.storage.fs.pipe_file(f"{release.path}/export/part-00000", b"\n".join(swapped) + b"\n")
+    told = message(score("--runner", runner, code=6))
+    assert told.startswith("the job did not score the records that were exported, by the digest of their IDs")
+    assert not release.has("scored")
+
+
+def put_model(release, made_by):
+    """Replace the model, and return a line on which it fails."""
+    return made_by(Path(release.path) / "model")
+
+
+@both_runners
+@pytest.mark.parametrize("times", [1, 300])
+def test_a_record_on_which_the_model_raises_is_named(score, release, runner, times):
+    line = put_model(release, badmodels.raising)
+    lines = copies(lines_of(release), times)
+    replace_export(release, [lines[:30], [*lines[30:], line]])
+    told = message(score("--runner", runner, code=6))
+    assert told.startswith("mapper.py failed with exit code 6: ")
+    assert "record unknown: ValueError: Found unknown categories" in told
+    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
+
+
+@both_runners
+@pytest.mark.parametrize("times", [1, 300])
+def test_a_mapper_that_crashes_is_named_with_its_signal(score, release, runner, times):
+    line = put_model(release, badmodels.segfaulting)
+    lines = copies(lines_of(release), times)
+    replace_export(release, [[*lines[:30], line, *lines[30:]]])
+    told = message(score("--runner", runner, code=6))
+    assert told == "mapper.py was killed by SIGSEGV: Fatal Python error: Segmentation fault"
+    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
+
+
+def test_a_model_that_was_replaced_is_refused_by_the_mapper(score, release):
+    release.storage.fs.pipe_file(f"{release.path}/model/model.skops", b"another model")
+    assert "model.skops: its sha256 is" in message(score(code=6))
+    assert not release.has("scored")
+
+
+def broken_sort(folder, when):
+    """Put a `sort` first on the PATH that fails where a shell's pattern matches its arguments."""
+    folder.mkdir()
+    script = folder / "sort"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in {when}) echo "sort: write failed: No space left on device" >&2; exit 2;; esac\n'
+        f'exec {shutil.which("sort")} "$@"\n'
+    )
+    script.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(("runner", "when"), [("pipe", "*"), ("local", "*"), ("local", "*--merge*")])
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_sort_that_fails_is_told_in_its_own_words(score, release, tmp_path, runner, when, times):
+    replace_export(release, [copies(lines_of(release), times)])
+    told = message(score("--runner", runner, code=6, PATH=broken_sort(tmp_path / "bin", when)))
+    assert told == "sort failed with exit code 2: write failed: No space left on device"
+    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
+
+
+@pytest.mark.parametrize(
+    ("runner", "awaited", "wait"),
+    [
+        *[("pipe", "mapper.py", 0), ("pipe", "mapper.py", 1)],
+        *[("local", "mapper.py", 0), ("local", "mapper.py", 1), ("local", "reducer.py", 0)],
+    ],
+)
+def test_an_interrupted_run_leaves_nothing(release, orders, runner, awaited, wait):
+    replace_export(release, [copies(lines_of(release), 1000)])
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "predictions", "score", "--runner", runner],
+        cwd=orders,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not any(awaited in " ".join(command) for command in children(orders)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(wait)
+    driver.terminate()
+    _stdout, stderr = driver.communicate(timeout=30)
+    assert (driver.returncode, stderr.splitlines()[-1]) == (130, "predictions: interrupted")
+    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
+    assert children(orders) == []
+    assert "scored" not in release.manifest()
+
+
+def test_a_folder_of_somebody_elses_making_is_left_alone(score, release):
+    (Path(release.path) / "scored").mkdir()
+    (Path(release.path) / "scored" / "part-00000").write_text("theirs\n")
+    told = message(score(code=2))
+    assert "/scored: not made by `predictions score`, nothing was counted; remove it" in told
+    assert lines_of(release, "scored") == [b"theirs"]
+
+
+@both_runners
+def test_a_dry_run_is_of_a_hadoop_job_only(predictions, release, runner):
+    done = predictions("score", "--dry-run", "--runner", runner)
+    assert done.returncode == 2
+    assert "--dry-run prints a Hadoop job: leave --runner out" in done.stderr
+
+
+def test_a_runner_that_is_none(predictions, release):
+    done = predictions("score", "--runner", "spark")
+    assert done.returncode == 2
+    assert "'pipe', 'local', 'hadoop'" in done.stderr
+
+
+def test_neither_hbase_nor_its_client_nor_hadoop_is_needed(score, release, orders):
+    for library in ("happybase", "thriftpy2"):
+        (orders / f"{library}.py").write_text("raise ImportError('not to be had')\n")
+    score(PYTHONPATH=f"{orders}:{CHECKOUT}", PREDICTIONS_HBASE_THRIFT="127.0.0.1:1", PREDICTIONS_HADOOP_BIN="/none")
+    assert release.manifest()["scored"]["rows"] == 400
+
+
+class Pieces(io.BytesIO):
+    """A stream of which each read gives the next of some sizes, over and over."""
+
+    def __init__(self, data, sizes):
+        super().__init__(data)
+        self.sizes = sizes
+        self.reads = 0
+
+    def read(self, _size=-1):
+        self.reads += 1
+        return super().read(self.sizes[self.reads % len(self.sizes)])
+
+
+hex_digits = st.text("048cf", min_size=4, max_size=4).map(str.encode)
+keys = st.builds(
+    lambda prefix, rest: prefix + b":" + rest.replace(b"\n", b"").replace(b"\t", b""), hex_digits, st.binary()
+)
+
+
+@given(
+    lines=st.lists(st.builds(lambda key, rest: key + b"\t" + rest.replace(b"\n", b""), keys, st.binary())),
+    points=st.sets(hex_digits),
+    sizes=st.lists(st.integers(1, 100), min_size=1),
+    ends=st.booleans(),
+)
+def test_any_lines_are_cut_at_any_points_whatever_the_blocks(lines, points, sizes, ends):
+    lines.sort(key=lambda line: line.partition(b"\t")[0])
+    data = b"".join(line + b"\n" for line in lines)
+    points = sorted(points)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, str(region)) for region in range(len(points) + 1)]
+        stream = Pieces(data if ends else data[:-1], sizes)
+        cut(stream, points, lambda region: files[region].open("xb"))
+        assert stream.closed
+        written = [file.read_bytes() for file in files]
+    assert b"".join(written) == data
+    bounds = [b"", *points, b"g"]
+    for region, part in enumerate(written):
+        assert all(bounds[region] <= line < bounds[region + 1] for line in split_lines(part))
+
+
+def test_the_input_of_a_cut_is_closed_when_a_file_cannot_be_written():
+    stream = io.BytesIO(b"0000:a\tx\nffff:b\tx\n")
+
+    def create(region):
+        if region:
+            raise OSError("full")
+        return io.BytesIO()
+
+    with pytest.raises(OSError, match="full"):
+        cut(stream, [b"8000"], create)
+    assert stream.closed
