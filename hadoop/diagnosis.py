@@ -58,16 +58,26 @@ CAUSES = tuple(
             "hadoop.environment",
         ),
         (
-            r"Cannot run program \"([^\"]+)\"",
-            r"a node has no program \1",
+            r"Cannot run program \"([^\"]+)\".*error=2,|: (\S+): command not found",
+            r"a node has no program \1\2",
             "set hadoop.python to a Python that every node has",
         ),
+        (r"(Cannot run program .+)", r"a node cannot start the tasks: \1", "see hadoop.python, and the node itself"),
         (
-            r"is running \S+ beyond the '\w+' memory limit\. Current usage: (.+?) physical memory used",
+            r"beyond the 'PHYSICAL' memory limit\. Current usage: (.+?) physical memory used",
             r"a task's container was killed for its memory: \1",
             _MEMORY,
         ),
-        (r"^MemoryError|java\.lang\.OutOfMemoryError", "a task ran out of memory", _MEMORY),
+        (
+            r"beyond the 'VIRTUAL' memory limit\..* used; (.+?) virtual memory used",
+            r"a task's container was killed for its virtual memory: \1",
+            "have yarn.nodemanager.vmem-check-enabled turned off, or " + _MEMORY,
+        ),
+        (
+            r"^(?:\w+\.)*\w*MemoryError|(?<!Exception in thread \"main\" )java\.lang\.OutOfMemoryError",
+            "a task ran out of memory",
+            _MEMORY,
+        ),
         (
             r"No space left on device",
             "a disk is full: no space left on device",
@@ -98,10 +108,17 @@ CAUSES = tuple(
             "the stack is in the attempt's stderr; after two such attempts, the third one names the record",
         ),
         (
-            r"^(?!Error: |javax?\.|org\.)(\w*(?:\.\w+)*(?:Error|Exception|Interrupt|Exit)\b.*)",
+            # Not "Exception from container-launch", nor who lost its reader and died of that.
+            r"^(?!javax?\.|org\.|BrokenPipeError)((?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit)(?::.*|)$)",
             r"\1",
             "its traceback is in the attempt's stderr",
         ),
+        (
+            r"Timed out after (\d+) secs",
+            r"a task gave no sign of life for \1 seconds",
+            'if a block of records may take so long, raise "mapreduce.task.timeout" in [hadoop.properties]',
+        ),
+        (r"Job received Kill", "the job was killed by somebody", ""),
         (
             r"subprocess failed with code (?:137|143)",
             "a task's script was killed by a signal",
@@ -109,7 +126,11 @@ CAUSES = tuple(
         ),
         (r"(subprocess failed with code \d+)", r"a task's script ended without a word: \1", "see the attempt's logs"),
         # Java's own: the outcome of what a script said before, or a trouble of Hadoop's.
-        (r"^(?:Error: |(?=(?:javax?|org)\.[\w.$]+(?:Error|Exception)\b))(.+)", r"\1", "see the attempt's logs"),
+        (
+            r"^(?:Error: |Exception in thread \"[^\"]*\" |(?=(?:javax?|org)\.[\w.$]+(?:Error|Exception)\b))(.+)",
+            r"\1",
+            "see the logs",
+        ),
     )
 )
 

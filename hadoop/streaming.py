@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ _JAR_PATTERNS = (
 )
 _PROGRESS = re.compile(r"map (\d+)% reduce (\d+)%")
 _JOB = re.compile(r"Running job: job_(\d+_\d+)")
+_SUBMITTED = re.compile(r"(?:Running job: job|Submitted application application)_(\d+_\d+)")
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,9 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
                     progress((int(found[1]) + int(found[2])) / 200)
         except BaseException:
             process.terminate()
-            if running := _JOB.search("".join(said)):
-                kill_application(hadoop, f"application_{running[1]}")  # on the cluster, it would go on
+            if running := _SUBMITTED.search("".join(said)):
+                with suppress(ServiceError):
+                    kill_application(hadoop, f"application_{running[1]}")  # on the cluster, it would go on
             raise
     report = "".join(said)
     if process.returncode:

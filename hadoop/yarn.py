@@ -40,14 +40,14 @@ def usable_nodes(hadoop: str) -> str:
     return f"{running} of {len(states)} nodes can run tasks" + (f"; unhealthy: {sick}" if sick else "")
 
 
-def application_status(hadoop: str, application: str) -> dict[str, str]:
-    """Return what YARN says of an application, such as `State` and `Diagnostics`; nothing if it knows none.
+def application_report(hadoop: str, application: str) -> str:
+    """Return what YARN says of an application, `State : …` and the like; nothing if it knows none.
 
     Raises:
         ServiceError: YARN does not answer.
     """
     told = _ask(hadoop, "ApplicationCLI", "-status", application)
-    return dict(re.findall(r"^\s*([\w-]+) : (.*)$", told, re.MULTILINE))
+    return told if "State : " in told else ""
 
 
 def kill_application(hadoop: str, application: str) -> None:
@@ -67,4 +67,9 @@ def _ask(hadoop: str, client: str, *arguments: str) -> str:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if refused(done.stderr):
         raise ServiceError(UNREACHABLE)
+    # A client fails too where it is asked for what is not there; that is an answer.
+    if done.returncode and not re.search(r"doesn't exist|Could not find", done.stdout + done.stderr):
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        telling = [line for line in said if "Exception" in line or "ERROR" in line] or said[-1:]
+        raise ServiceError(f"YARN's client failed: {telling[0]}")
     return done.stdout

@@ -96,8 +96,10 @@ def score(session: Session, release: str | None, runner: str | None, dry_run: bo
         return _score(settings, folder, runner)
     if runner not in (None, "hadoop"):
         raise click.UsageError("--dry-run prints a Hadoop job: leave --runner out")
+    from predictions.score import check_model
     from predictions.score_hadoop import ScoreJob
 
+    check_model(folder, folder.manifest())
     job = ScoreJob(settings, folder)
     job.ship()
     click.echo(job.command())

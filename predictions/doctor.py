@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hadoop.diagnosis import attempt_logs, diagnose
 from hadoop.packing import TASK_LIBRARIES
 from hadoop.streaming import find_command, find_streaming_jar, require_hadoop
-from hadoop.yarn import CLIENT, application_status, usable_nodes
+from hadoop.yarn import CLIENT, application_report, usable_nodes
 from loader.connection import connect
 from predictions.database import open_database
 from predictions.errors import InputError, PredictionsError
@@ -75,17 +75,18 @@ def examine_job(settings: Settings, job: str) -> str:
     if not number:
         raise InputError(f"{job}: not the name of a job: they look like job_1795366300000_0001")
     hadoop, application = require_hadoop(settings.hadoop.bin), f"application_{number[1]}"
-    status = application_status(hadoop, application)
-    if not status:
+    report = application_report(hadoop, application)
+    if not report:
         raise InputError(f"{job}: YARN knows no such job; {CLIENT}.ApplicationCLI -list -appStates ALL lists them")
-    state, final = status["State"], status["Final-State"]
+    states = dict(re.findall(r"^\s*(State|Final-State) : (\w+)", report, re.MULTILINE))
+    state, final = states["State"], states["Final-State"]
     if final == "SUCCEEDED":
         return f"{job}: it succeeded"
     if state in _WAITING:
         return f"{job}: it waits for YARN to start it ({usable_nodes(hadoop)}); other jobs may hold the memory"
     if state == "RUNNING":
         return f"{job}: it is running"
-    found = diagnose(attempt_logs(application, hadoop)) or diagnose(status.values())
+    found = diagnose(attempt_logs(application, hadoop)) or diagnose(report.splitlines())
     return f"{job}: {found or f'it ended as {final}, and its logs give no cause'}"
 
 
@@ -140,9 +141,7 @@ def _python(settings: Settings) -> str:
 def _hbase(settings: Settings) -> str:
     if not find_command("hbase", settings.hadoop.bin):
         if settings.hbase.regions > 1:
-            raise InputError(
-                "hbase: no such command; tables would get one region: install it, or set hbase.regions = 1"
-            )
+            return f"no such command: tables will get one region, not {settings.hbase.regions}"
         return "not needed for one region"
     return f"tables of {settings.hbase.regions} regions"
 

@@ -40,7 +40,8 @@ def load(
     folder.require("scored", "score")
     manifest = folder.manifest()
     started = time.monotonic()
-    expected = manifest["scored"]["rows"]
+    scored = folder.counts(manifest)
+    expected = scored["rows"]
     table = release_table(settings.name, folder.release)
     with connect(settings.hbase.thrift) as connection:
         releases = Releases(connection, settings.name)
@@ -55,7 +56,7 @@ def load(
             for rows in _put_part(connection, table, folder, path):
                 written += rows
                 progress(written, expected)
-        _verify(connection, table, expected, manifest["scored"]["id_digest"])
+        _verify(connection, table, expected, scored["id_digest"])
         manifest["loaded"] = {"rows": expected, "seconds": round(time.monotonic() - started, 3)}
         folder.write_manifest(manifest)
         releases.finish(folder.release, manifest)
@@ -86,7 +87,8 @@ def _make_release_table(
     )
     made = [region["start_key"] for region in connection.table(table).regions()]
     if made[1:] != split_points(regions):
-        connection.delete_table(table, disable=True)  # so that loading again makes it anew
+        if table.encode() in connection.tables():
+            connection.delete_table(table, disable=True)  # so that loading again makes it anew
         said = [line for line in done.stderr.splitlines() if "ERROR" in line or "Exception" in line]
         raise InternalError(f"table {table} was not made with {regions} regions: {(said or ['no message'])[-1]}")
 

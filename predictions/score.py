@@ -76,26 +76,24 @@ def score(
     """
     manifest = folder.manifest()
     if folder.has("scored"):
-        if "scored" not in manifest:
-            raise InputError(f"{folder.path}/scored: not made by `predictions score`, nothing was counted; remove it")
-        return manifest["scored"]
+        return folder.counts(manifest)
     started = time.monotonic()
-    folder.require("export", "export")
-    folder.require("model", "train")
-    model = _check_model(folder, manifest)
+    model = check_model(folder, manifest)
     run = make_runner(runner, settings, folder)
     folder.remove(unreadable.FILE)
     with folder.writing("scored", make=not run.makes_output) as output:
         counts = run.run(output, progress)
         _check_counts(counts, manifest["export"])
         _refuse(counts, settings.gates.max_failed, folder, output, run)
-        _check_sums(counts, manifest["export"])
+        _check_digests(counts, manifest["export"])
         scored = {name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable")} | {
             "rows": counts["scored"] + counts["failed"],
             "id_digest": f"{counts['written_digest'] % (1 << 64):016x}",
             "split_points": [point.decode() for point in split_points(settings.hbase.regions)],
             "seconds": round(time.monotonic() - started, 3),
         }
+        if folder.has("scored"):
+            raise RefusedError(f"{folder.path}: another run has scored this release in the meantime; its result stays")
         folder.write_manifest(
             manifest
             | {
@@ -107,7 +105,10 @@ def score(
     return scored
 
 
-def _check_model(folder: ReleaseFolder, exported: dict[str, Any]) -> dict[str, Any]:
+def check_model(folder: ReleaseFolder, exported: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a release's model; InputError where it is not there, or for other columns."""
+    folder.require("export", "export")
+    folder.require("model", "train")
     model = parse_manifest(folder.read(f"model/{MANIFEST_FILE}"), f"{folder.path}/model/{MANIFEST_FILE}")
     if model["features"] != exported["features"]:
         raise InputError(
@@ -122,11 +123,14 @@ def _names(manifest: dict[str, Any]) -> str:
 
 
 def _check_counts(counts: dict[str, int], exported: dict[str, Any]) -> None:
-    """Raise InternalError unless the scripts counted, and read what was exported."""
+    """Raise InternalError unless every line that was exported is accounted for."""
     if not counts.keys() >= COUNTERS:
         raise InternalError(f"the job's report lacks the scripts' counters; it has {counts or 'none'}")
     if counts["read"] != exported["rows"]:
         raise InternalError(f"{exported['rows']:,} records were exported, but the job read {counts['read']:,}")
+    parts = [counts[name] for name in ("scored", "failed", "duplicates", "unreadable")]
+    if counts["read"] != sum(parts) or counts["unreadable"] != counts["unreadable_written"]:
+        raise InternalError(f"the job lost records, by its own counters: {counts}")
 
 
 def _refuse(counts: dict[str, int], max_failed: float, folder: ReleaseFolder, output: str, run: Runner) -> None:
@@ -143,21 +147,21 @@ def _refuse(counts: dict[str, int], max_failed: float, folder: ReleaseFolder, ou
         raise InputError(
             f"the ID is not unique: {counts['conflicts']:,} IDs stand for different records, for example {examples}"
         )
-    if counts["failed"] > max_failed * counts["read"]:
+    rows = counts["scored"] + counts["failed"]
+    if counts["failed"] > max_failed * rows:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in _failures(folder, part).most_common(EXAMPLES))
         raise RefusedError(
-            f"{counts['failed']:,} of {counts['read']:,} records could not be scored, more than gates.max_failed "
+            f"{counts['failed']:,} of {rows:,} records could not be scored, more than gates.max_failed "
             f"({max_failed:.2%}) allows: {reasons}"
         )
 
 
 def _keep_unreadable(folder: ReleaseFolder, part: str, run: Runner) -> str:
-    path = f"{folder.path}/{unreadable.FILE}"
-    with folder.create(path) as file:
+    with folder.writing(unreadable.FILE, make=False) as temporary, folder.create(temporary) as file:
         file.write(unreadable.HEAD)
         for block in _blocks(folder, part):
             file.write(unreadable.file_lines(map(run.locate, unreadable.find(block))))
-    return path
+    return f"{folder.path}/{unreadable.FILE}"
 
 
 def _conflicts(folder: ReleaseFolder, part: str) -> Iterator[str]:
@@ -178,11 +182,8 @@ def _failures(folder: ReleaseFolder, part: str) -> Counter[str]:
     )
 
 
-def _check_sums(counts: dict[str, int], exported: dict[str, Any]) -> None:
-    """Raise InternalError unless every record that was exported is accounted for, by count and by ID digest."""
-    parts = [counts[name] for name in ("scored", "failed", "duplicates", "unreadable")]
-    if counts["read"] != sum(parts) or counts["unreadable"] != counts["unreadable_written"]:
-        raise InternalError(f"the job lost records, by its own counters: {counts}")
+def _check_digests(counts: dict[str, int], exported: dict[str, Any]) -> None:
+    """Raise InternalError unless the records are those that were exported, by the digest of their IDs."""
     written = counts["written_digest"] + counts["duplicates_digest"]
     if any((digest - int(exported["id_digest"], 16)) % (1 << 64) for digest in (counts["read_digest"], written)):
         raise InternalError(

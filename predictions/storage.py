@@ -130,6 +130,12 @@ class ReleaseFolder:
         """Whether a part of the release (`export`, `model`, `scored`) is there, whole."""
         return name in self.storage.names(self.path)
 
+    def counts(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return the part `scored` of the manifest; InputError where the lines are there but nobody counted them."""
+        if "scored" not in manifest:
+            raise InputError(f"{self.path}/scored: not made by `predictions score`, nothing was counted; remove it")
+        return manifest["scored"]
+
     def require(self, name: str, command: str) -> None:
         """Raise InputError, naming the command that makes it, unless a part is there."""
         if not self.has(name):

@@ -81,9 +81,22 @@ CASES = [
         "hadoop.python",
     ),
     (
+        report('Caused by: java.io.IOException: Cannot run program "python3": error=12, Cannot allocate memory'),
+        'a node cannot start the tasks: Cannot run program "python3": error=12, Cannot allocate memory',
+        "the node itself",
+    ),
+    (
         report(f"[2026-11-22 15:46:11.123]{KILLED}"),
         "a task's container was killed for its memory: 343.1 MB of 256 MB",
         "mapreduce.map.memory.mb",
+    ),
+    (
+        report(
+            "is running 5242880B beyond the 'VIRTUAL' memory limit. Current usage: 300.1 MB of 1 GB physical memory "
+            "used; 2.2 GB of 2.1 GB virtual memory used. Killing container."
+        ),
+        "a task's container was killed for its virtual memory: 2.2 GB of 2.1 GB",
+        "vmem-check-enabled",
     ),
     (attempt(FIRST, *TRACEBACK, "MemoryError"), "a task ran out of memory", "mapreduce.map.memory.mb"),
     (
@@ -128,6 +141,16 @@ CASES = [
         "xxhash.NoSuchError: it is gone",
         "traceback",
     ),
+    (
+        report("AttemptID:attempt_1_0001_m_000000_0 Timed out after 600 secs"),
+        "a task gave no sign of life for 600 seconds",
+        "mapreduce.task.timeout",
+    ),
+    (
+        report("Job job_1_0001 failed with state KILLED due to: Job received Kill while in RUNNING state."),
+        "the job was killed by somebody",
+        None,
+    ),
     (report(f"{FAILED}137"), "a task's script was killed by a signal", "the node's system log"),
     (report(f"{FAILED}1"), "a task's script ended without a word: subprocess failed with code 1", "logs"),
     (
@@ -152,9 +175,9 @@ def test_a_cause_and_what_to_do_about_it(said, cause, cure):
 
 def test_only_what_hdfs_says_of_itself_is_a_service_that_fails():
     assert [diagnose(said).error for said, _cause, _cure in CASES] == [
-        *[InternalError] * 6,
+        *[InternalError] * 8,
         *[ServiceError] * 3,
-        *[InternalError] * 5,
+        *[InternalError] * 7,
     ]
 
 
@@ -169,6 +192,9 @@ def test_the_first_cause_in_order_is_taken_wherever_it_stands(rank):
     ("said", "cause"),
     [
         ("java.lang.OutOfMemoryError: Java heap space", "a task ran out of memory"),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3 GiB", "a task ran out of memory"),
+        ("/bin/bash: line 1: python3: command not found", "a node has no program python3"),
+        ('Exception in thread "main" org.apache.hadoop.security.AccessControlException: denied', "denied"),
         ("2026-11-22 FATAL [main] YarnChild: Error running child : java.lang.OutOfMemoryError", "ran out of memory"),
         ("The NameSpace quota (directories and files) of directory /p is exceeded: quota=9 file count=10", "count=10"),
         ("Cannot create file /p/x. Name node is in safe mode.", "safe mode"),
@@ -251,3 +277,16 @@ def test_logs_that_do_not_come_are_not_waited_for_for_ever(hadoop):
     started = time.monotonic()
     assert list(attempt_logs("application_1_0001", hadoop("none\n", "none\n"), timeout=0.5)) == ["none\n"] * 2
     assert time.monotonic() - started < 10
+
+
+def test_what_yarn_says_of_a_container_is_no_exception_of_python():
+    lines = ["Exception from container-launch.", "Exit code: 1", "Exception message: Launch failed"]
+    assert diagnose(lines) is None
+    assert diagnose([*lines, "Error: Could not find or load main class Main"]).cause == (
+        "Could not find or load main class Main"
+    )
+
+
+def test_who_lost_its_reader_is_not_the_cause():
+    said = ["BrokenPipeError: [Errno 32] Broken pipe", "Error: java.io.IOException: Spill failed"]
+    assert diagnose(said).cause == "java.io.IOException: Spill failed"
