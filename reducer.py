@@ -16,7 +16,7 @@ from operator import attrgetter, itemgetter, lt
 
 from predictions import counters, task, unreadable
 from predictions.errors import InputError, PredictionsError, RefusedError
-from predictions.records import field_ends, first_fields, id_digest, read_blocks, split_lines
+from predictions.records import field_ends, first_fields, id_digest, join_lines, read_blocks, split_lines
 from predictions.rowkey import record_id
 from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, FIELDS, NOT_UNIQUE, not_unique, parse_line
 
@@ -61,7 +61,7 @@ def one_each(block: bytes, counts: Counter[str], conflicts: list[str]) -> tuple[
             counts["duplicates_digest"] += id_digest([record_id(key)]) * (len(lines) - 1)
             lines = [merge(lines, conflicts)]
         kept += [(key, line) for line in lines]
-    return b"".join(line + b"\n" for _key, line in kept), [key for key, _line in kept]
+    return join_lines(line for _key, line in kept), [key for key, _line in kept]
 
 
 def merge(lines: list[bytes], conflicts: list[str]) -> bytes:

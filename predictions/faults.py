@@ -8,7 +8,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from predictions.records import split_lines
+from predictions.records import join_lines, split_lines
 
 
 def first_fault(block: bytes, fails: Callable[[bytes], bool]) -> bytes | None:
@@ -21,8 +21,8 @@ def first_fault(block: bytes, fails: Callable[[bytes], bool]) -> bytes | None:
     lines = split_lines(block)
     while len(lines) > 1:
         half = lines[: len(lines) // 2]
-        lines = half if fails(_join(half)) else lines[len(half) :]
-    return lines[0] if fails(_join(lines)) else None
+        lines = half if fails(join_lines(half)) else lines[len(half) :]
+    return lines[0] if fails(join_lines(lines)) else None
 
 
 def raises(score: Callable[[bytes], Any], block: bytes) -> bool:
@@ -46,7 +46,3 @@ def killing_signal(score: Callable[[bytes], Any], block: bytes) -> str | None:
             os._exit(0)  # whatever it raised, the parent will meet itself
     _pid, status = os.waitpid(child, 0)
     return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
-
-
-def _join(lines: list[bytes]) -> bytes:
-    return b"\n".join(lines) + b"\n"

@@ -19,7 +19,7 @@ import numpy as np
 
 from predictions.errors import InputError
 from predictions.features import FrameReader
-from predictions.records import NULL, Column, escape
+from predictions.records import NULL, Column, escape, join_lines
 from predictions.schema import MAX_CELL_BYTES
 
 FORMAT = 1
@@ -119,7 +119,7 @@ class Model:
         """Return record lines, which must be valid UTF-8, with the model's answers, for the manifest."""
         if not lines:
             return []  # scikit-learn's estimators raise on a frame without rows
-        scores = self.score(b"".join(line + b"\n" for line in lines))
+        scores = self.score(join_lines(lines))
         answers = zip(lines, scores.predictions, scores.probabilities, strict=True)
         return [
             {"record": line.decode(), "prediction": prediction.decode(), "probability": probability.decode()}

@@ -86,6 +86,11 @@ def split_lines(block: bytes) -> list[bytes]:
     return block.split(b"\n")[:-1]
 
 
+def join_lines(lines: Iterable[bytes]) -> bytes:
+    """Return a block of lines, at least one, the inverse of `split_lines`."""
+    return b"\n".join(lines) + b"\n"
+
+
 def field_ends(block: bytes, fields: int) -> np.ndarray:
     """Return where the fields of a block of lines end, as offsets of the separators (shape: lines, fields).
 
@@ -138,7 +143,7 @@ def split_columns(block: bytes, fields: int) -> list[list[bytes]]:
 
 def write_rows(rows: Iterable[Iterable[bytes]]) -> bytes:
     """Return the lines, each with its line feed, of rows of escaped fields; at least one."""
-    return b"\n".join(map(SEPARATOR.join, rows)) + b"\n"
+    return join_lines(map(SEPARATOR.join, rows))
 
 
 def fingerprints(features: Iterable[bytes]) -> list[bytes]:

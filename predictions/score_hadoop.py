@@ -1,9 +1,8 @@
 """The runner `hadoop`: the streaming job that makes a release's prediction lines."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from hadoop.packing import bundle
+from hadoop.packing import CHECKOUT, bundle
 from hadoop.partitions import partition_file
 from hadoop.streaming import Job, find_streaming_jar, printable, require_hadoop, run
 from hadoop.yarn import usable_nodes
@@ -15,7 +14,6 @@ from predictions.settings import Settings
 from predictions.storage import ReleaseFolder
 from predictions.unreadable import Unreadable
 
-CHECKOUT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("mapper.py", "reducer.py")
 BUNDLE = "bundle.zip"
 PARTITIONS = "partitions"

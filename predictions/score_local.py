@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from hadoop.packing import CHECKOUT
 from loader.regions import split_points
 from predictions import counters, task
 from predictions.errors import InputError, InternalError
@@ -26,7 +27,6 @@ from predictions.records import read_blocks, split_lines
 from predictions.storage import ReleaseFolder
 from predictions.unreadable import Unreadable
 
-SCRIPTS = Path(__file__).resolve().parent.parent
 SORT_MEMORY = "96M"  # a process; beyond it, sort merges from files
 MAP_SHARE = 0.9  # of the whole time, for the progress; the rest is the reducers'
 COPY_BYTES = 1 << 20
@@ -157,7 +157,7 @@ def _sort(scratch: Path) -> list[str]:
 
 
 def _script(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(SCRIPTS / name), *arguments]
+    return [sys.executable, str(CHECKOUT / name), *arguments]
 
 
 def _reduce(processes: Processes, ordered: Any) -> IO[bytes]:

@@ -27,7 +27,7 @@ import mapper
 from predictions.errors import InputError
 from predictions.features import FrameReader, NumberDecoder
 from predictions.model import MANIFEST_FILE, MODEL_FILE, Model, read_manifest, save_model
-from predictions.records import NULL, SEPARATOR, Column, split_lines, unescape
+from predictions.records import NULL, SEPARATOR, Column, join_lines, split_lines, unescape
 from predictions.settings import ModelSettings, Settings
 from predictions.storage import ReleaseFolder
 
@@ -221,7 +221,7 @@ def _read_sample(
     if not kept:
         raise InputError(f"model.label: {label.name} is NULL in every record: there is nothing to learn from")
     labels = [line[line.rindex(SEPARATOR) + 1 :] for line in kept]
-    frame, _bad_rows = FrameReader(features).read(b"".join(line + b"\n" for line in kept))
+    frame, _bad_rows = FrameReader(features).read(join_lines(kept))
     return Sample(kept, frame, _decode_labels(labels, label), labelled)
 
 

@@ -9,7 +9,7 @@ out, writes them into one file and refuses the job.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from predictions.records import NULL, SEPARATOR, escape, split_lines, split_records, unescape, write_rows
+from predictions.records import NULL, SEPARATOR, escape, join_lines, split_lines, split_records, unescape, write_rows
 from predictions.rowkey import unfit, why_unfit
 from predictions.schema import parse_line
 
@@ -56,7 +56,7 @@ def sift(block: bytes, fields: int) -> Sifted:
     records = [line for index, line in enumerate(lines) if index not in others]
     if not records:
         return Sifted(b"", [], [], others)
-    block = b"\n".join(records) + b"\n"
+    block = join_lines(records)
     return Sifted(block, *split_records(block, fields), others)
 
 
