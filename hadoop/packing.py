@@ -7,7 +7,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from predictions.errors import InputError, InternalError
 
@@ -21,6 +24,28 @@ TASK_MODULES = tuple(
         *("task", "unreadable"),
     )
 )
+# What the loader's task imports.
+LOAD_MODULES = (
+    *(
+        f"loader/{name}.py"
+        for name in (
+            "__init__",
+            "__main__",
+            "batches",
+            "checkpoints",
+            "connection",
+            "plan",
+            "puts",
+            "server",
+            "transport",
+        )
+    ),
+    *(
+        f"predictions/{name}.py"
+        for name in ("__init__", "counters", "errors", "records", "release", "rowkey", "schema", "task")
+    ),
+)
+LOAD_LIBRARIES = ("happybase", "tenacity")
 TASK_LIBRARIES = ("numpy", "pandas", "scikit-learn", "skops", "xxhash")
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same modules give the same bytes
@@ -28,11 +53,40 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same modules give the same bytes
 
 def bundle() -> bytes:
     """Return the modules of the tasks as a zip file; `PYTHONPATH` is to name the folder that it is unpacked to."""
+    return _zip({name: CHECKOUT / name for name in TASK_MODULES})
+
+
+def load_bundle() -> bytes:
+    """Return, as `bundle`, the modules of the loader's tasks, with HappyBase and all that it needs.
+
+    thriftpy2 is in part compiled, so the nodes need a Python of the same minor version, and the same kind of machine.
+    """
+    return _zip({name: CHECKOUT / name for name in LOAD_MODULES} | _libraries(LOAD_LIBRARIES))
+
+
+def _zip(files: Mapping[str, Path]) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in TASK_MODULES:
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), (CHECKOUT / name).read_bytes())
+        for name, path in sorted(files.items()):
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), path.read_bytes())
     return packed.getvalue()
+
+
+def _libraries(names: Iterable[str]) -> dict[str, Path]:
+    """Return the installed files, by their names below the folder of packages, of libraries and what they require."""
+    wanted, known, files = list(names), set[str](), dict[str, Path]()
+    while wanted:
+        if (name := wanted.pop()) in known:
+            continue
+        known.add(name)
+        library = importlib.metadata.distribution(name)
+        for requirement in map(Requirement, library.requires or []):
+            if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+                wanted.append(requirement.name)
+        for file in library.files or []:
+            if file.parts[0] not in ("..", "__pycache__") and file.suffix not in (".pyc", ".c", ".pyx", ".pxd"):
+                files[str(file)] = Path(str(library.locate_file(file)))
+    return files
 
 
 def pack_environment(path: Path) -> None:

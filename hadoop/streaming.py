@@ -35,9 +35,9 @@ class Job:
     Args:
         name: shown by YARN.
         input: the folder of its input, in Hadoop's file system.
-        output: the folder that it makes.
+        output: the folder that it makes, if it has reduce tasks; else it makes none.
         mapper: the command of a map task.
-        reducer: the command of a reduce task.
+        reducer: the command of a reduce task; None for a job of map tasks alone.
         reduces: how many reduce tasks.
         partitions: the file with the split points between them (`hadoop.partitions`), in Hadoop's file system.
         files: shipped files, as local paths or Hadoop URLs; `#NAME` renames.
@@ -50,11 +50,11 @@ class Job:
     input: str
     output: str
     mapper: str
-    reducer: str
-    reduces: int
-    partitions: str
     files: Sequence[str]
     archives: Sequence[str]
+    reducer: str | None = None
+    reduces: int = 0
+    partitions: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
     properties: dict[str, str] = field(default_factory=dict)
 
@@ -69,8 +69,13 @@ class Job:
             "textinputformat.record.delimiter": "\n",
             "mapreduce.job.name": self.name,
             "mapreduce.job.reduces": str(self.reduces),
-            "mapreduce.totalorderpartitioner.path": self.partitions,
         }
+        if self.reducer and self.partitions:
+            properties["mapreduce.totalorderpartitioner.path"] = self.partitions
+            rest = ["-reducer", self.reducer]
+            rest += ["-partitioner", "org.apache.hadoop.mapred.lib.TotalOrderPartitioner"]
+        else:
+            rest = ["-outputformat", "org.apache.hadoop.mapred.lib.NullOutputFormat"]
         return [
             hadoop,
             "jar",
@@ -81,8 +86,7 @@ class Job:
             *("-input", self.input),
             *("-output", self.output),
             *("-mapper", self.mapper),
-            *("-reducer", self.reducer),
-            *("-partitioner", "org.apache.hadoop.mapred.lib.TotalOrderPartitioner"),
+            *rest,
             *(word for name, value in self.environment.items() for word in ("-cmdenv", f"{name}={value}")),
         ]
 
@@ -146,7 +150,8 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
             for line in process.stdout:
                 said.append(line)
                 if found := _PROGRESS.search(line):
-                    progress((int(found[1]) + int(found[2])) / 200)
+                    reduced = int(found[2]) if job.reducer else int(found[1])
+                    progress((int(found[1]) + reduced) / 200)
         except BaseException:
             process.terminate()
             if running := _SUBMITTED.search("".join(said)):

@@ -1,43 +1,302 @@
-"""A HappyBase connection for one task: opened with a timeout, closed at the first error."""
+"""The connection to HBase of loader and client: every request goes through here, HappyBase's hands do the work.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+A connection never answers with another request's reply (see `loader.transport`), belongs to the thread and process
+that made it, gives up within its time, connects anew by itself, and repeats what may be repeated.
+"""
+
+import os
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self, TypeVar
 
 import happybase
-from thriftpy2.thrift import TException
+from Hbase_thrift import AlreadyExists, BatchMutation, IllegalArgument, Mutation, TScan
+from Hbase_thrift import IOError as HbaseIOError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+from thriftpy2.thrift import TApplicationException, TException
+from thriftpy2.transport import TTransportException
 
+from loader.server import Server
+from loader.transport import Channel
 from predictions.errors import ServiceError
 
-TIMEOUT_MS = 30_000  # HappyBase waits for ever by default
+T = TypeVar("T")
+IDLE_SECONDS = 30.0  # the server closes a connection that was idle for 60
+ATTEMPT_SECONDS = 60.0  # after which a request is given up and made again, if there is time left
+WAIT_SECONDS = 5.0  # the longest time between two attempts
+FIRST_WAIT_SECONDS = 0.1
+
+# The names of exceptions that HBase will raise again, however often it is asked. It hands them on as text; its flag
+# `canRetry` is true even for some of these (RetriesExhaustedWithDetailsException about a column family that is not
+# there), and DoNotRetryIOException has children that pass (NoServerForRegionException).
+_FOR_GOOD = re.compile(
+    r"\b(DoNotRetryIOException|IllegalArgumentException|NoSuchColumnFamilyException|FailedSanityCheckException"
+    r"|ConstraintException|AccessDeniedException|TableNotFoundException|InvalidFamilyOperationException)\b"
+)
+_PACKAGE = re.compile(r"\b(?:[a-z][a-z0-9]*\.)+(?=[A-Z])")
 
 
-@contextmanager
-def connect(address: str) -> Iterator[happybase.Connection]:
-    """Open a connection to HBase's Thrift server for the length of a context.
+class RefusalError(ServiceError):
+    """HBase answered, and will not do what it was asked however often it is."""
 
-    It is for one thread, and is closed whatever happens within: thriftpy2 does not match a reply to its request, so a
-    connection that is used again after a failed call answers with an earlier caller's rows (Thriftpy/thriftpy2#130).
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Region(NamedTuple):
+    """A region of a table: its first row key and the server that has it."""
+
+    start: bytes
+    server: str
+
+
+class Cell(NamedTuple):
+    """A cell's value and its timestamp, in milliseconds since 1970."""
+
+    value: bytes
+    timestamp: int
+
+
+class Row(NamedTuple):
+    """A row as it was read."""
+
+    key: bytes
+    cells: dict[bytes, Cell]
+
+
+class Connection:
+    """A connection to HBase for one thread, which opens with the first request.
+
+    Each request raises ServiceError where HBase could not be had within `server.timeout` seconds, RefusalError where it
+    refuses, and RuntimeError in another thread or process than that which made the connection.
 
     Args:
-        address: `HOST:PORT`.
-
-    Raises:
-        PredictionsError: raised within the context, as it is.
-        ServiceError: the server cannot be reached, does not answer in time, or HBase reports an error.
+        server: the Thrift server.
+        waiting: called with the reason each time before a request is made again.
     """
-    host, _colon, port = address.rpartition(":")
-    connection = None
-    try:
-        connection = happybase.Connection(host, int(port), timeout=TIMEOUT_MS)
-        yield connection
-    except (OSError, TException) as error:
-        reason = getattr(error, "message", None) or str(error) or type(error).__name__
-        if isinstance(reason, bytes):
-            reason = reason.decode(errors="replace")
-        raise ServiceError(
-            f"HBase's Thrift server at {address}: {reason.splitlines()[0]}; is it running (hadoop/cluster status), and "
-            "is hbase.thrift right?"
-        ) from error
-    finally:
-        if connection is not None:
-            connection.close()
+
+    def __init__(self, server: Server, waiting: Callable[[str], None] = lambda _reason: None) -> None:
+        self._server = server
+        self._waiting = waiting
+        self._owner = os.getpid(), threading.get_ident()
+        self._channel: Channel | None = None
+        self._used = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it; a further request would open it anew."""
+        if self._channel:
+            self._channel.close()
+            self._channel = None
+
+    def tables(self) -> set[bytes]:
+        """Return the names of all tables."""
+        return set(self._request(lambda hbase: hbase.tables()))
+
+    def create_table(self, name: str, family: str) -> None:
+        """Make a table with one region and one column family, unless it is there."""
+
+        def create(hbase: happybase.Connection) -> None:
+            try:
+                hbase.create_table(name, {family: {}})
+            except AlreadyExists:
+                pass  # somebody was faster: another run, or this one's first attempt
+
+        self._request(create)
+
+    def delete_table(self, name: str) -> None:
+        """Remove a table, which must be there."""
+        self._request(lambda hbase: hbase.delete_table(name, disable=True), repeat=False)
+
+    def regions(self, table: str) -> list[Region]:
+        """Return a table's regions in the order of their row keys; none where there is no such table."""
+        found = self._request(lambda hbase: hbase.table(table).regions())
+        return [Region(region["start_key"], f"{_text(region['server_name'])}:{region['port']}") for region in found]
+
+    def row(self, table: str, key: bytes, columns: Sequence[bytes] | None = None) -> dict[bytes, Cell]:
+        """Return a row's cells by their columns; none where there is no such row."""
+        found = self._request(lambda hbase: hbase.table(table).row(key, columns=columns, include_timestamp=True))
+        return {column: Cell(*cell) for column, cell in found.items()}
+
+    def put(self, table: str, key: bytes, cells: Mapping[bytes, bytes], timestamp: int | None = None) -> None:
+        """Write a row's cells, all or none of them."""
+        self._request(lambda hbase: hbase.table(table).put(key, cells, timestamp=timestamp))
+
+    def put_rows(self, table: str, rows: Sequence[tuple[bytes, Mapping[bytes, bytes]]], timestamp: int) -> None:
+        """Write rows; given the timestamp, to write them twice equals writing them once.
+
+        Args:
+            table: whose rows.
+            rows: each row's key and cells.
+            timestamp: of all the cells, in milliseconds since 1970.
+
+        Raises:
+            RefusalError: HBase refuses one of them, or several; others may have been written.
+        """
+        # Unset, `isDelete` and `writeToWAL` are what the server takes them for: false and true.
+        batch = [
+            BatchMutation(key, [Mutation(None, column, value, None) for column, value in cells.items()])
+            for key, cells in rows
+        ]
+        self._request(lambda hbase: hbase.client.mutateRowsTs(table.encode(), batch, timestamp, {}))
+
+    def check_and_put(
+        self, table: str, key: bytes, column: bytes, expected: bytes | None, value: bytes, repeat: bool = False
+    ) -> bool:
+        """Write a cell if it has the expected value, in one step, and return whether it had.
+
+        Args:
+            table: the table.
+            key: the row's.
+            column: the cell's.
+            expected: its value, None for no cell.
+            value: the new one.
+            repeat: whether it may be tried again where the answer was lost. The first one may have been done.
+        """
+        put = Mutation(column=column, value=value)  # Thrift 1 has this call, HappyBase does not wrap it
+        return self._request(
+            lambda hbase: hbase.client.checkAndPut(table.encode(), key, column, expected, put, {}), repeat
+        )
+
+    def delete_row(self, table: str, key: bytes) -> None:
+        """Remove a row, if it is there."""
+        self._request(lambda hbase: hbase.client.deleteAllRow(table.encode(), key, {}))
+
+    def scan(
+        self,
+        table: str,
+        start: bytes,
+        stop: bytes,
+        columns: Sequence[bytes] = (),
+        keys_only: bool = False,
+        page_rows: int = 5_000,
+    ) -> Iterator[list[Row]]:
+        """Yield the rows of a range in order, in pages; where a page is lost, the scan goes on behind the last one.
+
+        Args:
+            table: whose rows.
+            start: the first row key; empty for the table's first.
+            stop: the row key to stop before; empty for the table's end.
+            columns: columns or families; all by default.
+            keys_only: leave all cells but a row's first one out, and that one's value.
+            page_rows: rows of a page.
+        """
+        # The filters spare the network what nobody looks at.
+        only = b"FirstKeyOnlyFilter() AND KeyOnlyFilter()" if keys_only else None
+        scanner: tuple[happybase.Connection, int] | None = None
+
+        def page(hbase: happybase.Connection) -> list[Any]:
+            nonlocal scanner
+            if scanner is None or scanner[0] is not hbase:  # the old one went with its connection
+                scan = TScan(
+                    startRow=start,
+                    stopRow=stop or None,
+                    columns=list(columns) or None,
+                    caching=page_rows,
+                    filterString=only,
+                )
+                scanner = hbase, hbase.client.scannerOpenWithScan(table.encode(), scan, {})
+            return hbase.client.scannerGetList(scanner[1], page_rows)
+
+        while found := self._request(page):
+            yield [Row(row.row, {c: Cell(v.value, v.timestamp) for c, v in row.columns.items()}) for row in found]
+            start = found[-1].row + b"\0"
+        if scanner and self._channel and self._channel.happybase is scanner[0]:
+            self._request(lambda hbase: hbase.client.scannerClose(scanner[1]), repeat=False)
+
+    def _request(self, request: Callable[[happybase.Connection], T], repeat: bool = True) -> T:
+        """Make a request, with a connection that is open, and again where it failed and may be repeated."""
+        if self._owner != (os.getpid(), threading.get_ident()):
+            raise RuntimeError("a connection belongs to the thread and the process that made it: open one here")
+        deadline = time.monotonic() + self._server.timeout
+        sent = False
+
+        def attempt() -> T:
+            nonlocal sent
+            channel = self._open(min(deadline, time.monotonic() + self._attempt_seconds))
+            sent = True
+            found = request(channel.happybase)
+            self._used = time.monotonic()
+            return found
+
+        retrying = Retrying(
+            stop=stop_before_delay(self._server.timeout),
+            wait=wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=WAIT_SECONDS),
+            retry=retry_if_exception(lambda error: (repeat or not sent) and _may_pass(error)),
+            before_sleep=self._tell,
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)
+        except (OSError, TException) as error:
+            raise self._error(error, retrying.statistics["attempt_number"]) from error
+
+    @property
+    def _attempt_seconds(self) -> float:
+        return min(ATTEMPT_SECONDS, self._server.timeout / 2)  # one that is lost leaves time for another
+
+    def _open(self, deadline: float) -> Channel:
+        if self._channel and self._channel.is_open and time.monotonic() - self._used > IDLE_SECONDS:
+            self.close()
+        if not (self._channel and self._channel.is_open):
+            self._channel = None
+            self._channel = Channel(self._server, deadline)
+        self._channel.until(deadline)
+        return self._channel
+
+    def _tell(self, state: RetryCallState) -> None:
+        assert state.outcome
+        self._waiting(_reason(state.outcome.exception()))
+
+    def _error(self, error: BaseException, attempts: int) -> ServiceError:
+        server, reason = self._server, _reason(error)
+        if not _may_pass(error):
+            if isinstance(error, (OSError, TTransportException)):
+                return ServiceError(f"HBase's Thrift server at {server.address}: {reason}; is hbase.thrift right?")
+            return RefusalError(f"HBase refuses, through the Thrift server at {server.address}: {reason}", reason)
+        tries = f"tried {attempts} times in " if attempts > 1 else "waited "
+        return ServiceError(
+            f"HBase's Thrift server at {server.address}: {reason}; {tries}{server.timeout:g} s at most "
+            f"({server.timeout_setting}); is it running (hadoop/cluster status), and is hbase.thrift right?"
+        )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
+    if isinstance(error, HbaseIOError):
+        return not _FOR_GOOD.search(_first_line(error))
+    if isinstance(error, IllegalArgument):
+        return False
+    if isinstance(error, TApplicationException):
+        return error.type != TApplicationException.INTERNAL_ERROR  # an exception of Java that no one foresaw
+    if isinstance(error.__context__, ssl.SSLCertVerificationError):
+        return False
+    return isinstance(error, (OSError, TException))
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return in a line, without the names of Java's packages, what went wrong."""
+    if isinstance(error, TTransportException) and isinstance(error.__context__, OSError):
+        error = error.__context__  # thriftpy2 says no more than that it could not connect
+    return _PACKAGE.sub("", _first_line(error))
+
+
+def _first_line(error: Any) -> str:
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    return _text(text).splitlines()[0]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

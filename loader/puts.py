@@ -1,60 +1,102 @@
-"""Prediction lines into a release's table, by HappyBase puts in the order of the regions."""
+"""One part's prediction lines into the release's table, by puts, from its last checkpoint on."""
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterable
 
-import happybase
-
+from loader.batches import batches
+from loader.checkpoints import Checkpoint, Checkpoints, Rejected
+from loader.connection import Connection, RefusalError
+from loader.plan import Plan, part_name
+from predictions.errors import RefusedError
 from predictions.records import id_digest
 from predictions.rowkey import record_id
-from predictions.schema import FAMILY, cells, parse_line
+from predictions.schema import PredictionLine, cells, parse_line
 
-T = TypeVar("T")
-BATCH_ROWS = 2_000
-SCAN_ROWS = 5_000
+MAX_REJECTED = 1_000  # rows of a part; where HBase refuses more, it is not for what is in them
 
 
-def put(connection: happybase.Connection, table: str, lines: Iterable[bytes]) -> Iterator[int]:
-    """Write prediction lines, each with its own `scored` as timestamp, so writing twice equals writing once.
+def load_part(
+    connection: Connection,
+    plan: Plan,
+    part: int,
+    read: Callable[[int], Iterable[bytes]],
+    report: Callable[[Checkpoint], None],
+) -> Checkpoint:
+    """Load what is not loaded yet of a part; a checkpoint is kept after each batch that HBase has acknowledged.
 
     Args:
-        connection: to the Thrift server.
-        table: the release's table.
-        lines: prediction lines, sorted by row key.
+        connection: this process's.
+        plan: of the load.
+        part: the part's number.
+        read: yields the part's blocks of whole lines from an offset on.
+        report: called after each batch.
 
-    Yields:
-        The number of rows of each batch that HBase acknowledged.
+    Returns:
+        The last checkpoint.
+
+    Raises:
+        InputError: the lines are not this part's, or not in order.
+        RefusedError: HBase refuses so many rows that it cannot be their fault.
+        ServiceError: HBase could not be had in time.
     """
-    target = connection.table(table)
-    for batch in _chunks(map(parse_line, lines), BATCH_ROWS):
-        for scored, rows in groupby(batch, lambda line: line.scored):
-            puts = target.batch(timestamp=int(scored))
-            for row in rows:
-                puts.put(row.row_key, cells(row))
-            puts.send()
-        yield len(batch)
+    checkpoints = Checkpoints(connection, plan)
+    done = checkpoints.read(part)
+    report(done)
+    starts = [region.start for region in connection.regions(plan.table)]
+    pace = Pace(plan.rate)
+    for batch in batches(read(done.offset), part_name(part), done.offset, plan.range(part), starts):
+        pace.wait(len(batch.lines))
+        letters = send(connection, plan.table, list(map(parse_line, batch.lines)))
+        refused = {letter.record_id for letter in letters}
+        ids = [record_id(line.partition(b"\t")[0]) for line in batch.lines]
+        loaded = [record for record in ids if record not in refused] if refused else ids
+        digest = (done.id_digest + id_digest(loaded)) % (1 << 64)
+        done = Checkpoint(batch.end, done.rows + len(loaded), digest, done.rejected + len(letters))
+        checkpoints.write(part, done, letters)
+        if done.rejected > MAX_REJECTED:
+            raise RefusedError(
+                f"{part_name(part)}: HBase refuses row after row ({done.rejected:,} so far), the last one since "
+                f"{letters[-1].reason}; mend that and load again"
+            )
+        report(done)
+    return done
 
 
-def count(connection: happybase.Connection, table: str) -> tuple[int, int]:
-    """Read a table's row keys and return their number and the digest of their record IDs."""
-    # The first cell's key is enough; the filters spare the network the rest.
-    scan = connection.table(table).scan(
-        columns=[FAMILY], filter="FirstKeyOnlyFilter() AND KeyOnlyFilter()", batch_size=SCAN_ROWS
-    )
-    rows = digest = 0
-    for chunk in _chunks((key for key, _cells in scan), SCAN_ROWS):
-        rows += len(chunk)
-        digest = (digest + id_digest(map(record_id, chunk))) % (1 << 64)
-    return rows, digest
+def send(connection: Connection, table: str, lines: list[PredictionLine]) -> list[Rejected]:
+    """Write rows, each with its line's own `scored` as timestamp, and return those that HBase refuses.
+
+    HBase does not say which row of a batch it refuses: the batch is halved until it stands alone.
+    """
+    by_time: dict[bytes, list[PredictionLine]] = {}
+    for line in lines:
+        by_time.setdefault(line.scored, []).append(line)
+    return [letter for scored, rows in by_time.items() for letter in _put(connection, table, rows, int(scored))]
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    chunk: list[T] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _put(connection: Connection, table: str, lines: list[PredictionLine], timestamp: int) -> list[Rejected]:
+    try:
+        connection.put_rows(table, [(line.row_key, cells(line)) for line in lines], timestamp)
+    except RefusalError as error:
+        if len(lines) == 1:
+            return [Rejected(record_id(lines[0].row_key), error.reason)]
+        half = len(lines) // 2
+        return [
+            *_put(connection, table, lines[:half], timestamp),
+            *_put(connection, table, lines[half:], timestamp),
+        ]
+    return []
+
+
+class Pace:
+    """Keeps to so many rows a second."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._next = 0.0
+
+    def wait(self, rows: int) -> None:
+        """Wait until so many more rows may be written."""
+        if self._rate:
+            now = time.monotonic()
+            time.sleep(max(0.0, self._next - now))
+            self._next = max(self._next, now) + rows / self._rate

@@ -4,15 +4,20 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from predictions import exits
+from predictions.errors import VerificationError
 from predictions.exits import DONE, UNAVAILABLE, WITH_FAILURES
-from predictions.progress import bar, say
-from predictions.settings import FILE_NAME, RUNNERS, Settings, load_settings
+from predictions.progress import LoadDisplay, bar, say
+from predictions.release import release_table
+from predictions.settings import FILE_NAME, LOADERS, RUNNERS, Settings, load_settings
 from predictions.storage import ReleaseFolder, Storage
+
+if TYPE_CHECKING:
+    from predictions.load import How
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +39,11 @@ class Session:
 
 def release_option(command: F) -> F:
     return click.option("--release", metavar="ID", help="The release; by default the newest.")(command)
+
+
+def processes_option(command: F) -> F:
+    text = "How many regions at once; by default as many as there are cores."
+    return click.option("--processes", type=click.IntRange(1), metavar="N", help=text)(command)
 
 
 def runner_option(command: F) -> F:
@@ -108,11 +118,32 @@ def score(session: Session, release: str | None, runner: str | None, dry_run: bo
 
 @cli.command()
 @release_option
+@click.option(
+    "--runner", type=click.Choice(LOADERS), help="local: processes of this machine (the default); hadoop: a job."
+)
+@processes_option
+@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="ROWS", help="Rows a second, at most, in all.")
 @click.pass_obj
-def load(session: Session, release: str | None) -> int:
-    """Load a release's predictions into an HBase table of its own."""
+def load(session: Session, release: str | None, runner: str | None, processes: int | None, rate: float | None) -> int:
+    """Load a release's predictions into an HBase table of its own; begun again, it goes on where it ended."""
+    from predictions.load import How
+
     settings = session.settings
-    _load(settings, session.storage(settings).release(release))
+    _load(settings, session.storage(settings).release(release), How(runner or LOADERS[0], processes, rate))
+    return DONE
+
+
+@cli.command()
+@release_option
+@click.option(
+    "--full", is_flag=True, help="Compare every cell with the prediction lines, rather than counts and digests."
+)
+@processes_option
+@click.pass_obj
+def verify(session: Session, release: str | None, full: bool, processes: int | None) -> int:
+    """Compare what stands in a loaded release's table with what was scored."""
+    settings = session.settings
+    _verify(settings, session.storage(settings).release(release), full, processes)
     return DONE
 
 
@@ -131,12 +162,14 @@ def activate(session: Session, release: str | None) -> int:
 @click.pass_obj
 def run(session: Session, runner: str | None) -> int:
     """Export, train, score, load and activate a new release."""
+    from predictions.load import How
+
     settings = session.settings
     started = time.monotonic()
     folder = _export(settings, session.storage(settings))
     _train(settings, folder)
     code = _score(settings, folder, runner)
-    _load(settings, folder)
+    _load(settings, folder, How())
     _activate(settings, folder.release)
     say(f"done in {time.monotonic() - started:.0f} s")
     click.echo(folder.release)
@@ -219,21 +252,39 @@ def _score(settings: Settings, folder: ReleaseFolder, runner: str | None) -> int
     return WITH_FAILURES if done["failed"] else DONE
 
 
-def _load(settings: Settings, folder: ReleaseFolder) -> None:
+def _load(settings: Settings, folder: ReleaseFolder, how: "How") -> None:
     from predictions.load import load
-    from predictions.pointer import release_table
 
-    with bar("load", "rows") as progress:
-        rows = load(settings, folder, progress, say)
-    seconds = folder.manifest()["loaded"]["seconds"]
-    say(f"{rows:,} rows in table {release_table(settings.name, folder.release)}, counted; loading took {seconds:.1f} s")
+    with LoadDisplay() as display:
+        loaded = load(settings, folder, how, display, say)
+    table = release_table(settings.name, folder.release)
+    say(f"{loaded['rows']:,} rows in table {table}, counted; loading took {loaded['seconds']:.1f} s")
+
+
+def _verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int | None) -> None:
+    from predictions.verify import verify
+    from predictions.workers import cores
+
+    processes = processes or cores()
+    with bar("verify", "rows") as progress:
+        found = verify(settings, folder, full, processes, progress)
+    for fault in found.faults:
+        click.echo(fault)
+    read = f"every cell ({found.cells:,}), beside the prediction lines" if full else "row keys alone"
+    say(
+        f"{found.rows:,} rows of table {release_table(settings.name, folder.release)}: read {read}, by scans of up to "
+        f"{processes} regions at once, in {found.seconds:.1f} s ({found.rows / found.seconds:,.0f} rows a second)"
+    )
+    if found.faults:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
+        raise VerificationError(f"release {folder.release} is not what was scored" + (f": {counts}" if counts else ""))
 
 
 def _activate(settings: Settings, release: str) -> None:
-    from loader.connection import connect
+    from loader.connection import Connection
     from predictions.pointer import Releases
 
-    with connect(settings.hbase.thrift) as connection:
+    with Connection(settings.hbase.server()) as connection:
         pointer = Releases(connection, settings.name).activate(release)
     before = f", before it {pointer.history[-1]}" if pointer.history else ""
     say(f"release {pointer.current} is current{before}")

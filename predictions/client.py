@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loader.connection import connect
+from loader.connection import Connection
 from predictions.database import open_database
 from predictions.errors import ServiceError
-from predictions.pointer import Releases, release_table
+from predictions.pointer import Releases
 from predictions.records import escape, fingerprints
+from predictions.release import release_table
 from predictions.rowkey import row_keys
 from predictions.schema import texts
 from predictions.settings import Settings, load_settings
@@ -89,17 +90,17 @@ class Client:
 
     def _prediction(self, record_id: str) -> _Prediction | None:
         name = self._settings.name
-        with connect(self._settings.hbase.thrift) as connection:
-            if name.encode() not in connection.tables():
-                return None
+        with Connection(self._settings.hbase.server()) as connection:
             releases = Releases(connection, name)
+            if not releases.is_there:
+                return None
             release = releases.pointer().current
             if release is None:
                 return None
             [key] = row_keys([escape(record_id.encode(errors="surrogatepass"))])
-            row = connection.table(release_table(name, release)).row(key, include_timestamp=True)
-            cells = texts({column: value for column, (value, _time) in row.items()}) if row else None
-            times = {time for _value, time in row.values()}
+            row = connection.row(release_table(name, release), key)
+            cells = texts({column: cell.value for column, cell in row.items()}) if row else None
+            times = {cell.timestamp for cell in row.values()}
             return _Prediction(release, releases.manifest(release), cells, _iso(max(times)) if times else None)
 
     def _answer(

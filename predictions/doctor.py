@@ -13,7 +13,7 @@ from hadoop.diagnosis import attempt_logs, diagnose
 from hadoop.packing import TASK_LIBRARIES
 from hadoop.streaming import find_command, find_streaming_jar, require_hadoop
 from hadoop.yarn import CLIENT, application_report, usable_nodes
-from loader.connection import connect
+from loader.connection import Connection
 from predictions.database import open_database
 from predictions.errors import InputError, PredictionsError
 from predictions.settings import Settings
@@ -147,5 +147,5 @@ def _hbase(settings: Settings) -> str:
 
 
 def _thrift(settings: Settings) -> str:
-    with connect(settings.hbase.thrift) as connection:
+    with Connection(settings.hbase.server()) as connection:
         return f"{settings.hbase.thrift}, {len(connection.tables())} tables"

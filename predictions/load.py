@@ -1,101 +1,165 @@
-"""Load: a release's prediction lines into a table of its own, checked by what is read back."""
+"""Load: a release's prediction lines into a table of its own, and the proof that all of them are there."""
 
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-import happybase
-
-from hadoop.streaming import find_command
-from loader.connection import connect
-from loader.puts import count, put
-from loader.regions import split_points
-from predictions.errors import InternalError, VerificationError
-from predictions.pointer import LOADED, Releases, release_table
-from predictions.records import split_lines
-from predictions.rowkey import PREFIX_DIGITS
-from predictions.schema import FAMILY
+from loader.checkpoints import Checkpoint, Checkpoints
+from loader.connection import Connection
+from loader.plan import Plan, part_name, part_number
+from loader.tables import make_table
+from predictions.errors import InputError, RefusedError, VerificationError
+from predictions.load_hadoop import load_by_job
+from predictions.load_local import load_local
+from predictions.pointer import LOADED, Releases
+from predictions.progress import LoadDisplay, bar
+from predictions.records import escape, write_rows
+from predictions.release import release_table
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder
+from predictions.verify import verify_table
+from predictions.workers import cores
+
+REJECTED = "rejected.txt"
+REJECTED_HEAD = b"record\treason\n"
+
+
+@dataclass(frozen=True)
+class How:
+    """How to load.
+
+    Args:
+        runner: `local`, in processes of this machine, or `hadoop`, as a job.
+        processes: how many at once; by default as many as there are cores, or all tasks of the job.
+        rate: rows a second of all of them together; None for as many as they can.
+    """
+
+    runner: str = "local"
+    processes: int | None = None
+    rate: float | None = None
+
+    def at_once(self, parts: int) -> int:
+        """Return how many of so many parts are loaded at once."""
+        return min(self.processes or (cores() if self.runner == "local" else parts), parts)
 
 
 def load(
-    settings: Settings, folder: ReleaseFolder, progress: Callable[[int, int], None], report: Callable[[str], None]
-) -> int:
+    settings: Settings, folder: ReleaseFolder, how: How, display: LoadDisplay, report: Callable[[str], None]
+) -> dict[str, Any]:
     """Load a release, unless that has been done; nothing that is served changes.
 
+    It goes on where an earlier load of this release ended, whatever ended it.
+
     Args:
-        settings: where HBase is and how many regions the table gets.
+        settings: where HBase is.
         folder: a release that was scored.
-        progress: called with the rows written so far and their total.
+        how: to load.
+        display: shows how far each part is.
         report: called with a line of text where something is worth knowing.
 
     Returns:
-        The number of rows in the release's table.
+        The part `loaded` of the release's manifest.
 
     Raises:
+        InputError: the part files are not those of the release's regions.
+        RefusedError: HBase refuses rows; the others are loaded.
         ServiceError: HBase cannot be reached.
         VerificationError: the table does not hold what was written.
     """
     folder.require("scored", "score")
     manifest = folder.manifest()
-    started = time.monotonic()
     scored = folder.counts(manifest)
-    expected = scored["rows"]
-    table = release_table(settings.name, folder.release)
-    with connect(settings.hbase.thrift) as connection:
+    started = time.monotonic()
+    with Connection(settings.hbase.server(loading=True)) as connection:
         releases = Releases(connection, settings.name)
         releases.make_table()
         if releases.state(folder.release) == LOADED:
             report(f"release {folder.release} is loaded already")
-            return expected
+            return manifest["loaded"]
+        sizes = _check_parts(folder, len(scored["split_points"]) + 1)
         releases.claim(folder.release)
-        _make_release_table(connection, table, settings, report)
-        written = 0
-        for path in folder.files("scored"):
-            for rows in _put_part(connection, table, folder, path):
-                written += rows
-                progress(written, expected)
-        _verify(connection, table, expected, scored["id_digest"])
-        manifest["loaded"] = {"rows": expected, "seconds": round(time.monotonic() - started, 3)}
-        folder.write_manifest(manifest)
-        releases.finish(folder.release, manifest)
-    return expected
+        plan = _plan(connection, releases, settings, folder, how, scored["split_points"], report)
+        checkpoints = Checkpoints(connection, plan)
+        before = checkpoints.read_all()
+        display.start(scored["rows"], {part: checkpoint.rows for part, checkpoint in before.items()})
+        if how.runner == "hadoop":
+            load_by_job(settings, folder, plan, how.processes, display.share)
+        else:
+            todo = [part for part, size in enumerate(sizes) if before[part].offset != size]
+            load_local(folder, plan, todo, how.at_once(plan.parts), display.update)
+        done = checkpoints.read_all()
+        _refuse_rejected(folder, checkpoints, done)
+        parts = [{"rows": part.rows, "id_digest": f"{part.id_digest:016x}"} for part in done.values()]
+        _prove(plan, parts, scored, how.at_once(plan.parts))
+        loaded = {"rows": scored["rows"], "seconds": round(time.monotonic() - started, 3), "parts": parts}
+        folder.write_manifest(manifest | {"loaded": loaded})
+        releases.finish(folder.release, manifest | {"loaded": loaded})
+        for part in done:
+            checkpoints.remove(part)
+    return loaded
 
 
-def _put_part(connection: happybase.Connection, table: str, folder: ReleaseFolder, path: str) -> Iterator[int]:
-    for block in folder.blocks(path):
-        yield from put(connection, table, split_lines(block))
+def _check_parts(folder: ReleaseFolder, parts: int) -> list[int]:
+    """Return the sizes of the part files; InputError unless there is exactly one for each region."""
+    sizes = folder.sizes("scored")
+    names = {part_number(name): name for name in sizes}
+    path = f"{folder.path}/scored"
+    extra = [name for name in sizes if name not in map(part_name, range(parts))]
+    missing = [part_name(part) for part in range(parts) if part not in names]
+    if extra:
+        raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, and each may stand there once")
+    if missing:
+        raise InputError(f"{path}: {', '.join(missing)}: not there; score the release again")
+    return [sizes[part_name(part)] for part in range(parts)]
 
 
-def _make_release_table(
-    connection: happybase.Connection, table: str, settings: Settings, report: Callable[[str], None]
-) -> None:
-    if table.encode() in connection.tables():
+def _plan(
+    connection: Connection,
+    releases: Releases,
+    settings: Settings,
+    folder: ReleaseFolder,
+    how: How,
+    points: list[str],
+    report: Callable[[str], None],
+) -> Plan:
+    """Return the plan of the load that was begun, or of a new one; the release's table is there after it."""
+    table = release_table(settings.name, folder.release)
+    load_id = releases.load_id(folder.release)
+    if load_id is None or table.encode() not in connection.tables():
+        load_id = releases.start_load(folder.release)  # first: a table must never have another one's checkpoints
+        make_table(connection, table, points, settings.hadoop.bin, report)
+    rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
+    return Plan(settings.hbase.server(loading=True), settings.name, folder.release, load_id, points, rate)
+
+
+def _refuse_rejected(folder: ReleaseFolder, checkpoints: Checkpoints, done: dict[int, Checkpoint]) -> None:
+    """Raise RefusedError if HBase refused rows; they are kept in a file, and their parts will be loaded again."""
+    parts = [part for part, checkpoint in done.items() if checkpoint.rejected]
+    if not parts:
+        folder.remove(REJECTED)
         return
-    regions, hbase = settings.hbase.regions, find_command("hbase", settings.hadoop.bin)
-    if regions == 1 or not hbase:
-        if regions > 1:
-            report("hbase: no such command; the table gets one region, since only `hbase` can make it with several")
-        connection.create_table(table, {FAMILY.decode(): {}})
-        return
-    # Thrift 1 cannot pass split points. These are the ones of loader/regions.py, which is checked below.
-    splitter = [hbase, "org.apache.hadoop.hbase.util.RegionSplitter", "-c", str(regions), "-f", FAMILY.decode()]
-    rows = ["--firstrow", "0" * PREFIX_DIGITS, "--lastrow", "f" * PREFIX_DIGITS]
-    done = subprocess.run(
-        [*splitter, *rows, table, "HexStringSplit"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    letters = [letter for part in parts for letter in checkpoints.rejected(part)]
+    folder.remove(REJECTED)
+    with folder.writing(REJECTED, make=False) as temporary, folder.create(temporary) as file:
+        file.write(REJECTED_HEAD + write_rows((letter.record_id, escape(letter.reason.encode())) for letter in letters))
+    for part in parts:
+        checkpoints.remove(part)
+    raise RefusedError(
+        f"HBase refused {len(letters):,} rows, the first one since {letters[0].reason}; they are in "
+        f"{folder.path}/{REJECTED}, each with its record ID and reason, and all others are loaded: mend the cause and load again"
     )
-    made = [region["start_key"] for region in connection.table(table).regions()]
-    if made[1:] != split_points(regions):
-        if table.encode() in connection.tables():
-            connection.delete_table(table, disable=True)  # so that loading again makes it anew
-        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "Exception" in line]
-        raise InternalError(f"table {table} was not made with {regions} regions: {(said or ['no message'])[-1]}")
 
 
-def _verify(connection: happybase.Connection, table: str, expected: int, digest: str) -> None:
-    rows, found = count(connection, table)
-    if rows != expected:
-        raise VerificationError(f"table {table} holds {rows:,} rows, {expected:,} were written: load it again")
-    if f"{found:016x}" != digest:
-        raise VerificationError(f"table {table} holds {rows:,} rows, but not those of the records that were scored")
+def _prove(plan: Plan, parts: list[dict[str, Any]], scored: dict[str, Any], processes: int) -> None:
+    """Raise VerificationError unless what was scored was loaded, and stands in the table."""
+    digest = sum(int(part["id_digest"], 16) for part in parts) % (1 << 64)
+    rows = sum(part["rows"] for part in parts)
+    if (rows, f"{digest:016x}") != (scored["rows"], scored["id_digest"]):
+        raise VerificationError(
+            f"{scored['rows']:,} rows were scored, but {rows:,} were loaded, or not the same ones: score the release again"
+        )
+    with bar("verify", "rows") as progress:
+        found = verify_table(plan, parts, None, processes, progress)
+    if found.faults:
+        raise VerificationError(f"table {plan.table} is not what was loaded: {'; '.join(found.faults)}")

@@ -1,11 +1,21 @@
 """Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_SECONDS = 10.0
 
@@ -36,3 +46,69 @@ def bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
             say(f"{label}: {done:,} of {total:,} {unit}" if unit else f"{label}: {done / total:.0%}")
 
     yield line
+
+
+class LoadDisplay:
+    """The progress of a load: all rows on a terminal's first line, a line below it for each part that is being loaded.
+
+    Elsewhere it is a plain line every few seconds.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[int, int] = {}
+        self._states: dict[int, str] = {}
+        self._total = self._before = 0
+        self._started = self._last = time.monotonic()
+        self._lines: dict[int, TaskID] = {}
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[more]}"),
+        )
+        self._bar = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> Self:
+        if console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._bar.stop()
+
+    def start(self, total: int, rows: Mapping[int, int]) -> None:
+        """Say how many rows there are, and how many of each part are loaded already."""
+        self._rows, self._total, self._before = dict(rows), total, sum(rows.values())
+        self._started = time.monotonic()
+        self._all = self._bar.add_task("load", total=total, completed=self._before, more="rows")
+
+    def update(self, part: int, state: str, rows: int) -> None:
+        """Say what a part does, and how many of its rows are loaded."""
+        self._rows[part], self._states[part] = rows, state
+        if part not in self._lines:
+            self._lines[part] = self._bar.add_task(f"  part {part}", total=self._total // len(self._rows), more="")
+        self._bar.update(self._lines[part], completed=rows, more=state, visible=state != "done")
+        self._bar.update(self._all, completed=sum(self._rows.values()), more=self._speed())
+        self._plainly(lambda: f"{sum(self._rows.values()):,} of {self._total:,} rows{self._speed()}; {self._parts()}")
+
+    def share(self, share: float) -> None:
+        """Say which share of a job is done, 0 to 1."""
+        self._bar.update(self._all, completed=int(share * self._total))
+        self._plainly(lambda: f"{share:.0%}")
+
+    def _speed(self) -> str:
+        seconds, done = time.monotonic() - self._started, sum(self._rows.values())
+        if seconds < 1 or done == self._before:
+            return " rows"
+        rate = (done - self._before) / seconds
+        return f", {rate:,.0f} a second, {timedelta(seconds=round((self._total - done) / rate))} left"
+
+    def _parts(self) -> str:
+        done = sum(state == "done" for state in self._states.values())
+        busy = ", ".join(f"part {part} {state}" for part, state in self._states.items() if state != "done")
+        return f"{done} of {len(self._rows)} regions done, {busy}"
+
+    def _plainly(self, text: Callable[[], str]) -> None:
+        if not console.is_terminal and time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            say(f"load: {text()}")

@@ -65,10 +65,10 @@ def unescape(field: bytes) -> bytes:
     return _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), field)
 
 
-def read_blocks(stream: IO[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
+def read_blocks(stream: IO[bytes], size: int = BLOCK_BYTES, end: bytes = b"\n") -> Iterator[bytes]:
     """Yield a stream in blocks of whole lines, of about `size` bytes.
 
-    A line ends at a line feed and nowhere else. A last line without one is given one.
+    A line ends at a line feed and nowhere else. A last line without one is given `end`.
     """
     pieces: list[bytes] = []
     while piece := stream.read(size):
@@ -78,7 +78,7 @@ def read_blocks(stream: IO[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
             pieces = []
         pieces.append(piece[end:])
     if rest := b"".join(pieces):
-        yield rest + b"\n"
+        yield rest + end
 
 
 def split_lines(block: bytes) -> list[bytes]:

@@ -34,3 +34,8 @@ def release_time(release: str) -> datetime:
 def scored_at(release: str) -> bytes:
     """Return the field `scored` of a release's prediction lines: its time in milliseconds since 1970."""
     return b"%d" % int(release_time(release).timestamp() * 1000)
+
+
+def release_table(name: str, release: str) -> str:
+    """Return the name of the HBase table that holds a release's predictions."""
+    return f"{name}.{release}"

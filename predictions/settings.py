@@ -8,16 +8,18 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from loader.server import Server
 from predictions.errors import InputError
 
 FILE_NAME = "predictions.toml"
-RUNNERS = ("pipe", "local", "hadoop")
+RUNNERS = ("pipe", "local", "hadoop")  # of score
+LOADERS = ("local", "hadoop")  # of load
 _PREFIX = "PREDICTIONS_"
 
 
@@ -80,10 +82,36 @@ class ModelSettings(_Table):
 
 
 class HbaseSettings(_Table):
-    """`[hbase]`: where predictions are served from."""
+    """`[hbase]`: where predictions are served from.
+
+    `thrift` is `HOST:PORT` of HBase's Thrift server, which speaks `transport` and `protocol`, with `tls` checked against
+    the certificates of the PEM file `ca` (by default the system's). `timeout` is how many seconds a request of a lookup may take with
+    all its repetitions, `load_timeout` one of the loader: a region server that dies is replaced within minutes.
+    """
 
     thrift: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:9090"
     regions: Annotated[int, Field(ge=1, le=4096)] = 4
+    transport: Literal["buffered", "framed"] = "buffered"
+    protocol: Literal["binary", "compact"] = "binary"
+    tls: bool = False
+    ca: AbsolutePath | None = None
+    timeout: Annotated[float, Field(gt=0)] = 10.0
+    load_timeout: Annotated[float, Field(gt=0)] = 600.0
+
+    def server(self, loading: bool = False) -> Server:
+        """Return what a connection has to know; who loads has more patience than who looks a record up."""
+        host, _colon, port = self.thrift.rpartition(":")
+        patience = "load_timeout" if loading else "timeout"
+        return Server(
+            host,
+            int(port),
+            self.transport,
+            self.protocol,
+            self.tls,
+            str(self.ca) if self.ca else None,
+            getattr(self, patience),
+            f"hbase.{patience}",
+        )
 
 
 class HadoopSettings(_Table):
@@ -170,9 +198,11 @@ def _check_variables() -> None:
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    database, hadoop = values.get("database"), values.get("hadoop")
+    database, hbase, hadoop = values.get("database"), values.get("hbase"), values.get("hadoop")
     if isinstance(database, dict) and str(database.get("url", "")).startswith("sqlite:///"):
         database["url"] = "sqlite:///" + _join(folder, database["url"].removeprefix("sqlite:///"))
+    if isinstance(hbase, dict) and isinstance(hbase.get("ca"), str):
+        hbase["ca"] = _join(folder, hbase["ca"])
     if isinstance(hadoop, dict):
         for key in ("bin", "streaming_jar", "environment"):
             if isinstance(hadoop.get(key), str):

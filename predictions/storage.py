@@ -163,11 +163,29 @@ class ReleaseFolder:
                     fs.rmdir(self.path)
                 raise
 
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[str]:
+        """Give a folder to fill, which is removed at the end."""
+        folder = f"_{name}.{uuid.uuid4().hex[:8]}"
+        with self.storage.reachable():
+            self.storage.fs.makedirs(f"{self.path}/{folder}")
+        try:
+            yield f"{self.path}/{folder}"
+        finally:
+            self.remove(folder)
+
     def remove(self, name: str) -> None:
         """Remove a part of the release, if it is there."""
         if self.has(name):
             with self.storage.reachable():
                 self.storage.fs.rm(f"{self.path}/{name}", recursive=True)
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Return the names of a part's files (`part-*`) with their sizes in bytes."""
+        with self.storage.reachable():
+            found = self.storage.fs.ls(f"{self.path}/{name}", detail=True)
+        sizes = {file["name"].rpartition("/")[2]: int(file["size"]) for file in found}
+        return {name: sizes[name] for name in sorted(sizes) if name.startswith("part-")}
 
     def files(self, name: str) -> list[str]:
         """Return the paths of a part's files (`part-*`) in order of their names."""
@@ -179,10 +197,11 @@ class ReleaseFolder:
         with self.storage.reachable():
             return self.storage.fs.cat_file(f"{self.path}/{name}")
 
-    def blocks(self, path: str) -> Iterator[bytes]:
-        """Yield a file in blocks of whole lines."""
+    def blocks(self, path: str, offset: int = 0, end: bytes = b"\n") -> Iterator[bytes]:
+        """Yield a file in blocks of whole lines, from an offset on; a last line without a line feed is given `end`."""
         with self.storage.reachable(), self.storage.fs.open(path, "rb", block_size=READ_BLOCK_BYTES) as file:
-            yield from read_blocks(file)
+            file.seek(offset)
+            yield from read_blocks(file, end=end)
 
     def create(self, path: str) -> BinaryIO:
         """Open a file to write; the caller closes it."""

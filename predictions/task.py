@@ -1,6 +1,7 @@
 """What Hadoop tells a streaming task of itself: the job's properties, in its environment with `_` for each `.`."""
 
 import os
+import sys
 
 _JOB, _ATTEMPT = "mapreduce_job_id", "mapreduce_task_attempt_id"
 _FILE, _START = "mapreduce_map_input_file", "mapreduce_map_input_start"
@@ -16,8 +17,19 @@ def in_job() -> bool:
 
 def split_name() -> str:
     """Return the name of the input: `FILE+OFFSET` of a job's split, `stdin` of a pipe."""
+    file = input_name()
+    return f"{file}+{os.environ.get(_START, '0')}" if file else "stdin"
+
+
+def input_name() -> str | None:
+    """Return the name of the input file; None in a pipe."""
     file = os.environ.get(_FILE)
-    return f"{os.path.basename(file)}+{os.environ.get(_START, '0')}" if file else "stdin"
+    return os.path.basename(file) if file else None
+
+
+def status(text: str) -> None:
+    """Tell Hadoop in a line what the task does; it also is the sign of life that the time limit of a task asks for."""
+    print(f"reporter:status:{text}", file=sys.stderr, flush=True)
 
 
 def attempt() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from loader.connection import connect
+from loader.connection import Connection
 from predictions.export import export
 from predictions.records import id_digest
 from predictions.settings import load_settings
@@ -174,10 +174,10 @@ class Project:
 
     def remove(self):
         self.storage.fs.rm(self.storage.folder, recursive=True)
-        with connect(self.settings.hbase.thrift) as connection:
+        with Connection(self.settings.hbase.server()) as connection:
             for table in connection.tables():
                 if table.decode().partition(".")[0] == self.name:
-                    connection.delete_table(table, disable=True)
+                    connection.delete_table(table.decode())
 
 
 @pytest.fixture(scope="session")

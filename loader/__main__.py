@@ -1,0 +1,52 @@
+"""Load one part as a map task of a Streaming job, or of a plain pipe.
+
+    python -m loader PLAN < part-00000
+
+Prediction lines of one part come in; `part TAB rows` goes out after each batch that HBase has acknowledged. The part's
+name is that of Hadoop's input file, or of a pipe's second argument.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from loader.checkpoints import Checkpoint
+from loader.connection import Connection
+from loader.plan import Plan, part_number
+from loader.puts import load_part
+from predictions import counters, task
+from predictions.errors import InputError, PredictionsError
+from predictions.records import read_blocks
+
+
+def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
+    """Yield a part's blocks of whole lines from an offset on; what stands before it is read and left."""
+    while offset and (data := stream.read(min(offset, 1 << 20))):
+        offset -= len(data)
+    if offset:
+        raise InputError("the part is shorter than its checkpoint says; score and load a new release")
+    yield from read_blocks(stream, end=b"")
+
+
+def main() -> int:
+    try:
+        with open(sys.argv[1]) as file:
+            plan = Plan.from_json(file.read())
+        name = task.input_name() or sys.argv[2]
+        part = part_number(name)
+
+        def report(done: Checkpoint) -> None:
+            print(f"{name}\t{done.rows}", flush=True)
+
+        with Connection(plan.server, lambda reason: task.status(f"{name}: waiting for HBase: {reason}")) as connection:
+            done = load_part(connection, plan, part, lambda offset: skip(sys.stdin.buffer, offset), report)
+        counters.report(sys.stderr, loaded=done.rows)
+    except PredictionsError as error:
+        print(f"loader: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""How far each part of a load has come, kept in HBase: whoever goes on, on whatever machine, finds it there.
+
+Table NAME, family `r`, row `load:RELEASE:LOAD:PART`: `r:checkpoint` is JSON (`offset`: bytes of the part file whose
+rows HBase has acknowledged; `rows` and `id_digest` of those that it took; how many were `rejected`), and `r:rejected:OFFSET`, for each batch with
+such, the dead letters: a line `record ID TAB reason`, escaped like a record line, for each row that HBase refused. Both
+are written in one put, after the batch. LOAD is made with the release's table, so a new table has no checkpoints.
+"""
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from loader.connection import Connection
+from loader.plan import Plan
+from predictions.records import SEPARATOR, escape, split_lines, unescape, write_rows
+
+_FAMILY = b"r"
+_CHECKPOINT = b"r:checkpoint"
+_REJECTED = b"r:rejected:%015d"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a part has come.
+
+    Args:
+        offset: bytes of the part file that are done.
+        rows: rows that were loaded from them.
+        id_digest: the digest of their record IDs.
+        rejected: rows that HBase refused.
+    """
+
+    offset: int = 0
+    rows: int = 0
+    id_digest: int = 0
+    rejected: int = 0
+
+
+class Rejected(NamedTuple):
+    """A dead letter: the record ID, escaped as in the line, and why HBase refused its row."""
+
+    record_id: bytes
+    reason: str
+
+
+class Checkpoints:
+    """The checkpoints of one load, through one connection."""
+
+    def __init__(self, connection: Connection, plan: Plan) -> None:
+        self._connection = connection
+        self._plan = plan
+        self._last_time = 0
+
+    def read(self, part: int) -> Checkpoint:
+        """Return how far a part has come."""
+        cell = self._connection.row(self._plan.name, self._key(part), [_CHECKPOINT]).get(_CHECKPOINT)
+        return Checkpoint(**json.loads(cell.value)) if cell else Checkpoint()
+
+    def write(self, part: int, checkpoint: Checkpoint, rejected: Iterable[Rejected] = ()) -> None:
+        """Keep how far a part has come, and the dead letters of its last batch."""
+        cells = {_CHECKPOINT: json.dumps(asdict(checkpoint)).encode()}
+        lines = [(letter.record_id, escape(letter.reason.encode())) for letter in rejected]
+        if lines:
+            cells[_REJECTED % checkpoint.offset] = write_rows(lines)
+        # With its own time: a put that was given up may arrive late, and must not take the place of a later one.
+        self._last_time = max(self._last_time + 1, time.time_ns() // 1_000_000)
+        self._connection.put(self._plan.name, self._key(part), cells, self._last_time)
+
+    def read_all(self) -> dict[int, Checkpoint]:
+        """Return how far each part has come."""
+        found = {part: Checkpoint() for part in range(self._plan.parts)}
+        for page in self._connection.scan(self._plan.name, self._key(0), self._key(self._plan.parts), [_CHECKPOINT]):
+            for row in page:
+                part = int(row.key.rpartition(b":")[2])
+                found[part] = Checkpoint(**json.loads(row.cells[_CHECKPOINT].value))
+        return found
+
+    def rejected(self, part: int) -> list[Rejected]:
+        """Return a part's dead letters in the order of their rows."""
+        cells = self._connection.row(self._plan.name, self._key(part), [_FAMILY])
+        blocks = [cells[column].value for column in sorted(cells) if column != _CHECKPOINT]
+        pairs = [line.split(SEPARATOR) for block in blocks for line in split_lines(block)]
+        return [Rejected(record_id, unescape(reason).decode()) for record_id, reason in pairs]
+
+    def remove(self, part: int) -> None:
+        """Forget a part: it will be loaded from its start."""
+        self._connection.delete_row(self._plan.name, self._key(part))
+
+    def _key(self, part: int) -> bytes:
+        return f"load:{self._plan.release}:{self._plan.load}:{part:05d}".encode()

@@ -1,0 +1,115 @@
+"""What stands in a range of the release's table: counted, or compared with the prediction lines cell by cell."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from loader.connection import Connection, Row
+from predictions.records import id_digest, split_lines
+from predictions.rowkey import record_id
+from predictions.schema import FAMILY, cells, parse_line
+
+EXAMPLES = 20
+PAGE_ROWS = 5_000
+
+
+@dataclass
+class Found:
+    """What a range holds.
+
+    Args:
+        rows: in the table.
+        id_digest: of their record IDs.
+        cells: that were compared.
+        missing: rows that have a line and are not in the table.
+        extra: rows that are in the table and have no line.
+        different: rows with a cell that is not the line's.
+        examples: the first of each kind, as texts.
+    """
+
+    rows: int = 0
+    id_digest: int = 0
+    cells: int = 0
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+    examples: dict[str, list[str]] = field(default_factory=lambda: {"missing": [], "extra": [], "different": []})
+
+    def note(self, kind: str, key: bytes, what: str = "") -> None:
+        """Count a row that is not as it should be."""
+        setattr(self, kind, getattr(self, kind) + 1)
+        if len(self.examples[kind]) < EXAMPLES:
+            self.examples[kind].append(f"{record_id(key).decode(errors='replace')}{what}")
+
+
+def count_range(
+    connection: Connection, table: str, bounds: tuple[bytes, bytes], report: Callable[[int], None]
+) -> Found:
+    """Count the rows of a range and digest their IDs; only keys are sent.
+
+    Args:
+        connection: this process's.
+        table: the release's.
+        bounds: the range's first row key and the one that it stops before.
+        report: called now and then with the rows so far.
+    """
+    found = Found()
+    for page in connection.scan(table, *bounds, [FAMILY], keys_only=True, page_rows=PAGE_ROWS):
+        _count(found, page)
+        report(found.rows)
+    return found
+
+
+def compare_range(
+    connection: Connection,
+    table: str,
+    bounds: tuple[bytes, bytes],
+    blocks: Iterable[bytes],
+    report: Callable[[int], None],
+) -> Found:
+    """Compare every cell of a range, its timestamp too, with the prediction lines; both are read once, in order.
+
+    Args:
+        connection: this process's.
+        table: the release's.
+        bounds: the range's first row key and the one that it stops before.
+        blocks: the range's lines.
+        report: called now and then with the rows so far.
+    """
+    found = Found()
+    lines = (parse_line(line) for block in blocks for line in split_lines(block))
+    line = next(lines, None)
+    for page in connection.scan(table, *bounds, page_rows=PAGE_ROWS):
+        _count(found, page)
+        for row in page:
+            while line and line.row_key < row.key:
+                found.note("missing", line.row_key)
+                line = next(lines, None)
+            if not line or line.row_key != row.key:
+                found.note("extra", row.key)
+                continue
+            found.cells += len(row.cells)
+            expected = {column: (value, int(line.scored)) for column, value in cells(line).items()}
+            if row.cells != expected:
+                found.note("different", row.key, f": {next(_differences(row, expected))}")
+            line = next(lines, None)
+        report(found.rows)
+    while line:
+        found.note("missing", line.row_key)
+        line = next(lines, None)
+    return found
+
+
+def _count(found: Found, page: list[Row]) -> None:
+    found.rows += len(page)
+    found.id_digest = (found.id_digest + id_digest(record_id(row.key) for row in page)) % (1 << 64)
+
+
+def _differences(row: Row, expected: dict[bytes, tuple[bytes, int]]) -> Iterator[str]:
+    for column in sorted(row.cells.keys() | expected.keys()):
+        if row.cells.get(column) != expected.get(column):
+            there, line = (_show(cell) for cell in (row.cells.get(column), expected.get(column)))
+            yield f"{column.decode(errors='replace')} is {there}, the line has {line}"
+
+
+def _show(cell: tuple[bytes, int] | None) -> str:
+    return f"{cell[0][:80]!r} at {cell[1]}" if cell else "no cell"

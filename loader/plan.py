@@ -1,0 +1,70 @@
+"""What every process of a load has to know: the server, the release, its regions; a JSON file for a job's tasks."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from loader.server import Server
+from predictions.errors import InputError
+from predictions.release import release_table
+
+_PART = re.compile(r"part-(\d{5,})")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One load of one release.
+
+    Args:
+        server: the Thrift server.
+        name: of the predictions.
+        release: whose prediction lines are loaded.
+        load: what the checkpoints belong to: a table that was made anew has others.
+        points: the split points, between which the part files lie.
+        rate: rows that one process may write a second; None for as many as it can.
+    """
+
+    server: Server
+    name: str
+    release: str
+    load: str
+    points: list[str]
+    rate: float | None = None
+
+    @property
+    def table(self) -> str:
+        """The release's table."""
+        return release_table(self.name, self.release)
+
+    @property
+    def parts(self) -> int:
+        """How many part files there are."""
+        return len(self.points) + 1
+
+    def range(self, part: int) -> tuple[bytes, bytes]:
+        """Return the row keys between which a part lies: its first one and that of the next, empty at the ends."""
+        bounds = ["", *self.points, ""]
+        return bounds[part].encode(), bounds[part + 1].encode()
+
+    def to_json(self) -> str:
+        """Return the plan as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**values | {"server": Server(**values["server"])})
+
+
+def part_name(part: int) -> str:
+    """Return the name of a part file."""
+    return f"part-{part:05d}"
+
+
+def part_number(name: str) -> int:
+    """Return the number of a part file; InputError where it has the name of none."""
+    found = _PART.fullmatch(name)
+    if not found:
+        raise InputError(f"{name}: no part file: they are called {part_name(0)}, {part_name(1)} and so on")
+    return int(found[1])

@@ -1,0 +1,46 @@
+"""The loader on this machine: a few processes, each with the next part and a connection of its own."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from loader.checkpoints import Checkpoint
+from loader.connection import Connection
+from loader.plan import Plan, part_name
+from loader.puts import load_part
+from predictions.storage import ReleaseFolder
+from predictions.workers import Report, run_tasks
+
+PartState = Callable[[int, str, int], None]
+
+
+def load_local(folder: ReleaseFolder, plan: Plan, parts: Sequence[int], processes: int, progress: PartState) -> None:
+    """Load parts of a release.
+
+    Args:
+        folder: where its part files are.
+        plan: of the load; its rate is that of one process.
+        parts: their numbers.
+        processes: how many at once.
+        progress: called with a part's number, its state and its rows so far.
+
+    Raises:
+        InputError, RefusedError, ServiceError: as `loader.puts.load_part`.
+        InternalError: a process died.
+    """
+    for event in run_tasks(partial(_load, folder, plan), parts, processes):
+        state, rows = event.value
+        progress(parts[event.task], state, rows)
+
+
+def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> tuple[str, int]:
+    rows = 0
+
+    def loaded(done: Checkpoint) -> None:
+        nonlocal rows
+        rows = done.rows
+        report(("loading", rows))
+
+    path = f"{folder.path}/scored/{part_name(part)}"
+    with Connection(plan.server, lambda reason: report((f"waiting for HBase: {reason}", rows))) as connection:
+        done = load_part(connection, plan, part, lambda offset: folder.blocks(path, offset, end=b""), loaded)
+    return "done", done.rows

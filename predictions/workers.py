@@ -1,0 +1,106 @@
+"""Tasks for processes of our own: each takes the next one when it is done, and none outlives who started it."""
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple, TypeVar
+
+from predictions.errors import InternalError, PredictionsError
+
+T = TypeVar("T")
+Report = Callable[[Any], None]
+
+
+class Event(NamedTuple):
+    """What came of a task: something it reported on its way, or its result, with which it is done."""
+
+    task: int
+    done: bool
+    value: Any
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_tasks(work: Callable[[T, Report], Any], tasks: Sequence[T], processes: int) -> Iterator[Event]:
+    """Do tasks in processes, and yield what they report as it comes.
+
+    A process ends with the next report once its parent is gone, whatever has killed that.
+
+    Args:
+        work: called in a process with a task and a function that reports; both must be picklable, as its result.
+        tasks: what to do, in the order in which they are begun.
+        processes: how many at once.
+
+    Raises:
+        PredictionsError: as a task raised it; the others are ended.
+        InternalError: a process died.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would take over sockets and threads
+    todo = list(enumerate(tasks))[::-1]
+    running: dict[Connection, tuple[SpawnProcess, int]] = {}
+    started: list[SpawnProcess] = []
+    try:
+        for _process in range(min(processes, len(todo))):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            started.append(process)
+            number, task = todo.pop()
+            ours.send(task)
+            running[ours] = process, number
+        while running:
+            for pipe in wait(list(running)):
+                assert isinstance(pipe, Connection)
+                process, number = running[pipe]
+                done, value = _receive(pipe, process)
+                yield Event(number, done, value)
+                if done and todo:
+                    number, task = todo.pop()
+                    pipe.send(task)
+                    running[pipe] = process, number
+                elif done:
+                    del running[pipe]
+                    pipe.close()
+    finally:
+        for process in started:
+            process.terminate()
+            process.join()
+
+
+def _receive(pipe: Connection, process: SpawnProcess) -> tuple[bool, Any]:
+    try:
+        kind, value = pipe.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise InternalError(f"a process of this run {how}; run the command again") from None
+    if kind == "failed":
+        raise value
+    return kind == "done", value
+
+
+def _serve(work: Callable[[Any, Report], Any], pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard's goes to all; the parent ends its processes
+    try:
+        while True:
+            task = pipe.recv()
+            try:
+                pipe.send(("done", work(task, lambda value: pipe.send(("report", value)))))
+            except PredictionsError as error:
+                pipe.send(("failed", error))
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                traceback.print_exc()
+                pipe.send(("failed", InternalError(f"{type(error).__name__}: {error}")))
+    except (EOFError, BrokenPipeError):
+        pass  # the parent is done, or gone
