@@ -6,7 +6,7 @@ Prediction lines of one part come in; `part TAB rows` goes out after each batch 
 name is that of Hadoop's input file, or of a pipe's second argument.
 """
 
-import os
+import gc
 import sys
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -30,6 +30,7 @@ def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
 
 
 def main() -> int:
+    gc.disable()  # see predictions/load_local.py
     try:
         with open(sys.argv[1]) as file:
             plan = Plan.from_json(file.read())

@@ -1,9 +1,10 @@
 """How far each part of a load has come, kept in HBase: whoever goes on, on whatever machine, finds it there.
 
 Table NAME, family `r`, row `load:RELEASE:LOAD:PART`: `r:checkpoint` is JSON (`offset`: bytes of the part file whose
-rows HBase has acknowledged; `rows` and `id_digest` of those that it took; how many were `rejected`), and `r:rejected:OFFSET`, for each batch with
-such, the dead letters: a line `record ID TAB reason`, escaped like a record line, for each row that HBase refused. Both
-are written in one put, after the batch. LOAD is made with the release's table, so a new table has no checkpoints.
+rows HBase has acknowledged; `rows` and `id_digest` of those that it took; how many were `rejected`), and
+`r:rejected:OFFSET`, for each batch with such, the dead letters: a line `record ID TAB reason`, escaped like a record
+line, for each row that HBase refused. Both are written in one put, after the batch. LOAD is made with the release's
+table, so a new table has no checkpoints.
 """
 
 import json

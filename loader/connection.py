@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Self, TypeVar
 
 import happybase
@@ -109,10 +110,8 @@ class Connection:
         """Make a table with one region and one column family, unless it is there."""
 
         def create(hbase: happybase.Connection) -> None:
-            try:
+            with suppress(AlreadyExists):  # somebody was faster: another run, or this one's first attempt
                 hbase.create_table(name, {family: {}})
-            except AlreadyExists:
-                pass  # somebody was faster: another run, or this one's first attempt
 
         self._request(create)
 

@@ -6,6 +6,7 @@ Here each request has a number of its own, its reply must bear it, and a transpo
 """
 
 import os
+import socket
 import ssl
 import time
 from typing import Any
@@ -16,7 +17,7 @@ from thriftpy2.protocol.compact import TCompactProtocol
 from thriftpy2.protocol.cybin import TCyBinaryProtocol
 from thriftpy2.protocol.exc import TProtocolException
 from thriftpy2.thrift import TClient
-from thriftpy2.transport import TSocket, TSSLSocket
+from thriftpy2.transport import TSocket, TSSLSocket, TTransportException
 from thriftpy2.transport.buffered import TCyBufferedTransport
 from thriftpy2.transport.framed import TCyFramedTransport
 
@@ -26,9 +27,10 @@ _NUMBERS = 1 << 31  # a request's number is a signed 32-bit integer
 
 
 class _DeadlineSocket(TSocket):
-    """A socket that ends at a time: a timeout for each read would never end where a server sends a byte now and then."""
+    """A socket that ends at a time: with a timeout for each read, a server that trickles would never be given up."""
 
     deadline = float("inf")
+    sock: socket.socket | ssl.SSLSocket | None
     _process = 0
 
     def open(self) -> None:
@@ -37,11 +39,11 @@ class _DeadlineSocket(TSocket):
         super().open()
 
     def read(self, size: int) -> bytes:
-        self.sock.settimeout(self._left())
+        self._socket().settimeout(self._left())
         return super().read(size)
 
     def write(self, data: bytes) -> None:
-        self.sock.settimeout(self._left())
+        self._socket().settimeout(self._left())
         super().write(data)
 
     def close(self) -> None:
@@ -49,6 +51,11 @@ class _DeadlineSocket(TSocket):
             self.sock.close()  # a forked process must not shut down what is its parent's
             self.sock = None
         super().close()
+
+    def _socket(self) -> socket.socket:
+        if self.sock is None:
+            raise TTransportException(TTransportException.NOT_OPEN, "the connection is closed")
+        return self.sock
 
     def _left(self) -> float:
         left = self.deadline - time.monotonic()
@@ -83,6 +90,8 @@ class _Compact(_Numbered, TCompactProtocol):
 
 class _Client(TClient):
     """A client that numbers its requests and closes its transport at any exception, an interrupt too."""
+
+    _seqid: int
 
     def _req(self, _api: str, *args: Any, **kwargs: Any) -> Any:
         self._seqid = self._iprot.expected = (self._seqid + 1) % _NUMBERS

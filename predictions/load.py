@@ -147,7 +147,8 @@ def _refuse_rejected(folder: ReleaseFolder, checkpoints: Checkpoints, done: dict
         checkpoints.remove(part)
     raise RefusedError(
         f"HBase refused {len(letters):,} rows, the first one since {letters[0].reason}; they are in "
-        f"{folder.path}/{REJECTED}, each with its record ID and reason, and all others are loaded: mend the cause and load again"
+        f"{folder.path}/{REJECTED}, each with its record ID and reason, and all others are loaded: mend the cause and "
+        "load again"
     )
 
 
@@ -157,7 +158,7 @@ def _prove(plan: Plan, parts: list[dict[str, Any]], scored: dict[str, Any], proc
     rows = sum(part["rows"] for part in parts)
     if (rows, f"{digest:016x}") != (scored["rows"], scored["id_digest"]):
         raise VerificationError(
-            f"{scored['rows']:,} rows were scored, but {rows:,} were loaded, or not the same ones: score the release again"
+            f"{scored['rows']:,} rows were scored, but {rows:,} were loaded, or others: score the release again"
         )
     with bar("verify", "rows") as progress:
         found = verify_table(plan, parts, None, processes, progress)

@@ -74,7 +74,8 @@ class LoadDisplay:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._bar.stop()
+        if console.is_terminal:
+            self._bar.stop()
 
     def start(self, total: int, rows: Mapping[int, int]) -> None:
         """Say how many rows there are, and how many of each part are loaded already."""

@@ -72,11 +72,11 @@ def read_blocks(stream: IO[bytes], size: int = BLOCK_BYTES, end: bytes = b"\n") 
     """
     pieces: list[bytes] = []
     while piece := stream.read(size):
-        end = piece.rfind(b"\n") + 1
-        if end:
-            yield b"".join([*pieces, piece[:end]])
+        whole = piece.rfind(b"\n") + 1
+        if whole:
+            yield b"".join([*pieces, piece[:whole]])
             pieces = []
-        pieces.append(piece[end:])
+        pieces.append(piece[whole:])
     if rest := b"".join(pieces):
         yield rest + end
 

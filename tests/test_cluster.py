@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ from conftest import CHECKOUT, make_orders
 
 from examples.flights.make_database import make_database
 from hadoop.packing import pack_environment
-from loader.connection import connect
+from loader.connection import Connection
 from loader.regions import split_points
 from predictions.model import TRUSTED
-from predictions.pointer import release_table
+from predictions.release import release_table
 
 pytestmark = pytest.mark.cluster
 
@@ -82,12 +83,12 @@ def test_every_prediction_in_hbase_equals_scikit_learns_own(flights, tmp_path):
         )
     }
     regions, found = Counter(), {}
-    with connect(flights.settings.hbase.thrift) as connection:
-        hbase_table = connection.table(release_table(flights.name, folder.release))
-        assert [region["start_key"] for region in hbase_table.regions()][1:] == split_points(4)
-        for key, cells in hbase_table.scan(batch_size=5000):
+    table = release_table(flights.name, folder.release)
+    with Connection(flights.settings.hbase.server()) as connection:
+        assert [region.start for region in connection.regions(table)][1:] == split_points(4)
+        for key, cells in chain.from_iterable(connection.scan(table, b"", b"")):
             prefix, _colon, flight_id = key.decode().partition(":")
-            found[flight_id] = (cells[b"p:prediction"].decode(), cells[b"p:probability"].decode())
+            found[flight_id] = (cells[b"p:prediction"].value.decode(), cells[b"p:probability"].value.decode())
             regions[int(prefix, 16) * 4 // 65536] += 1
     assert len(found) == FLIGHTS
     assert found == expected
