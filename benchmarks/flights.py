@@ -1,4 +1,4 @@
-"""What the benchmarks share: a release of the flights, larger ones made of it, and `predictions score` as a process."""
+"""What the benchmarks share: a release of the flights, larger ones made of it, `predictions score`, and the cluster."""
 
 import os
 import platform
@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from hadoop.config import ClusterConfig
+from hadoop.engine import Cluster
 from predictions.export import PART_BYTES
+from predictions.progress import say
 from predictions.records import id_digest, split_lines
 from predictions.settings import load_settings
 from predictions.storage import ReleaseFolder, Storage
@@ -100,6 +104,20 @@ def score_local(folder: ReleaseFolder) -> Usage:
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+
+
+@contextmanager
+def running_cluster() -> Iterator[ClusterConfig]:
+    """Start the embedded cluster, unless it is running already, and stop it at the end if it was started here."""
+    cluster = Cluster(ClusterConfig.from_environment())
+    if all(state.startswith("running") for _daemon, state in cluster.status()):
+        yield cluster.config
+        return
+    try:
+        cluster.start(cluster.region_servers, say)
+        yield cluster.config
+    finally:
+        cluster.stop(say)
 
 
 def machine() -> str:

@@ -50,7 +50,7 @@ class Diagnosis:
 CAUSES = tuple(
     Cause(re.compile(pattern), *rest)
     for pattern, *rest in (
-        (r"^((?:mapper|reducer)\.py: .+)", r"\1", ""),
+        (r"^((?:mapper\.py|reducer\.py|loader): .+)", r"\1", ""),
         (
             r"^ModuleNotFoundError: No module named '([\w.]+)'",
             r"the tasks' Python has no module \1",

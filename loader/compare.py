@@ -1,5 +1,6 @@
 """What stands in a range of the release's table: counted, or compared with the prediction lines cell by cell."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -9,7 +10,9 @@ from predictions.rowkey import record_id
 from predictions.schema import FAMILY, cells, parse_line
 
 EXAMPLES = 20
-PAGE_ROWS = 5_000
+# A line without a row; a row without a line; a row with a cell that is not its line's.
+KINDS = ("missing", "extra", "different")
+KEY_ROWS = 5_000  # of a page, where only keys are read
 
 
 @dataclass
@@ -20,23 +23,19 @@ class Found:
         rows: in the table.
         id_digest: of their record IDs.
         cells: that were compared.
-        missing: rows that have a line and are not in the table.
-        extra: rows that are in the table and have no line.
-        different: rows with a cell that is not the line's.
-        examples: the first of each kind, as texts.
+        faults: how many rows are not as they should be, by their kind, one of `KINDS`.
+        examples: the first rows of each kind, as texts.
     """
 
     rows: int = 0
     id_digest: int = 0
     cells: int = 0
-    missing: int = 0
-    extra: int = 0
-    different: int = 0
-    examples: dict[str, list[str]] = field(default_factory=lambda: {"missing": [], "extra": [], "different": []})
+    faults: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     def note(self, kind: str, key: bytes, what: str = "") -> None:
         """Count a row that is not as it should be."""
-        setattr(self, kind, getattr(self, kind) + 1)
+        self.faults[kind] += 1
         if len(self.examples[kind]) < EXAMPLES:
             self.examples[kind].append(f"{record_id(key).decode(errors='replace')}{what}")
 
@@ -53,7 +52,7 @@ def count_range(
         report: called now and then with the rows so far.
     """
     found = Found()
-    for page in connection.scan(table, *bounds, [FAMILY], keys_only=True, page_rows=PAGE_ROWS):
+    for page in connection.scan(table, *bounds, [FAMILY], keys_only=True, page_rows=KEY_ROWS):
         _count(found, page)
         report(found.rows)
     return found
@@ -64,6 +63,7 @@ def compare_range(
     table: str,
     bounds: tuple[bytes, bytes],
     blocks: Iterable[bytes],
+    page_rows: int,
     report: Callable[[int], None],
 ) -> Found:
     """Compare every cell of a range, its timestamp too, with the prediction lines; both are read once, in order.
@@ -73,12 +73,13 @@ def compare_range(
         table: the release's.
         bounds: the range's first row key and the one that it stops before.
         blocks: the range's lines.
+        page_rows: rows to ask for at once.
         report: called now and then with the rows so far.
     """
     found = Found()
     lines = (parse_line(line) for block in blocks for line in split_lines(block))
     line = next(lines, None)
-    for page in connection.scan(table, *bounds, page_rows=PAGE_ROWS):
+    for page in connection.scan(table, *bounds, page_rows=page_rows):
         _count(found, page)
         for row in page:
             while line and line.row_key < row.key:

@@ -276,10 +276,8 @@ def _may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, HbaseIOError):
         return not _FOR_GOOD.search(_first_line(error))
-    if isinstance(error, IllegalArgument):
+    if isinstance(error, (IllegalArgument, TApplicationException)):  # the latter: a Java exception no one foresaw
         return False
-    if isinstance(error, TApplicationException):
-        return error.type != TApplicationException.INTERNAL_ERROR  # an exception of Java that no one foresaw
     if isinstance(error.__context__, ssl.SSLCertVerificationError):
         return False
     return isinstance(error, (OSError, TException))

@@ -1,16 +1,19 @@
 """Load: a release's prediction lines into a table of its own, and the proof that all of them are there."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import xxhash
 
 from loader.checkpoints import Checkpoint, Checkpoints
 from loader.connection import Connection
 from loader.plan import Plan, part_name, part_number
 from loader.tables import make_table
 from predictions.errors import InputError, RefusedError, VerificationError
-from predictions.load_hadoop import load_by_job
+from predictions.load_hadoop import LoadJob
 from predictions.load_local import load_local
 from predictions.pointer import LOADED, Releases
 from predictions.progress import LoadDisplay, bar
@@ -70,6 +73,8 @@ def load(
     folder.require("scored", "score")
     manifest = folder.manifest()
     scored = folder.counts(manifest)
+    sizes = _check_parts(folder, len(scored["split_points"]) + 1)
+    job = LoadJob(settings, folder) if how.runner == "hadoop" else None
     started = time.monotonic()
     with Connection(settings.hbase.server(loading=True)) as connection:
         releases = Releases(connection, settings.name)
@@ -77,21 +82,20 @@ def load(
         if releases.state(folder.release) == LOADED:
             report(f"release {folder.release} is loaded already")
             return manifest["loaded"]
-        sizes = _check_parts(folder, len(scored["split_points"]) + 1)
         releases.claim(folder.release)
-        plan = _plan(connection, releases, settings, folder, how, scored["split_points"], report)
+        plan = _plan(connection, settings, folder, how, scored, sizes, report)
         checkpoints = Checkpoints(connection, plan)
         before = checkpoints.read_all()
         display.start(scored["rows"], {part: checkpoint.rows for part, checkpoint in before.items()})
-        if how.runner == "hadoop":
-            load_by_job(settings, folder, plan, how.processes, display.share)
+        if job:
+            job.run(plan, how.processes, display.share)
         else:
             todo = [part for part, size in enumerate(sizes) if before[part].offset != size]
             load_local(folder, plan, todo, how.at_once(plan.parts), display.update)
         done = checkpoints.read_all()
         _refuse_rejected(folder, checkpoints, done)
         parts = [{"rows": part.rows, "id_digest": f"{part.id_digest:016x}"} for part in done.values()]
-        _prove(plan, parts, scored, how.at_once(plan.parts))
+        _prove(plan, checkpoints, parts, scored)
         loaded = {"rows": scored["rows"], "seconds": round(time.monotonic() - started, 3), "parts": parts}
         folder.write_manifest(manifest | {"loaded": loaded})
         releases.finish(folder.release, manifest | {"loaded": loaded})
@@ -116,21 +120,24 @@ def _check_parts(folder: ReleaseFolder, parts: int) -> list[int]:
 
 def _plan(
     connection: Connection,
-    releases: Releases,
     settings: Settings,
     folder: ReleaseFolder,
     how: How,
-    points: list[str],
+    scored: dict[str, Any],
+    sizes: list[int],
     report: Callable[[str], None],
 ) -> Plan:
     """Return the plan of the load that was begun, or of a new one; the release's table is there after it."""
-    table = release_table(settings.name, folder.release)
-    load_id = releases.load_id(folder.release)
+    releases, release, points = Releases(connection, settings.name), folder.release, scored["split_points"]
+    table = release_table(settings.name, release)
+    load_id = releases.load_id(release)
     if load_id is None or table.encode() not in connection.tables():
-        load_id = releases.start_load(folder.release)  # first: a table must never have another one's checkpoints
+        load_id = releases.start_load(release)  # first: a table must never have another one's checkpoints
         make_table(connection, table, points, settings.hadoop.bin, report)
+    # Nor must other part files, of a release that was scored again.
+    parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, scored["id_digest"]]).encode())
     rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
-    return Plan(settings.hbase.server(loading=True), settings.name, folder.release, load_id, points, rate)
+    return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
 
 
 def _refuse_rejected(folder: ReleaseFolder, checkpoints: Checkpoints, done: dict[int, Checkpoint]) -> None:
@@ -152,15 +159,16 @@ def _refuse_rejected(folder: ReleaseFolder, checkpoints: Checkpoints, done: dict
     )
 
 
-def _prove(plan: Plan, parts: list[dict[str, Any]], scored: dict[str, Any], processes: int) -> None:
+def _prove(plan: Plan, checkpoints: Checkpoints, parts: list[dict[str, Any]], scored: dict[str, Any]) -> None:
     """Raise VerificationError unless what was scored was loaded, and stands in the table."""
     digest = sum(int(part["id_digest"], 16) for part in parts) % (1 << 64)
     rows = sum(part["rows"] for part in parts)
-    if (rows, f"{digest:016x}") != (scored["rows"], scored["id_digest"]):
-        raise VerificationError(
-            f"{scored['rows']:,} rows were scored, but {rows:,} were loaded, or others: score the release again"
-        )
-    with bar("verify", "rows") as progress:
-        found = verify_table(plan, parts, None, processes, progress)
-    if found.faults:
-        raise VerificationError(f"table {plan.table} is not what was loaded: {'; '.join(found.faults)}")
+    if (rows, f"{digest:016x}") == (scored["rows"], scored["id_digest"]):
+        with bar("verify", "rows") as progress:
+            faults = verify_table(plan, parts, None, cores(), progress).faults
+    else:
+        faults = [f"{scored['rows']:,} rows were scored, but {rows:,} were loaded, or others"]
+    if faults:
+        for part in range(plan.parts):
+            checkpoints.remove(part)  # they were wrong
+        raise VerificationError(f"table {plan.table}: {'; '.join(faults)}: load it again, from the start")

@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 from hadoop.packing import CHECKOUT, bundle
 from hadoop.partitions import partition_file
-from hadoop.streaming import Job, find_streaming_jar, printable, require_hadoop, run
-from hadoop.yarn import usable_nodes
+from hadoop.streaming import Job
 from loader.regions import split_points
 from predictions import task
-from predictions.errors import InputError
+from predictions.job import JobClient
 from predictions.model import MANIFEST_FILE, MODEL_FILE
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder
@@ -33,13 +32,9 @@ class ScoreJob:
     makes_output = True
 
     def __init__(self, settings: Settings, folder: ReleaseFolder) -> None:
-        hadoop = require_hadoop(settings.hadoop.bin)
-        if not folder.storage.is_hdfs:
-            raise InputError(f"hadoop.storage: {folder.storage.folder}: a job on the cluster reads from HDFS only")
         self._settings = settings
         self._folder = folder
-        self._hadoop = hadoop
-        self._jar = find_streaming_jar(hadoop, settings.hadoop.streaming_jar)
+        self._client = JobClient(settings, folder)
 
     def ship(self) -> None:
         """Put what the job ships beside the model: the scripts, the bundle and the split points."""
@@ -53,18 +48,13 @@ class ScoreJob:
                 return  # a job that is running may be reading them
             self._folder.remove("job")
         with self._folder.writing("job") as target:
-            for name, data in shipped.items():
-                with self._folder.create(f"{target}/{name}") as file:
-                    file.write(data)
+            self._client.put(target, shipped)
 
     def job(self, output: str) -> Job:
         """Return the job; its output goes to a folder of the release."""
         path, release = self._folder.path, self._folder.release
-        python, environment = self._settings.hadoop.python, self._settings.hadoop.environment
-        archives, python_path = [f"hdfs://{path}/job/{BUNDLE}#lib"], "lib"
-        if environment:
-            archives.append(f"{environment.as_uri()}#environment")
-            python_path += ":environment"
+        python = self._settings.hadoop.python
+        archives, python_path = self._client.modules(f"{path}/job/{BUNDLE}")
         return Job(
             name=f"predictions {self._settings.name} {release}",
             input=f"{path}/export/part-*",
@@ -78,20 +68,19 @@ class ScoreJob:
                 *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
             ],
             archives=archives,
-            # Tasks see links to the shipped files, and Python looks for imports beside a link's target: hence the path.
             properties=self._settings.hadoop.properties,
             environment={"PYTHONPATH": python_path, **task.ONE_THREAD},
         )
 
     def command(self) -> str:
         """Return the `hadoop jar` command, as one would type it; what it names is there after `ship`."""
-        return printable(self.job(f"{self._folder.path}/scored").command(self._hadoop, self._jar))
+        return self._client.command(self.job(f"{self._folder.path}/scored"))
 
     def run(self, output: str, progress: Callable[[float], None]) -> dict[str, int]:
         """Run the job and return the scripts' counters."""
-        usable_nodes(self._hadoop)  # else it would wait for ever
+        self._client.require_nodes()
         self.ship()
-        return run(self.job(output), self._hadoop, self._jar, progress)
+        return self._client.run(self.job(output), progress)
 
     def locate(self, line: Unreadable) -> Unreadable:
         """Return the line as it is: a task's split is one of the exported files."""

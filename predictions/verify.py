@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from loader.compare import EXAMPLES, Found, compare_range, count_range
+from loader.compare import EXAMPLES, KEY_ROWS, KINDS, Found, compare_range, count_range
 from loader.connection import Connection
 from loader.plan import Plan, part_name
 from predictions.errors import InputError
@@ -15,6 +15,7 @@ from predictions.storage import ReleaseFolder
 from predictions.workers import Report, run_tasks
 
 Progress = Callable[[float, float], None]
+PAGE_BYTES = 4 << 20  # of prediction lines, that one request asks for
 
 
 @dataclass
@@ -72,18 +73,20 @@ def verify_table(
         progress: called with the rows read so far and their total.
     """
     started = time.monotonic()
+    total = sum(part["rows"] for part in parts)
+    page_rows = _page_rows(folder, total) if folder else 0
     rows, found = [0] * plan.parts, {}
-    for event in run_tasks(partial(_read, plan, folder), range(plan.parts), processes):
+    for event in run_tasks(partial(_read, plan, folder, page_rows), range(plan.parts), processes):
         if event.done:
             found[event.task] = event.value
         rows[event.task] = event.value.rows if event.done else event.value
-        progress(sum(rows), sum(part["rows"] for part in parts))
+        progress(sum(rows), total)
     verified = Verified(sum(rows), sum(part.cells for part in found.values()))
     for number, part in enumerate(parts):
         verified.faults += _count_faults(plan, number, part, found[number])
     if folder:
-        for kind in found[0].examples:
-            verified.counts[kind] = sum(getattr(part, kind) for part in found.values())
+        for kind in KINDS:
+            verified.counts[kind] = sum(part.faults[kind] for part in found.values())
             examples = [example for number in sorted(found) for example in found[number].examples[kind]]
             verified.faults += [f"{kind}: {example}" for example in examples[:EXAMPLES]]
     verified.seconds = time.monotonic() - started
@@ -99,9 +102,15 @@ def _count_faults(plan: Plan, number: int, part: dict[str, Any], found: Found) -
         yield f"{where}: the table holds {found.rows:,} rows, but not those that were loaded"
 
 
-def _read(plan: Plan, folder: ReleaseFolder | None, part: int, report: Report) -> Found:
+def _page_rows(folder: ReleaseFolder, rows: int) -> int:
+    """Return how many rows to ask for at once: a cell may be 10 MB large."""
+    size = sum(folder.sizes("scored").values())
+    return max(1, min(KEY_ROWS, PAGE_BYTES * rows // max(1, size)))
+
+
+def _read(plan: Plan, folder: ReleaseFolder | None, page_rows: int, part: int, report: Report) -> Found:
     with Connection(plan.server) as connection:
         if not folder:
             return count_range(connection, plan.table, plan.range(part), report)
         blocks = folder.blocks(f"{folder.path}/scored/{part_name(part)}")
-        return compare_range(connection, plan.table, plan.range(part), blocks, report)
+        return compare_range(connection, plan.table, plan.range(part), blocks, page_rows, report)

@@ -1,0 +1,219 @@
+"""Prediction lines into HBase: rows a second of this loader beside a plain HappyBase loop.
+
+All of it in one run, on the same lines, those of the flights: three cells a row, four regions, on the embedded cluster
+(which is started, and stopped again, unless it is running).
+
+- `plain`: what one writes first: `table.batch(batch_size=1000)` of HappyBase as it comes, in a process of its own, the
+  lines in the order in which the records were exported, so their row keys in none.
+- `puts1`, `puts2`: what `predictions load` does with one and with two processes, from the part files that
+  `predictions score` wrote: sorted, a part a region. Its checks of the lines and its checkpoints are in it.
+
+What is counted is the load proper, reading the lines included, to the last acknowledgement: of `plain` from the start
+of the loop, on a connection that is open; of `puts` from when the first process is about to read its first part, the
+connections and the checkpoints of the other parts included. Not counted are the start of the processes, making the
+table, and verifying it: of `puts` every cell is compared with its line, of `plain`, whose cells have the server's time,
+the rows of each region and the digest of their IDs.
+
+Each load has a new table with the same regions, which is dropped after it. One load of each kind comes first, for the
+JVMs to warm up, and is not counted. Then they are measured in turn, round after round, each round beginning with
+another one, and a ratio is taken within each round: the machine's speed drifts.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import happybase
+
+import mapper
+from benchmarks.flights import CHECKOUT, VAR, machine, make_copies, make_release, running_cluster, score_local
+from loader.connection import Connection
+from loader.plan import Plan
+from loader.server import Server
+from loader.tables import make_table
+from predictions import exits
+from predictions.load_local import load_local
+from predictions.pointer import Releases
+from predictions.progress import say
+from predictions.records import id_digest, split_lines
+from predictions.rowkey import record_id
+from predictions.storage import ReleaseFolder
+from predictions.verify import verify_table
+from predictions.workers import cores
+
+HOST = "127.0.0.1"
+TIMEOUT = 600.0  # seconds that a request may take with its repetitions, as by default
+BATCH_SIZE = 1000  # of the plain loop; HappyBase counts cells, not rows
+
+
+class Lines(NamedTuple):
+    """What every way loads: the same prediction lines in two orders."""
+
+    scored: ReleaseFolder  # by row key, a part a region
+    arrival: Path  # as the records were exported
+    points: list[str]  # the split points between the regions
+    parts: list[dict[str, Any]]  # how many lines each part has, and the digest of their IDs
+    rows: int
+
+
+class Way(NamedTuple):
+    """A way to load."""
+
+    title: str
+    load: Callable[[Lines, Plan], float]  # fills the table of the plan, which is empty, and returns the seconds
+    keeps_times: bool  # whether the cells have the times of their lines, so that they can be compared
+
+
+def _plain(lines: Lines, plan: Plan) -> float:
+    command = [sys.executable, __file__, "--plain", str(plan.server.port), plan.table, str(lines.arrival)]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def _plain_loop(port: str, name: str, path: str) -> None:
+    """Load lines, which need no unescaping and have no errors (the flights' do), and print the seconds."""
+    table = happybase.Connection(HOST, int(port)).table(name)
+    started = time.perf_counter()
+    with open(path, "rb") as lines, table.batch(batch_size=BATCH_SIZE) as batch:
+        for line in lines:
+            key, prediction, probability, record, _scored, _error = line.split(b"\t")
+            batch.put(key, {b"p:prediction": prediction, b"p:probability": probability, b"p:record": record})
+    print(time.perf_counter() - started)
+
+
+def _puts(processes: int, lines: Lines, plan: Plan) -> float:
+    times: list[float] = []
+    load_local(lines.scored, plan, range(plan.parts), processes, lambda *_state: times.append(time.perf_counter()))
+    return times[-1] - times[0]
+
+
+WAYS = {
+    "plain": Way("plain HappyBase loop", _plain, keeps_times=False),
+    "puts1": Way("predictions load, 1 process", partial(_puts, 1), keeps_times=True),
+    "puts2": Way("predictions load, 2 processes", partial(_puts, 2), keeps_times=True),
+}
+WARM_UP = ("plain", "puts2")
+RATIOS = {"puts1_vs_plain": ("plain", "puts1"), "puts2_vs_plain": ("plain", "puts2")}  # the seconds of two ways
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of all ways, each in turn.")
+@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of the flights, under new IDs.")
+def main(as_json: bool, rounds: int, copies: int) -> None:
+    """Measure how fast predictions get into HBase."""
+    VAR.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="load.", dir=VAR) as local, running_cluster() as cluster:
+        lines = _make_lines(Path(local), copies)
+        server = Server(HOST, cluster.port("thrift"), timeout=TIMEOUT)
+        with Connection(server) as connection, _name(connection) as name:
+            measure = partial(_measure, server, connection, name, lines)
+            for way in WARM_UP:
+                measure(way, "warm-up")
+            names = list(WAYS)
+            measured = []
+            for number in range(rounds):
+                first = number % len(names)
+                turn = names[first:] + names[:first]
+                measured.append({way: measure(way, f"round {number + 1}") for way in turn})
+    result = {
+        "ratios": {ratio: round(statistics.median(values), 3) for ratio, values in _ratios(measured).items()},
+        "rows_per_second": {way: round(lines.rows / statistics.median(m[way] for m in measured)) for way in WAYS},
+        "rows": lines.rows,
+        "rounds": rounds,
+        "machine": machine(),
+        "by_round": {ratio: [round(value, 3) for value in values] for ratio, values in _ratios(measured).items()},
+    }
+    print(json.dumps(result) if as_json else _table(result))
+
+
+def _make_lines(local: Path, copies: int) -> Lines:
+    """Return the prediction lines of the flights, each record so many times under new IDs where it is more than once."""
+    folder = make_release(local)
+    if copies > 1:
+        folder = make_copies(folder, copies)
+    score_local(folder)
+    arrival, command = local / "arrival", [sys.executable, mapper.__file__, f"{folder.path}/model/model.json"]
+    with open(arrival, "wb") as stdout:
+        for path in folder.files("export"):
+            with open(path, "rb") as stdin:
+                subprocess.run(
+                    [*command, folder.release], stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True
+                )
+    scored = folder.manifest()["scored"]
+    parts = [_facts(folder.blocks(path)) for path in folder.files("scored")]
+    return Lines(folder, arrival, scored["split_points"], parts, scored["rows"])
+
+
+def _facts(blocks: Iterable[bytes]) -> dict[str, Any]:
+    """Return of a part's lines what `verify_table` compares with the table."""
+    rows = digest = 0
+    for block in blocks:
+        ids = [record_id(line.partition(b"\t")[0]) for line in split_lines(block)]
+        rows, digest = rows + len(ids), (digest + id_digest(ids)) % (1 << 64)
+    return {"rows": rows, "id_digest": f"{digest:016x}"}
+
+
+@contextmanager
+def _name(connection: Connection) -> Iterator[str]:
+    """Give predictions of a name that nobody else has, with the table where the checkpoints are kept."""
+    name = f"benchmark_{uuid.uuid4().hex[:8]}"
+    Releases(connection, name).make_table()
+    try:
+        yield name
+    finally:
+        connection.delete_table(name)
+
+
+def _measure(server: Server, connection: Connection, name: str, lines: Lines, way: str, when: str) -> float:
+    """Return the seconds of one load into a new table.
+
+    Raises:
+        ClickException: the table does not hold the lines after it.
+    """
+    load_id = uuid.uuid4().hex  # a new one has no checkpoints
+    plan = Plan(server, name, lines.scored.release, load_id, lines.points)
+    make_table(connection, plan.table, plan.points, CHECKOUT / "hadoop" / "bin", say)
+    try:
+        os.sync()  # else the disk would still be busy with what came before
+        seconds = WAYS[way].load(lines, plan)
+        folder = lines.scored if WAYS[way].keeps_times else None
+        faults = verify_table(plan, lines.parts, folder, cores(), lambda _done, _total: None).faults
+    finally:
+        connection.delete_table(plan.table)
+    if faults:
+        raise click.ClickException(f"{WAYS[way].title}: the table is not what was loaded: {'; '.join(faults)}")
+    say(f"{when}, {WAYS[way].title}: {lines.rows / seconds:,.0f} rows a second")
+    return seconds
+
+
+def _ratios(measured: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {ratio: [m[slower] / m[faster] for m in measured] for ratio, (slower, faster) in RATIOS.items()}
+
+
+def _table(result: dict) -> str:
+    lines = [
+        f"{result['rows']:,} flights, 3 cells a row, median of {result['rounds']} rounds; {result['machine']}",
+        f"{'':32}{'rows a second':>16}{'ratio':>20}",
+    ]
+    for way, speed in result["rows_per_second"].items():
+        ratio = result["ratios"].get(f"{way}_vs_plain", 1)
+        lines.append(f"{WAYS[way].title:32}{speed:16,}{ratio:20.3g}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--plain"]:
+        _plain_loop(*sys.argv[2:])
+    else:
+        exits.run(main, "load")
