@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,11 @@ from loader.checkpoints import Checkpoint, Checkpoints
 from loader.connection import Connection
 from loader.plan import Plan, part_name, part_number
 from loader.tables import make_table
-from predictions.errors import InputError, RefusedError, VerificationError
+from predictions.errors import InputError, RefusedError, ServiceError, VerificationError
 from predictions.load_hadoop import LoadJob
 from predictions.load_local import load_local
 from predictions.pointer import LOADED, Releases
-from predictions.progress import LoadDisplay, bar
+from predictions.progress import DONE, LOADING, WAITING, LoadDisplay, bar
 from predictions.records import escape, write_rows
 from predictions.release import release_table
 from predictions.settings import Settings
@@ -86,9 +87,9 @@ def load(
         plan = _plan(connection, settings, folder, how, scored, sizes, report)
         checkpoints = Checkpoints(connection, plan)
         before = checkpoints.read_all()
-        display.start(scored["rows"], {part: checkpoint.rows for part, checkpoint in before.items()})
+        display.start(scored["rows"], {part: _state(done, sizes[part]) for part, done in before.items()})
         if job:
-            job.run(plan, how.processes, display.share)
+            job.run(plan, how.processes, lambda _share: _show(settings, plan, sizes, display))
         else:
             todo = [part for part, size in enumerate(sizes) if before[part].offset != size]
             load_local(folder, plan, todo, how.at_once(plan.parts), display.update)
@@ -138,6 +139,17 @@ def _plan(
     parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, scored["id_digest"]]).encode())
     rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
     return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
+
+
+def _show(settings: Settings, plan: Plan, sizes: list[int], display: LoadDisplay) -> None:
+    """Show how far a job's tasks are; where HBase is away the job goes on, and its next sign of life will show it."""
+    with suppress(ServiceError), Connection(settings.hbase.server()) as connection:
+        for part, done in Checkpoints(connection, plan).read_all().items():
+            display.update(part, *_state(done, sizes[part]))
+
+
+def _state(done: Checkpoint, size: int) -> tuple[str, int]:
+    return DONE if done.offset == size else LOADING if done.offset else WAITING, done.rows
 
 
 def _refuse_rejected(folder: ReleaseFolder, checkpoints: Checkpoints, done: dict[int, Checkpoint]) -> None:

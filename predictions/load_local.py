@@ -8,6 +8,7 @@ from loader.checkpoints import Checkpoint
 from loader.connection import Connection
 from loader.plan import Plan, part_name
 from loader.puts import load_part
+from predictions.progress import DONE, LOADING
 from predictions.storage import ReleaseFolder
 from predictions.workers import Report, run_tasks
 
@@ -40,9 +41,9 @@ def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> tuple
     def loaded(done: Checkpoint) -> None:
         nonlocal rows
         rows = done.rows
-        report(("loading", rows))
+        report((LOADING, rows))
 
     path = f"{folder.path}/scored/{part_name(part)}"
     with Connection(plan.server, lambda reason: report((f"waiting for HBase: {reason}", rows))) as connection:
         done = load_part(connection, plan, part, lambda offset: folder.blocks(path, offset, end=b""), loaded)
-    return "done", done.rows
+    return DONE, done.rows

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 
 PLAIN_SECONDS = 10.0
+WAITING, LOADING, DONE = "waiting", "loading", "done"  # states of a part; any other says what it waits for
+QUIET = (WAITING, DONE)  # states that need no line of their own
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -77,25 +79,25 @@ class LoadDisplay:
         if console.is_terminal:
             self._bar.stop()
 
-    def start(self, total: int, rows: Mapping[int, int]) -> None:
-        """Say how many rows there are, and how many of each part are loaded already."""
-        self._rows, self._total, self._before = dict(rows), total, sum(rows.values())
+    def start(self, total: int, parts: Mapping[int, tuple[str, int]]) -> None:
+        """Say how many rows there are, and of each part its state and how many of its rows are loaded already."""
+        self._states = {part: state for part, (state, _rows) in parts.items()}
+        self._rows = {part: rows for part, (_state, rows) in parts.items()}
+        self._total, self._before = total, sum(self._rows.values())
         self._started = time.monotonic()
         self._all = self._bar.add_task("load", total=total, completed=self._before, more="rows")
 
     def update(self, part: int, state: str, rows: int) -> None:
         """Say what a part does, and how many of its rows are loaded."""
         self._rows[part], self._states[part] = rows, state
-        if part not in self._lines:
+        if part not in self._lines and state not in QUIET:
             self._lines[part] = self._bar.add_task(f"  part {part}", total=self._total // len(self._rows), more="")
-        self._bar.update(self._lines[part], completed=rows, more=state, visible=state != "done")
+        if part in self._lines:
+            self._bar.update(self._lines[part], completed=rows, more=state, visible=state not in QUIET)
         self._bar.update(self._all, completed=sum(self._rows.values()), more=self._speed())
-        self._plainly(lambda: f"{sum(self._rows.values()):,} of {self._total:,} rows{self._speed()}; {self._parts()}")
-
-    def share(self, share: float) -> None:
-        """Say which share of a job is done, 0 to 1."""
-        self._bar.update(self._all, completed=int(share * self._total))
-        self._plainly(lambda: f"{share:.0%}")
+        if not console.is_terminal and time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            say(f"load: {sum(self._rows.values()):,} of {self._total:,} rows{self._speed()}; {self._parts()}")
 
     def _speed(self) -> str:
         seconds, done = time.monotonic() - self._started, sum(self._rows.values())
@@ -105,11 +107,6 @@ class LoadDisplay:
         return f", {rate:,.0f} a second, {timedelta(seconds=round((self._total - done) / rate))} left"
 
     def _parts(self) -> str:
-        done = sum(state == "done" for state in self._states.values())
-        busy = ", ".join(f"part {part} {state}" for part, state in self._states.items() if state != "done")
+        done = sum(state == DONE for state in self._states.values())
+        busy = ", ".join(f"part {part} {state}" for part, state in sorted(self._states.items()) if state not in QUIET)
         return f"{done} of {len(self._rows)} regions done, {busy}"
-
-    def _plainly(self, text: Callable[[], str]) -> None:
-        if not console.is_terminal and time.monotonic() - self._last >= PLAIN_SECONDS:
-            self._last = time.monotonic()
-            say(f"load: {text()}")
