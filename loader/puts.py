@@ -46,10 +46,10 @@ def load_part(
     pace = Pace(plan.rate)
     for batch in batches(read(done.offset), part_name(part), done.offset, plan.range(part), starts):
         pace.wait(len(batch.lines))
-        letters = send(connection, plan.table, list(map(parse_line, batch.lines)))
+        lines = list(map(parse_line, batch.lines))
+        letters = send(connection, plan.table, lines)
         refused = {letter.record_id for letter in letters}
-        ids = [record_id(line.partition(b"\t")[0]) for line in batch.lines]
-        loaded = [record for record in ids if record not in refused] if refused else ids
+        loaded = [record for line in lines if (record := record_id(line.row_key)) not in refused]
         digest = (done.id_digest + id_digest(loaded)) % (1 << 64)
         done = Checkpoint(batch.end, done.rows + len(loaded), digest, done.rejected + len(letters))
         checkpoints.write(part, done, letters)

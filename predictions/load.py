@@ -11,7 +11,7 @@ import xxhash
 
 from loader.checkpoints import Checkpoint, Checkpoints
 from loader.connection import Connection
-from loader.plan import Plan, part_name, part_number
+from loader.plan import Plan, part_name
 from loader.tables import make_table
 from predictions.errors import InputError, RefusedError, ServiceError, VerificationError
 from predictions.load_hadoop import LoadJob
@@ -107,16 +107,12 @@ def load(
 
 def _check_parts(folder: ReleaseFolder, parts: int) -> list[int]:
     """Return the sizes of the part files; InputError unless there is exactly one for each region."""
-    sizes = folder.sizes("scored")
-    names = {part_number(name): name for name in sizes}
-    path = f"{folder.path}/scored"
-    extra = [name for name in sizes if name not in map(part_name, range(parts))]
-    missing = [part_name(part) for part in range(parts) if part not in names]
-    if extra:
+    path, sizes, names = f"{folder.path}/scored", folder.sizes("scored"), list(map(part_name, range(parts)))
+    if extra := sorted(sizes.keys() - set(names)):
         raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, and each may stand there once")
-    if missing:
+    if missing := sorted(set(names) - sizes.keys()):
         raise InputError(f"{path}: {', '.join(missing)}: not there; score the release again")
-    return [sizes[part_name(part)] for part in range(parts)]
+    return [sizes[name] for name in names]
 
 
 def _plan(
