@@ -14,9 +14,9 @@ connections and the checkpoints of the other parts included. Not counted are the
 table, and verifying it: of `puts` every cell is compared with its line, of `plain`, whose cells have the server's time,
 the rows of each region and the digest of their IDs.
 
-Each load has a new table with the same regions, which is dropped after it. One load of each kind comes first, for the
-JVMs to warm up, and is not counted. Then they are measured in turn, round after round, each round beginning with
-another one, and a ratio is taken within each round: the machine's speed drifts.
+Each load has a new table with the same regions, which is dropped after it. A plain one and one with two processes come
+first, to warm the JVMs up, and are not counted. Then all are measured in turn, round after round, each round beginning
+with another one, and a ratio is taken within each round: the machine's speed drifts.
 """
 
 import json
@@ -103,7 +103,7 @@ WAYS = {
     "puts2": Way("predictions load, 2 processes", partial(_puts, 2), keeps_times=True),
 }
 WARM_UP = ("plain", "puts2")
-RATIOS = {"puts1_vs_plain": ("plain", "puts1"), "puts2_vs_plain": ("plain", "puts2")}  # the seconds of two ways
+RATIOS = {"puts1_vs_plain": ("plain", "puts1"), "puts2_vs_plain": ("plain", "puts2")}  # of the seconds of two ways
 
 
 @click.command()
@@ -120,36 +120,31 @@ def main(as_json: bool, rounds: int, copies: int) -> None:
             measure = partial(_measure, server, connection, name, lines)
             for way in WARM_UP:
                 measure(way, "warm-up")
-            names = list(WAYS)
-            measured = []
-            for number in range(rounds):
-                first = number % len(names)
-                turn = names[first:] + names[:first]
-                measured.append({way: measure(way, f"round {number + 1}") for way in turn})
+            measured = [{way: measure(way, f"round {number + 1}") for way in _turn(number)} for number in range(rounds)]
+    by_round = {ratio: [m[one] / m[other] for m in measured] for ratio, (one, other) in RATIOS.items()}
     result = {
-        "ratios": {ratio: round(statistics.median(values), 3) for ratio, values in _ratios(measured).items()},
+        "ratios": {ratio: round(statistics.median(values), 3) for ratio, values in by_round.items()},
         "rows_per_second": {way: round(lines.rows / statistics.median(m[way] for m in measured)) for way in WAYS},
         "rows": lines.rows,
         "rounds": rounds,
         "machine": machine(),
-        "by_round": {ratio: [round(value, 3) for value in values] for ratio, values in _ratios(measured).items()},
+        "by_round": {ratio: [round(value, 3) for value in values] for ratio, values in by_round.items()},
     }
     print(json.dumps(result) if as_json else _table(result))
 
 
 def _make_lines(local: Path, copies: int) -> Lines:
-    """Return the prediction lines of the flights, each record so many times under new IDs where it is more than once."""
+    """Return the prediction lines of the flights, each flight so many times."""
     folder = make_release(local)
     if copies > 1:
         folder = make_copies(folder, copies)
     score_local(folder)
-    arrival, command = local / "arrival", [sys.executable, mapper.__file__, f"{folder.path}/model/model.json"]
+    arrival = local / "arrival"
+    score = [sys.executable, mapper.__file__, f"{folder.path}/model/model.json", folder.release]
     with open(arrival, "wb") as stdout:
         for path in folder.files("export"):
             with open(path, "rb") as stdin:
-                subprocess.run(
-                    [*command, folder.release], stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True
-                )
+                subprocess.run(score, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True)
     scored = folder.manifest()["scored"]
     parts = [_facts(folder.blocks(path)) for path in folder.files("scored")]
     return Lines(folder, arrival, scored["split_points"], parts, scored["rows"])
@@ -175,6 +170,12 @@ def _name(connection: Connection) -> Iterator[str]:
         connection.delete_table(name)
 
 
+def _turn(number: int) -> list[str]:
+    """Return all ways in the order of a round: each begins with another one."""
+    ways, first = list(WAYS), number % len(WAYS)
+    return ways[first:] + ways[:first]
+
+
 def _measure(server: Server, connection: Connection, name: str, lines: Lines, way: str, when: str) -> float:
     """Return the seconds of one load into a new table.
 
@@ -195,10 +196,6 @@ def _measure(server: Server, connection: Connection, name: str, lines: Lines, wa
         raise click.ClickException(f"{WAYS[way].title}: the table is not what was loaded: {'; '.join(faults)}")
     say(f"{when}, {WAYS[way].title}: {lines.rows / seconds:,.0f} rows a second")
     return seconds
-
-
-def _ratios(measured: list[dict[str, float]]) -> dict[str, list[float]]:
-    return {ratio: [m[slower] / m[faster] for m in measured] for ratio, (slower, faster) in RATIOS.items()}
 
 
 def _table(result: dict) -> str:

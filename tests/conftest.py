@@ -40,6 +40,13 @@ storage = "storage"
 
 def pytest_addoption(parser):
     parser.addoption("--require-cluster", action="store_true", help="fail, rather than skip, without the cluster")
+    parser.addoption("--full", action="store_true", help="the long forms of the tests")
+
+
+@pytest.fixture(scope="session")
+def full(request) -> bool:
+    """Whether the long forms of the tests are wanted."""
+    return request.config.getoption("--full")
 
 
 def make_orders(folder: Path) -> Path:

@@ -28,6 +28,11 @@ def closed_port():
         return probe.getsockname()[1]
 
 
+def no_thrift():
+    """Settings of an HBase that is not there, for which nobody waits long."""
+    return {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed_port()}", "PREDICTIONS_HBASE_TIMEOUT": "1"}
+
+
 def fails(done, code, *parts):
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
@@ -92,8 +97,12 @@ def test_no_cluster(predictions, edit):
     hdfs = f"webhdfs://127.0.0.1:{port}/predictions"
     for command in ("export", "train", "score", "load"):
         fails(predictions("--storage", hdfs, command), 4, f"127.0.0.1:{port}", "hadoop.storage")
-    thrift = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{port}"}
-    fails(predictions("activate", "--release", "20200101T000000Z", **thrift), 4, f"127.0.0.1:{port}", "hbase.thrift")
+    thrift = no_thrift()
+    address = thrift["PREDICTIONS_HBASE_THRIFT"]
+    fails(
+        predictions("activate", "--release", "20200101T000000Z", **thrift),
+        *(4, address, "hbase.thrift", "1 s at most (hbase.timeout)"),
+    )
     # A lookup still has the record.
     found = predictions("get", "order-001", "--json", **thrift)
     assert found.returncode == 4
@@ -114,12 +123,49 @@ def test_records_are_shown_as_they_are(predictions, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET note = '[/oops] [bold]hi', country = 'a[b]c' WHERE id = 'order-001'")
         connection.execute("INSERT INTO orders (id, amount) VALUES ('-5', 9e999)")
-    nowhere = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed_port()}"}
+    nowhere = no_thrift()
     shown = predictions("get", "order-001", **nowhere).stdout
     assert "[/oops] [bold]hi" in shown
     assert "a[b]c" in shown
     [line] = predictions("get", "-5", "--json", **nowhere).stdout.splitlines()
     assert json.loads(line, parse_constant=pytest.fail)["record"]["amount"] == "inf"
+
+
+@pytest.fixture
+def scored(predictions, orders):
+    """The folder of a release with two empty parts, as if it had been scored."""
+    assert predictions("export").returncode == 0
+    [release] = (orders / "storage" / "orders").iterdir()
+    manifest = json.loads((release / "manifest.json").read_text())
+    manifest["scored"] = {"rows": 0, "id_digest": f"{0:016x}", "split_points": ["8000"]}
+    (release / "manifest.json").write_text(json.dumps(manifest))
+    (release / "scored").mkdir()
+    for name in ("_SUCCESS", "part-00000", "part-00001"):
+        (release / "scored" / name).touch()
+    return release
+
+
+@pytest.mark.parametrize("name", ["part-00002", "part-000001", "part-00000.gz", "part-00000-copy"])
+def test_a_part_that_stands_twice_is_refused_before_anything_is_loaded(predictions, scored, name):
+    (scored / "scored" / name).touch()
+    fails(predictions("load", **no_thrift()), 2, f"{name}: the release has 2 parts, and each may stand there once")
+
+
+def test_a_part_that_is_not_there_is_named(predictions, scored):
+    (scored / "scored" / "part-00000").unlink()
+    fails(predictions("load", **no_thrift()), 2, "scored: part-00000: not there; score the release again")
+
+
+def test_a_load_without_hbase_or_hadoop(predictions, scored):
+    thrift = no_thrift() | {"PREDICTIONS_HBASE_LOAD_TIMEOUT": "1"}
+    parts = (thrift["PREDICTIONS_HBASE_THRIFT"], "1 s at most (hbase.load_timeout)", "hbase.thrift")
+    fails(predictions("load", **thrift), 4, *parts)
+    fails(predictions("load", "--runner", "hadoop", PATH="/nonexistent"), 2, "hadoop: no such command", "hadoop.bin")
+
+
+def test_a_release_that_is_not_loaded_cannot_be_verified(predictions, scored):
+    for arguments in (["verify"], ["verify", "--full"]):
+        fails(predictions(*arguments, **no_thrift()), 2, f"{scored}: not loaded; `predictions load` loads it")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +188,13 @@ def test_no_hadoop_command(predictions):
 
 
 def test_wrong_usage(predictions):
-    for arguments in (["nope"], ["get"], ["export", "--nope"]):
+    wrong = (["nope"], ["get"], ["export", "--nope"], ["load", "--rate", "0"], ["load", "--rate", "-1"])
+    for arguments in (
+        *wrong,
+        ["load", "--processes", "0"],
+        ["load", "--runner", "pipe"],
+        ["verify", "--processes", "x"],
+    ):
         done = predictions(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr

@@ -208,6 +208,7 @@ def test_services_that_cannot_be_reached(orders_release, tmp_path):
             f"webhdfs://127.0.0.1:{nobody}/tests",
             "doctor",
             PREDICTIONS_HBASE_THRIFT=f"127.0.0.1:{nobody}",
+            PREDICTIONS_HBASE_TIMEOUT="1",
         )
     assert found.returncode == 4
     assert f"FAIL  Thrift: HBase's Thrift server at 127.0.0.1:{nobody}: " in found.stdout

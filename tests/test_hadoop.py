@@ -1,14 +1,18 @@
 """What is handed to Hadoop, without a cluster: the command, the partition file, the bundle, what is made of its failure."""
 
+import os
 import struct
 import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xxhash
 from conftest import CHECKOUT
 
 from hadoop import packing, streaming
@@ -17,8 +21,18 @@ from hadoop.partitions import partition_file
 from hadoop.streaming import Job, find_streaming_jar, printable
 from predictions.errors import InputError, InternalError, ServiceError
 
+MAPS_ALONE = Job("a load", "/in/part-*", "/out", "python3 -m loader load.json", ["a"], ["c#lib"])
 JOB = Job(
-    *("a name", "/in", "/out", "python3 mapper.py", "python3 reducer.py", 3, "/p", ["a", "b"], ["c#lib"], {"A": "1"}),
+    name="a name",
+    input="/in",
+    output="/out",
+    mapper="python3 mapper.py",
+    reducer="python3 reducer.py",
+    reduces=3,
+    partitions="/p",
+    files=["a", "b"],
+    archives=["c#lib"],
+    environment={"A": "1"},
     properties={"mapreduce.job.queuename": "night shift", "mapreduce.map.memory.mb": "2048"},
 )
 
@@ -38,8 +52,21 @@ def test_the_command_has_generic_options_first():
     assert command[-2:] == ["-cmdenv", "A=1"]
 
 
-def test_a_line_ends_at_a_line_feed_only():
-    assert values(JOB.command("hadoop", Path("/s.jar")))["textinputformat.record.delimiter"] == "\n"
+@pytest.mark.parametrize("job", [JOB, MAPS_ALONE])
+def test_a_line_ends_at_a_line_feed_only(job):
+    assert values(job.command("hadoop", Path("/s.jar")))["textinputformat.record.delimiter"] == "\n"
+
+
+def test_a_job_of_maps_alone_neither_sorts_nor_writes():
+    command = MAPS_ALONE.command("hadoop", Path("/s.jar"))
+    given = values(command)
+    assert given["mapreduce.job.reduces"] == "0"
+    assert "mapreduce.totalorderpartitioner.path" not in given
+    assert command[-2:] == ["-outputformat", "org.apache.hadoop.mapred.lib.NullOutputFormat"]
+    assert not {"-reducer", "-partitioner", "-cmdenv"} & set(command)
+    assert command.index("-input") > command.index("-archives")
+    assert "-mapper 'python3 -m loader load.json' \\\n" in printable(command)
+    assert "-input '/in/part-*' \\\n" in printable(command)  # Hadoop's to expand, not a shell's
 
 
 def test_the_settings_properties_come_before_ours_but_for_what_a_result_depends_on():
@@ -79,6 +106,42 @@ def test_the_bundle_is_the_same_each_time():
     names = zipfile.ZipFile(BytesIO(packing.bundle())).namelist()
     assert "predictions/model.py" in names
     assert not [name for name in names if "cli" in name or "client" in name]
+
+
+def test_the_loaders_bundle_is_the_same_each_time():
+    assert packing.load_bundle() == packing.load_bundle()
+    names = zipfile.ZipFile(BytesIO(packing.load_bundle())).namelist()
+    assert "loader/__main__.py" in names
+    assert not [name for name in names if name.startswith(("hadoop/", "/", "..")) or "cli" in Path(name).stem.split("_")]
+
+
+PROBE = """
+import sys, runpy
+runpy.run_module("loader", run_name="loaded")
+for name in ("loader.connection", "happybase", "thriftpy2.protocol.cybin", "tenacity", "numpy"):
+    print(name, sys.modules[name].__file__)
+"""
+
+
+def test_the_loaders_bundle_has_all_that_a_task_imports_but_numpy_and_xxhash(tmp_path):
+    """In a folder with nothing else, by a Python without site-packages."""
+    zipfile.ZipFile(BytesIO(packing.load_bundle())).extractall(tmp_path / "lib")
+    (tmp_path / "environment").mkdir()
+    for module in (np, xxhash):
+        folder = Path(module.__file__).parent
+        for path in [folder, *folder.parent.glob(f"{folder.name}.libs")]:
+            (tmp_path / "environment" / path.name).symlink_to(path)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", PROBE],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": "lib:environment"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    files = dict(line.split() for line in done.stdout.splitlines())
+    assert files.pop("numpy").startswith(f"{tmp_path}/environment/")
+    assert [name for name, file in files.items() if not file.startswith(f"{tmp_path}/lib/")] == []
 
 
 def test_the_packed_libraries_are_requirements_of_the_package():

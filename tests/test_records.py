@@ -104,6 +104,13 @@ def test_a_last_line_without_line_feed_is_a_line():
     assert list(read_blocks(io.BytesIO(b""))) == []
 
 
+@given(st.binary(), st.integers(1, 50))
+def test_a_last_line_without_line_feed_is_left_without_one_where_it_is_asked_for(data, size):
+    blocks = list(read_blocks(io.BytesIO(data), size, end=b""))
+    assert b"".join(blocks) == data
+    assert all(block.endswith(b"\n") for block in blocks[:-1])
+
+
 def test_only_a_line_feed_ends_a_line():
     text = "a\rb\u2028c\x85d\x0be\x1cf".encode()
     assert split_lines(next(read_blocks(io.BytesIO(text)))) == [text]

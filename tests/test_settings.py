@@ -1,8 +1,10 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
+from loader.server import Server
 from predictions.errors import InputError
 from predictions.settings import load_settings
 
@@ -18,6 +20,16 @@ features = ["amount"]
 [hadoop]
 storage = "here"
 python = "../bin/python"
+"""
+TLS = f"""{GOOD}
+[hbase]
+thrift = "db7:9095"
+transport = "framed"
+protocol = "compact"
+tls = true
+ca = "certificates/ca.pem"
+timeout = 2.5
+load_timeout = 60
 """
 
 
@@ -37,6 +49,20 @@ def test_relative_paths_are_relative_to_the_file(write, tmp_path):
     assert settings.hadoop.storage == f"{tmp_path}/here"
     assert settings.hadoop.python == os.path.normpath(tmp_path / "../bin/python")
     assert settings.hbase.thrift == "127.0.0.1:9090"
+
+
+def test_a_connection_is_told_what_the_settings_say(write, tmp_path):
+    assert load_settings(write(GOOD)).hbase.server() == Server("127.0.0.1", 9090, timeout=10.0)
+    hbase = load_settings(write(TLS)).hbase
+    ca = f"{tmp_path}/certificates/ca.pem"
+    assert hbase.server() == Server("db7", 9095, "framed", "compact", True, ca, 2.5, "hbase.timeout")
+
+
+def test_who_loads_is_more_patient_than_who_looks_up(write):
+    lookup, load = (load_settings(write(GOOD)).hbase.server(loading) for loading in (False, True))
+    assert (load.timeout, load.timeout_setting) == (600.0, "hbase.load_timeout")
+    assert replace(load, timeout=lookup.timeout, timeout_setting=lookup.timeout_setting) == lookup
+    assert load_settings(write(TLS)).hbase.server(loading=True).timeout == 60
 
 
 def test_a_link_counts_as_the_file_that_it_leads_to(write, tmp_path):
@@ -70,6 +96,11 @@ def test_the_environment_comes_before_the_file(write, monkeypatch):
         ('features = ["amount"]', "features = []", "model.features"),
         ('name = "orders"', 'name = "../x"', "name: "),
         ('label = "paid"', 'label = "paid"\n[hbase]\nthrift = "nowhere"', "hbase.thrift: must be HOST:PORT"),
+        ('label = "paid"', 'label = "paid"\n[hbase]\ntransport = "http"', "hbase.transport: "),
+        ('label = "paid"', 'label = "paid"\n[hbase]\nprotocol = "json"', "hbase.protocol: "),
+        ('label = "paid"', 'label = "paid"\n[hbase]\ntimeout = 0', "hbase.timeout: "),
+        ('label = "paid"', 'label = "paid"\n[hbase]\nload_timeout = -1', "hbase.load_timeout: "),
+        ('label = "paid"', 'label = "paid"\n[hbase]\nca_file = "x"', "hbase.ca_file: no such key"),
         ('label = "paid"', 'label = "paid"\n[gates]\nmax_failed = 2', "gates.max_failed"),
         ('name = "orders"', "name = ", "not TOML"),
     ],
@@ -94,6 +125,7 @@ def test_what_is_wrong_is_named_by_its_key(write, old, new, message):
         ("PREDICTIONS_HBASE_THRIFT", "host:99999", "hbase.thrift: must be HOST:PORT"),
         ("PREDICTIONS_HBAS_THRIFT", "host:1", "PREDICTIONS_HBAS_THRIFT: no such variable"),
         ("PREDICTIONS_HBASE_TRIFT", "host:1", "hbase.trift: no such key"),
+        ("PREDICTIONS_HBASE_TIMEOUT", "soon", "hbase.timeout: "),
     ],
 )
 def test_a_wrong_variable_is_named(write, monkeypatch, name, value, message):
@@ -106,7 +138,10 @@ def test_paths_in_variables_are_relative_to_the_working_directory(write, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREDICTIONS_HADOOP_ENVIRONMENT", "environment.tar.gz")
     monkeypatch.setenv("PREDICTIONS_HADOOP_PYTHON", "bin/python")
-    hadoop = load_settings(write(GOOD)).hadoop
+    monkeypatch.setenv("PREDICTIONS_HBASE_CA", "ca.pem")
+    monkeypatch.setenv("PREDICTIONS_HBASE_LOAD_TIMEOUT", "7")
+    hbase, hadoop = load_settings(write(GOOD)).hbase, load_settings(write(GOOD)).hadoop
+    assert (hbase.ca, hbase.load_timeout) == (tmp_path / "ca.pem", 7)
     assert (hadoop.environment, hadoop.python) == (tmp_path / "environment.tar.gz", f"{tmp_path}/bin/python")
 
 

@@ -11,7 +11,7 @@ def pipe(monkeypatch):
 
 
 def test_a_pipe_is_no_job():
-    assert (task.in_job(), task.split_name(), task.attempt()) == (False, "stdin", 0)
+    assert (task.in_job(), task.input_name(), task.split_name(), task.attempt()) == (False, None, "stdin", 0)
 
 
 def test_a_job_tells_its_tasks_what_they_are(monkeypatch):
@@ -20,8 +20,15 @@ def test_a_job_tells_its_tasks_what_they_are(monkeypatch):
     monkeypatch.setenv("mapreduce_map_input_start", "134217728")
     monkeypatch.setenv("mapreduce_task_attempt_id", "attempt_1795362300000_0007_m_000003_2")
     assert (task.in_job(), task.split_name(), task.attempt()) == (True, "part-00007+134217728", 2)
+    assert task.input_name() == "part-00007"
 
 
 def test_a_split_whose_start_is_not_told_is_the_first(monkeypatch):
     monkeypatch.setenv("mapreduce_map_input_file", "hdfs://localhost:9000/predictions/part-00007")
     assert task.split_name() == "part-00007+0"
+
+
+def test_a_status_is_a_line_that_hadoop_reads_at_once(capfd):
+    task.status("part-00007: waiting for HBase: no answer in time")
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "reporter:status:part-00007: waiting for HBase: no answer in time\n")

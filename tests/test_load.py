@@ -1,0 +1,425 @@
+"""Loads into the cluster's HBase, cell by cell: both runners, what is resumed, what is refused, what is verified."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from bisect import bisect_right
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+from conftest import CHECKOUT, SETTINGS
+
+from loader import puts
+from loader.checkpoints import Checkpoint, Checkpoints
+from loader.connection import Connection, RefusalError
+from loader.plan import Plan, part_name
+from loader.puts import load_part
+from loader.regions import split_points
+from predictions.errors import InputError, RefusedError
+from predictions.load import REJECTED, REJECTED_HEAD, How, load
+from predictions.pointer import BUILDING, LOADED, Releases
+from predictions.progress import LoadDisplay
+from predictions.records import id_digest, join_lines
+from predictions.release import release_table
+from predictions.rowkey import record_id, row_keys
+from predictions.schema import MAX_CELL_BYTES, cells, parse_line
+
+pytestmark = pytest.mark.cluster
+
+POINTS = split_points(4)
+SCORED = 1795366709000
+DEADLINE = 120  # seconds, for what takes one
+GOOD = b"1"
+
+
+def line(name, prediction=GOOD, scored=SCORED):
+    return b"\t".join([*row_keys([name]), prediction, b"0.83", b"4907185d0406025b", b"%d" % scored, b"\\N"])
+
+
+def orders(number, **values):
+    return [line(b"order-%03d" % order, **values) for order in range(number)]
+
+
+def region(line):
+    return bisect_right(POINTS, parse_line(line).row_key)
+
+
+def expected(lines):
+    parsed = map(parse_line, lines)
+    return {line.row_key: {c: (v, int(line.scored)) for c, v in cells(line).items()} for line in parsed}
+
+
+class Release:
+    """A release of handwritten prediction lines, and what becomes of it."""
+
+    def __init__(self, made, folder, no_hbase):
+        self.made, self.folder = made, folder
+        # Without the command `hbase`, a table has one region, and is made in a second.
+        self.no_hbase = {"PREDICTIONS_HADOOP_BIN": str(no_hbase)}
+        hadoop = made.settings.hadoop.model_copy(update={"bin": no_hbase})
+        self.settings = made.settings.model_copy(update={"hadoop": hadoop})
+        self.table = release_table(made.name, folder.release)
+        self.connection = Connection(self.settings.hbase.server())
+        self.said = []
+
+    def put(self, lines):
+        """Make these the prediction lines, as if they had been scored."""
+        parts = [[] for _part in range(len(POINTS) + 1)]
+        for line in sorted(lines, key=lambda line: parse_line(line).row_key):
+            parts[region(line)].append(line)
+        for part, of_part in enumerate(parts):
+            with self.folder.create(self.part(part)) as file:
+                file.write(join_lines(of_part) if of_part else b"")
+        digest = id_digest(record_id(parse_line(line).row_key) for line in lines)
+        scored = {"rows": len(lines), "id_digest": f"{digest:016x}", "split_points": [p.decode() for p in POINTS]}
+        self.folder.write_manifest({"format": 1, "scored": scored})
+        return parts
+
+    def part(self, part):
+        return f"{self.folder.path}/scored/{part_name(part)}"
+
+    def load(self, how=How(), display=None, settings=None):  # noqa: B008
+        with display or LoadDisplay() as shown:
+            return load(settings or self.settings, self.folder, how, shown, self.said.append)
+
+    def run(self, command, *options, code=0):
+        return self.made.succeed(command, "--release", self.folder.release, *options, code=code, **self.no_hbase)
+
+    def cells(self):
+        return {row.key: row.cells for row in chain.from_iterable(self.connection.scan(self.table, b"", b""))}
+
+    def state(self):
+        return Releases(self.connection, self.made.name).state(self.folder.release)
+
+    def forget(self):
+        """Let the release be one that is not loaded, with a table that is there."""
+        row = {b"r:state": BUILDING.encode()}
+        self.connection.put(self.made.name, b"release:" + self.folder.release.encode(), row)
+        manifest = self.folder.manifest()
+        del manifest["loaded"]
+        self.folder.write_manifest(manifest)
+
+    def checkpoints(self):
+        """Of each part that has begun."""
+        prefix = f"load:{self.folder.release}".encode()
+        rows = chain.from_iterable(self.connection.scan(self.made.name, prefix + b":", prefix + b";"))
+        return {int(row.key[-5:]): json.loads(row.cells[b"r:checkpoint"].value) for row in rows}
+
+    def plan(self, load_id="by-hand", **values):
+        points = [point.decode() for point in POINTS]
+        return Plan(self.settings.hbase.server(), self.made.name, self.folder.release, load_id, points, **values)
+
+
+class Recorder(LoadDisplay):
+    """Keeps what it is told; interrupts, as a person does, once a part has so many rows."""
+
+    def __init__(self, part=None, rows=0):
+        super().__init__()
+        self._until = part, rows
+        self.began, self.first = {}, {}
+
+    def start(self, total, parts):
+        super().start(total, parts)
+        self.began = dict(parts)
+
+    def update(self, part, state, rows):
+        super().update(part, state, rows)
+        self.first.setdefault(part, rows)
+        if part == self._until[0] and rows >= self._until[1]:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def made(project):
+    return project(SETTINGS)
+
+
+@pytest.fixture
+def release(made, tmp_path):
+    (tmp_path / "no-hbase").mkdir()
+    release = Release(made, made.storage.new_release(), tmp_path / "no-hbase")
+    with release.connection:
+        yield release
+
+
+def poll(condition):
+    deadline = time.monotonic() + DEADLINE
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+# What the job runs in place of Python: one that has numpy and xxhash only, in small batches, and whose first attempt
+# at part 1 is killed at its second checkpoint. It notes from where on each attempt reads, and whose HappyBase it has.
+TASK = """
+import os, runpy, signal, sys
+import happybase
+from loader import batches
+from loader.checkpoints import Checkpoints
+from predictions import task
+
+batches.BATCH_BYTES, read, write = 1000, Checkpoints.read, Checkpoints.write
+
+def noted(self, part):
+    found = read(self, part)
+    with open("{log}", "a") as log:
+        print(part, task.attempt(), found.offset, happybase.__file__, file=log)
+    return found
+
+def killed(self, part, checkpoint, *rest):
+    write(self, part, checkpoint, *rest)
+    if (part, task.attempt()) == (1, 0) and checkpoint.offset > 1500:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoints.read, Checkpoints.write = noted, killed
+sys.argv = sys.argv[2:]
+runpy.run_module("loader", run_name="__main__")
+"""
+
+
+def test_both_runners_make_the_same_table(release, made, tmp_path):
+    odd = [b"tab\\there", "é".encode(), b"x" * 2000, b"\\\\N", b"back\\\\slash"]
+    lines = [*orders(400), *(line(name, b"\\t" + name, SCORED + number) for number, name in enumerate(odd))]
+    lines.append(b"%b:bad\t\\N\t\\N\t4907185d0406025b\t%d\tamount: not a number" % (b"9999", SCORED))
+    release.put(lines)
+    assert release.load()["rows"] == len(lines)
+    assert release.cells() == expected(lines)  # each with its own time
+    assert release.checkpoints() == {}
+    release.load()
+    assert release.said[-1] == f"release {release.folder.release} is loaded already"
+
+    release.forget()
+    release.load()
+    assert release.cells() == expected(lines)
+
+    by_job = Release(made, made.storage.new_release(), tmp_path)
+    by_job.put(lines)
+    (tmp_path / "environment").mkdir()
+    for folder in (Path(module.__file__).parent for module in (np, xxhash)):
+        for path in [folder, *folder.parent.glob(f"{folder.name}.libs")]:
+            (tmp_path / "environment" / path.name).symlink_to(path)
+    (tmp_path / "task.py").write_text(TASK.format(log=tmp_path / "log"))
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{tmp_path}/environment" exec {sys.executable} -S {tmp_path}/task.py "$@"\n'
+    )
+    python.chmod(0o755)
+    more = {"python": str(python), "properties": {"mapreduce.map.speculative": "true"}}
+    hadoop = made.settings.hadoop.model_copy(update=more)
+    by_job.load(How("hadoop", processes=2), settings=made.settings.model_copy(update={"hadoop": hadoop}))
+    assert by_job.cells() == release.cells()
+    log = [entry.split() for entry in (tmp_path / "log").read_text().splitlines()]
+    assert {int(part) for part, _attempt, _offset, _module in log} == {0, 1, 2, 3}
+    assert {module.rpartition("/lib/")[2] for *_entry, module in log} == {"happybase/__init__.py"}
+    assert min(int(offset) for part, attempt, offset, _module in log if part == "1" and attempt != "0") > 1500
+    by_job.run("verify", "--full")
+    by_job.connection.close()
+
+
+def test_what_is_interrupted_goes_on_from_its_checkpoints(release):
+    lines = orders(60, prediction=b"x" * 60_000)  # four of them are a batch
+    release.put(lines)
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **release.no_hbase}
+    command = [sys.executable, "-m", "predictions", "--settings", str(release.made.path)]
+    running = subprocess.Popen(
+        [*command, "load", "--processes", "2", "--rate", "4"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    poll(lambda: running.poll() is not None or release.checkpoints())
+    running.send_signal(signal.SIGTERM)
+    _stdout, stderr = running.communicate(timeout=DEADLINE)
+    assert (running.returncode, stderr.splitlines()[-1]) == (130, "predictions: interrupted")
+    before = release.checkpoints()
+    assert before
+    assert 0 < sum(part["rows"] for part in before.values()) < 60
+
+    recorder = Recorder()
+    release.load(display=recorder)
+    assert {part: rows for part, (_state, rows) in recorder.began.items() if rows} == {
+        part: checkpoint["rows"] for part, checkpoint in before.items()
+    }
+    assert all(recorder.first[part] == checkpoint["rows"] for part, checkpoint in before.items())
+    assert release.cells() == expected(lines)
+    found = release.run("verify", "--full")
+    assert (found.stdout, release.checkpoints()) == ("", {})
+
+
+def test_a_table_that_was_dropped_is_made_anew_and_loaded_whole(release):
+    lines = orders(40, prediction=b"x" * 60_000)
+    parts = release.put(lines)
+    with pytest.raises(KeyboardInterrupt):
+        release.load(How(processes=1), Recorder(part=1, rows=4))
+    assert release.checkpoints()[0]["rows"] == len(parts[0])
+    release.connection.delete_table(release.table)
+    release.load()
+    assert release.cells() == expected(lines)
+
+
+def test_a_copy_of_another_part_is_refused(release):
+    parts = release.put(orders(40))
+    release.folder.storage.fs.pipe_file(release.part(1), join_lines(parts[0]))
+    message = rf"^part-00001: row key {re.escape(repr(parse_line(parts[0][0]).row_key))} is another part's"
+    with pytest.raises(InputError, match=message):
+        release.load()
+    assert release.state() == BUILDING
+    assert "is building" in release.run("activate", code=2).stderr
+
+
+@pytest.mark.parametrize("runner", ["local"])
+def test_a_part_that_was_cut_off_is_refused(release, runner):
+    parts = release.put(orders(40))
+    release.folder.storage.fs.pipe_file(release.part(2), join_lines(parts[2])[:-2])  # `\N` is `\` now
+    with pytest.raises(InputError, match="^part-00002: it ends in the middle of a line: "):
+        release.load(How(runner))
+    assert release.state() == BUILDING
+
+
+def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(release):
+    lines = orders(60)
+    poison = line(b"poison", b"x" * MAX_CELL_BYTES)
+    long = line(b"k" * (1 << 15))
+    parts = release.put([*lines, poison, long])
+    rows = len(parts[region(poison)]) - sum(region(line) == region(poison) for line in (poison, long))
+    with pytest.raises(KeyboardInterrupt):
+        release.load(How(processes=1), Recorder(region(poison), rows))
+    assert release.checkpoints()[region(poison)]["rejected"] >= 1
+
+    refused = release.run("load", code=3)
+    assert re.match(r"predictions: HBase refused 2 rows, the first one since ", refused.stderr.splitlines()[-1])
+    rejected = release.folder.read(REJECTED)
+    assert rejected.startswith(REJECTED_HEAD)
+    reasons = dict(entry.split(b"\t") for entry in rejected.removeprefix(REJECTED_HEAD).splitlines())
+    assert reasons == {
+        b"poison": b"IllegalArgumentException: KeyValue size too large",
+        b"k" * (1 << 15): b"Internal error processing mutateRowsTs",
+    }
+    assert release.cells() == expected(lines)
+    assert "is building" in release.run("activate", code=2).stderr
+    # Again, it is tried again.
+    with pytest.raises(RefusedError, match="HBase refused 2 rows"):
+        release.load()
+
+    mended = [*lines, line(b"poison")]
+    release.put(mended)
+    release.load()
+    assert release.cells() == expected(mended)
+    assert not release.folder.has(REJECTED)
+    assert (release.state(), release.checkpoints()) == (LOADED, {})
+    release.run("verify", "--full")
+
+
+def by_hand(release, lines, **values):
+    """A plan of a load into the release's table, and what reads the lines as those of part 0."""
+    Releases(release.connection, release.made.name).make_table()
+    release.connection.create_table(release.table, "p")
+    data = join_lines(sorted(line for line in lines if region(line) == 0))
+    return release.plan(**values), data, lambda offset: [data[offset:]] if offset < len(data) else []
+
+
+def test_row_after_row_that_hbase_refuses_is_not_the_rows_fault(release, monkeypatch):
+    plan, data, read = by_hand(release, orders(400, prediction=b"x" * 5000))
+
+    def refuse(*_arguments):
+        raise RefusalError("HBase refuses: AccessDeniedException", "AccessDeniedException")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(puts, "MAX_REJECTED", 3)
+        patch.setattr(Connection, "put_rows", refuse)
+        with pytest.raises(RefusedError, match=r"^part-00000: HBase refuses row after row .* AccessDeniedException; "):
+            load_part(release.connection, plan, 0, read, lambda _done: None)
+    done = load_part(release.connection, plan, 0, read, lambda _done: None)  # once that is mended
+    assert (done.rejected, done.rows) == (0, data.count(b"\n"))
+
+
+def test_a_rate_is_kept(release):
+    plan, data, read = by_hand(release, orders(1200), rate=100.0)
+    rows, reports, started = data.count(b"\n"), [], time.monotonic()
+
+    def report(done):
+        reports.append((done.rows, time.monotonic() - started))
+
+    load_part(release.connection, plan, 0, read, report)
+    assert reports[-1][0] == rows > 250
+    assert reports[-1][1] >= (rows - 100) / 100
+    # Not all of it at once, after a long wait: what is served meanwhile would feel it.
+    assert all(later[0] - earlier[0] <= 100 for earlier, later in pairwise(reports))
+
+
+def test_a_pipe_typed_by_hand_loads_a_part(release, tmp_path):
+    plan, data, _read = by_hand(release, orders(40))
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    (tmp_path / "part-00000").write_bytes(data)
+    command = f"{sys.executable} -m loader {tmp_path}/plan.json part-00000 < {tmp_path}/part-00000"
+    rows = data.count(b"\n")
+    for first in (0, rows):  # the second time, all of it is there
+        done = subprocess.run(["bash", "-c", command], cwd=CHECKOUT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.splitlines()
+        assert (said[0], said[-1]) == (f"part-00000\t{first}", f"part-00000\t{rows}")
+        assert f"reporter:counter:predictions,loaded,{rows}\n" in done.stderr
+    assert release.cells() == expected(data.splitlines())
+
+
+def test_a_checkpoint_is_the_last_one_written_whatever_the_clocks_say(release, monkeypatch):
+    """Tasks run on machines whose clocks differ."""
+    plan, _data, _read = by_hand(release, orders(4))
+    later = time.time_ns() + 3600 * 10**9
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: later)
+        Checkpoints(release.connection, plan).write(0, Checkpoint(10, 1))
+    checkpoints = Checkpoints(release.connection, plan)
+    assert checkpoints.read(0) == Checkpoint(10, 1)
+    checkpoints.write(0, Checkpoint(20, 2))
+    assert Checkpoints(release.connection, plan).read(0) == Checkpoint(20, 2)
+
+
+def test_verify_finds_what_is_not_as_it_was_loaded(release):
+    lines = orders(400)
+    parts = release.put(lines)
+    release.load()
+    speed = r"in \d+\.\d s \([\d,]+ rows a second\)$"
+    table = f"400 rows of table {release.table}: read "
+    quick = release.run("verify").stderr.splitlines()[-1]
+    assert re.match(rf"{table}row keys alone, by scans of up to \d+ regions at once, {speed}", quick)
+    full = release.run("verify", "--full", "--processes", "3").stderr.splitlines()[-1]
+    assert re.match(
+        rf"{table}every cell \(1,200\), beside the .* lines, by scans of up to 3 regions at once, {speed}", full
+    )
+
+    keys = [[parse_line(line).row_key for line in part] for part in parts]
+    gone = keys[0][:25]
+    for key in gone:
+        release.connection.delete_row(release.table, key)
+    release.connection.put(release.table, b"4000:extra", {b"p:prediction": b"1"}, SCORED)
+    release.connection.delete_row(release.table, keys[1][-1])  # so that the count is right
+    release.connection.put(release.table, keys[2][0], {b"p:prediction": b"2"}, SCORED)
+    release.connection.put(release.table, keys[3][-1], {b"p:probability": b"0.83"}, SCORED + 1)
+
+    quick = release.run("verify", code=5)
+    first, second = quick.stdout.splitlines()
+    here = len(keys[0])
+    assert (
+        first
+        == f"part-00000 (row keys from the first to 4000): the table holds {here - 25:,} rows, {here:,} were loaded"
+    )
+    assert second.startswith("part-00001 (row keys 4000 to 8000): the table holds ")
+    assert second.endswith(" rows, but not those that were loaded")
+    assert quick.stderr.endswith(f"predictions: release {release.folder.release} is not what was scored\n")
+
+    full = release.run("verify", "--full", code=5)
+    assert full.stdout.splitlines() == [
+        first,
+        second,
+        *(f"missing: {key[5:].decode()}" for key in gone[:20]),
+        "extra: extra",
+        f"different: {keys[2][0][5:].decode()}: p:prediction is b'2' at {SCORED}, the line has b'1' at {SCORED}",
+        f"different: {keys[3][-1][5:].decode()}: p:probability is b'0.83' at {SCORED + 1}, the line has b'0.83' at {SCORED}",
+    ]
+    assert full.stderr.endswith("is not what was scored: 26 missing, 1 extra, 2 different\n")

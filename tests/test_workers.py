@@ -1,0 +1,211 @@
+"""The processes of a load or a comparison, as real ones: what comes of their tasks, and that none outlives its run."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loader.connection import RefusalError
+from predictions.errors import InputError, InternalError, RefusedError, ServiceError
+from predictions.workers import cores, run_tasks
+
+HERE = Path(__file__).parent  # not from conftest: each process imports this module, and should not import scikit-learn
+DEADLINE = 60  # seconds; a process takes one to start where the machine is busy
+
+
+def poll(condition):
+    deadline = time.monotonic() + DEADLINE
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def workers(parent=None):
+    """The processes that were started for tasks; Python's own resource tracker is another one."""
+    children = psutil.Process(parent).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def twice(number, report):
+    report(number)
+    report(-number)
+    return 2 * number
+
+
+def test_each_task_reports_and_then_has_its_result():
+    found = {}
+    for event in run_tasks(twice, range(1, 6), 2):
+        found.setdefault(event.task, []).append((event.done, event.value))
+    assert found == {number - 1: [(False, number), (False, -number), (True, 2 * number)] for number in range(1, 6)}
+    assert workers() == []
+
+
+def test_no_tasks_need_no_process():
+    assert list(run_tasks(twice, [], 2)) == []
+
+
+def meet(folder, task, _report):
+    """Return how many tasks were at work meanwhile; wait until it is two, or until all others are done."""
+    mine = folder / f"working-{task}"
+    mine.touch()
+    poll(lambda: len(list(folder.glob("working-*"))) > 1 or len(list(folder.glob("done-*"))) == 5)
+    found = len(list(folder.glob("working-*")))
+    mine.rename(folder / f"done-{task}")
+    return found, os.getpid()
+
+
+def test_so_many_are_at_work_at_once_and_no_more(tmp_path):
+    found = [event.value for event in run_tasks(partial(meet, tmp_path), range(6), 2)]
+    assert {at_once for at_once, _process in found} <= {1, 2}
+    assert 2 in {at_once for at_once, _process in found}
+    assert len({process for _at_once, process in found}) == 2
+
+
+def test_tasks_are_begun_in_their_order(tmp_path):
+    assert [event.task for event in run_tasks(twice, range(4), 1) if event.done] == [0, 1, 2, 3]
+
+
+def raise_or_wait(folder, error, report):
+    (folder / str(os.getpid())).touch()
+    if error:
+        poll(lambda: len(list(folder.iterdir())) == 2)  # until the other one is at work too
+        raise error
+    while True:
+        report(None)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("part-00001: no"),
+        RefusedError("row after row"),
+        ServiceError("gone"),
+        RefusalError("HBase: no", "no"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_a_task_is_raised_as_it_is_and_ends_the_others(tmp_path, error):
+    with pytest.raises(type(error)) as raised:
+        list(run_tasks(partial(raise_or_wait, tmp_path), [None, error], 2))
+    assert (type(raised.value), vars(raised.value), str(raised.value)) == (type(error), vars(error), str(error))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert workers() == []
+
+
+def fail(_task, _report):
+    raise ValueError("7 is none")
+
+
+def test_an_error_that_nobody_foresaw_is_an_internal_one_with_its_traceback(capfd):
+    with pytest.raises(InternalError, match="^ValueError: 7 is none$"):
+        list(run_tasks(fail, [1], 1))
+    assert "in fail\n" in capfd.readouterr().err
+
+
+def die(how, _report):
+    if isinstance(how, int):
+        os.kill(os.getpid(), how)
+    os._exit(7)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (signal.SIGKILL, "was killed by SIGKILL"),
+        (signal.SIGSEGV, "was killed by SIGSEGV"),
+        (None, "ended with exit code 7"),
+    ],
+)
+def test_a_process_that_dies_is_told(how, message):
+    with pytest.raises(InternalError, match=f"^a process of this run {message}; run the command again$"):
+        list(run_tasks(die, [how], 1))
+
+
+def test_a_process_that_dies_before_it_has_read_its_task_is_told_too():
+    def kill():
+        [worker] = poll(workers)
+        worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(InternalError, match="was killed by SIGKILL"):
+        list(run_tasks(twice, range(4), 1))
+    killer.join()
+
+
+def test_a_process_that_dies_between_two_tasks_is_told_too():
+    events = run_tasks(twice, range(2), 1)
+    while not next(events).done:
+        pass
+    [worker] = workers()
+    worker.kill()
+    worker.wait()
+    with pytest.raises(InternalError, match="was killed by SIGKILL"):
+        list(events)
+
+
+def wait_for_ever(_task, report):
+    report(os.getpid())
+    while True:
+        time.sleep(0.05)
+        report(None)
+
+
+def test_nobody_is_left_when_who_asked_loses_interest():
+    events = run_tasks(wait_for_ever, range(3), 2)
+    next(events)
+    assert len(workers()) == 2
+    events.close()
+    assert workers() == []
+
+
+def test_an_interrupt_from_the_keyboard_is_the_parents_affair():
+    events = run_tasks(wait_for_ever, range(1), 1)
+    process = next(events).value
+    os.kill(process, signal.SIGINT)
+    assert [next(events).value for _report in range(3)] == [None] * 3
+    events.close()
+
+
+PARENT = """
+import signal
+from test_workers import run_tasks, wait_for_ever
+if __name__ == "__main__":
+    events = run_tasks(wait_for_ever, range(2), 2)
+    started = set()
+    while len(started) < 2:
+        started |= {value for value in [next(events).value] if value}
+    print(*started, flush=True)
+    signal.pause()
+"""
+
+
+def test_they_end_when_their_parent_is_killed(tmp_path):
+    """Without a word: there is nobody who would want to know."""
+    (tmp_path / "parent.py").write_text(PARENT)
+    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py")],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        processes = [psutil.Process(int(number)) for number in parent.stdout.readline().split()]
+        parent.kill()
+        assert parent.communicate(timeout=DEADLINE) == ("", "")  # the processes' stderr is the same
+    _gone, alive = psutil.wait_procs(processes, timeout=DEADLINE)
+    assert alive == []
+
+
+def test_there_is_at_least_one_core():
+    assert 1 <= cores() <= os.cpu_count()
