@@ -36,6 +36,8 @@ FIRST_WAIT_SECONDS = 0.1
 _FOR_GOOD = re.compile(
     r"\b(DoNotRetryIOException|IllegalArgumentException|NoSuchColumnFamilyException|FailedSanityCheckException"
     r"|ConstraintException|AccessDeniedException|TableNotFoundException|InvalidFamilyOperationException)\b"
+    # A put into a table that is not there: the table's name stands where the exception's would.
+    r"|Failed \d+ actions?: (?!\S*(?:Exception|Error):)\S+: \d+ times?, servers with issues: null"
 )
 _PACKAGE = re.compile(r"\b(?:[a-z][a-z0-9]*\.)+(?=[A-Z])")
 
@@ -213,7 +215,8 @@ class Connection:
             yield [Row(row.row, {c: Cell(v.value, v.timestamp) for c, v in row.columns.items()}) for row in found]
             start = found[-1].row + b"\0"
         if scanner and self._channel and self._channel.happybase is scanner[0]:
-            self._request(lambda hbase: hbase.client.scannerClose(scanner[1]), repeat=False)
+            with suppress(ServiceError):  # all rows are there, and the server forgets scanners by itself
+                self._request(lambda hbase: hbase.client.scannerClose(scanner[1]), repeat=False)
 
     def _request(self, request: Callable[[happybase.Connection], T], repeat: bool = True) -> T:
         """Make a request, with a connection that is open, and again where it failed and may be repeated."""
@@ -232,7 +235,8 @@ class Connection:
 
         retrying = Retrying(
             stop=stop_before_delay(self._server.timeout),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=WAIT_SECONDS),
+            # A wait that would not fit is the end: short ones let no patience go unused.
+            wait=wait_random_exponential(FIRST_WAIT_SECONDS, min(WAIT_SECONDS, self._server.timeout / 10)),
             retry=retry_if_exception(lambda error: (repeat or not sent) and _may_pass(error)),
             before_sleep=self._tell,
             reraise=True,
@@ -268,7 +272,8 @@ class Connection:
         tries = f"tried {attempts} times in " if attempts > 1 else "waited "
         return ServiceError(
             f"HBase's Thrift server at {server.address}: {reason}; {tries}{server.timeout:g} s at most "
-            f"({server.timeout_setting}); is it running (hadoop/cluster status), and is hbase.thrift right?"
+            f"({server.timeout_setting}); is it running (hadoop/cluster status), and are hbase.thrift, transport, protocol "
+            "and tls right?"
         )
 
 
@@ -287,6 +292,8 @@ def _reason(error: BaseException | None) -> str:
     """Return in a line, without the names of Java's packages, what went wrong."""
     if isinstance(error, TTransportException) and isinstance(error.__context__, OSError):
         error = error.__context__  # thriftpy2 says no more than that it could not connect
+    elif isinstance(error, TTransportException) and error.type == TTransportException.END_OF_FILE:
+        return "the server closed the connection"
     return _PACKAGE.sub("", _first_line(error))
 
 

@@ -12,7 +12,8 @@ class Server:
         port: its port.
         transport: `buffered`, or `framed` as `hbase thrift start -f` speaks.
         protocol: `binary`, or `compact` as `hbase thrift start -c` speaks.
-        tls: whether to encrypt, and to check the server's certificate.
+        tls: whether to encrypt, and to check the server's certificate. HBase's own Thrift server speaks TLS over HTTP
+            alone (`hbase.thrift.ssl.enabled`), which this is not: it is for a TLS proxy before it.
         ca: path of the certificates to trust, PEM; by default the system's.
         timeout: seconds that a request may take with all its repetitions.
         timeout_setting: the name of that setting, for messages.

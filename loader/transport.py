@@ -16,12 +16,13 @@ from Hbase_thrift import Hbase
 from thriftpy2.protocol.compact import TCompactProtocol
 from thriftpy2.protocol.cybin import TCyBinaryProtocol
 from thriftpy2.protocol.exc import TProtocolException
-from thriftpy2.thrift import TClient
+from thriftpy2.thrift import TClient, TException
 from thriftpy2.transport import TSocket, TSSLSocket, TTransportException
 from thriftpy2.transport.buffered import TCyBufferedTransport
 from thriftpy2.transport.framed import TCyFramedTransport
 
 from loader.server import Server
+from predictions.errors import InputError
 
 _NUMBERS = 1 << 31  # a request's number is a signed 32-bit integer
 
@@ -101,6 +102,21 @@ class _Client(TClient):
             self.close()
             raise
 
+    def _recv(self, _api: str) -> Any:
+        try:
+            return super()._recv(_api)
+        except (OSError, TException):
+            raise
+        except Exception as error:  # whatever thriftpy2 stumbles over in what is no reply
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"this is not Thrift: {error}") from error
+
+
+def _context(ca: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise InputError(f"{ca}: {error.strerror or error}; hbase.ca must be a PEM file of certificates") from error
+
 
 _TRANSPORTS = {"buffered": TCyBufferedTransport, "framed": TCyFramedTransport}
 _PROTOCOLS = {"binary": _Binary, "compact": _Compact}
@@ -111,8 +127,7 @@ class Channel:
 
     def __init__(self, server: Server, deadline: float) -> None:
         if server.tls:
-            context = ssl.create_default_context(cafile=server.ca)
-            self._socket = _DeadlineTlsSocket(server.host, server.port, ssl_context=context)
+            self._socket = _DeadlineTlsSocket(server.host, server.port, ssl_context=_context(server.ca))
         else:
             self._socket = _DeadlineSocket(server.host, server.port)
         self.until(deadline)

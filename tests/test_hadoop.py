@@ -112,7 +112,9 @@ def test_the_loaders_bundle_is_the_same_each_time():
     assert packing.load_bundle() == packing.load_bundle()
     names = zipfile.ZipFile(BytesIO(packing.load_bundle())).namelist()
     assert "loader/__main__.py" in names
-    assert not [name for name in names if name.startswith(("hadoop/", "/", "..")) or "cli" in Path(name).stem.split("_")]
+    assert not [
+        name for name in names if name.startswith(("hadoop/", "/", "..")) or "cli" in Path(name).stem.split("_")
+    ]
 
 
 PROBE = """

@@ -329,8 +329,8 @@ def test_row_after_row_that_hbase_refuses_is_not_the_rows_fault(release, monkeyp
     def refuse(*_arguments):
         raise RefusalError("HBase refuses: AccessDeniedException", "AccessDeniedException")
 
+    monkeypatch.setattr(puts, "MAX_REJECTED", 3)
     with monkeypatch.context() as patch:
-        patch.setattr(puts, "MAX_REJECTED", 3)
         patch.setattr(Connection, "put_rows", refuse)
         with pytest.raises(RefusedError, match=r"^part-00000: HBase refuses row after row .* AccessDeniedException; "):
             load_part(release.connection, plan, 0, read, lambda _done: None)
