@@ -272,8 +272,8 @@ class Connection:
         tries = f"tried {attempts} times in " if attempts > 1 else "waited "
         return ServiceError(
             f"HBase's Thrift server at {server.address}: {reason}; {tries}{server.timeout:g} s at most "
-            f"({server.timeout_setting}); is it running (hadoop/cluster status), and are hbase.thrift, transport, protocol "
-            "and tls right?"
+            f"({server.timeout_setting}); is it running (hadoop/cluster status), and are hbase.thrift, transport, "
+            "protocol and tls right?"
         )
 
 

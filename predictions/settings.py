@@ -84,10 +84,10 @@ class ModelSettings(_Table):
 class HbaseSettings(_Table):
     """`[hbase]`: where predictions are served from.
 
-    `thrift` is `HOST:PORT` of HBase's Thrift server, which speaks `transport` and `protocol`, or with `tls` of a TLS proxy
-    before it, whose certificate those of the PEM file `ca` must vouch for (by default the system's). `timeout` is how many seconds a
-    request of a lookup may take with all its repetitions, `load_timeout` one of the loader: a region server that dies
-    is replaced within minutes.
+    `thrift` is `HOST:PORT` of HBase's Thrift server, which speaks `transport` and `protocol`, or with `tls` of a TLS
+    proxy before it, whose certificate those of the PEM file `ca` must vouch for (by default the system's). `timeout` is
+    how many seconds a request of a lookup may take with all its repetitions, `load_timeout` one of the loader: a region
+    server that dies is replaced within minutes.
     """
 
     thrift: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:9090"
