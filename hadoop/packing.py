@@ -36,6 +36,7 @@ LOAD_MODULES = (
             "connection",
             "plan",
             "puts",
+            "reasons",
             "server",
             "transport",
         )

@@ -5,8 +5,6 @@ that made it, gives up within its time, connects anew by itself, and repeats wha
 """
 
 import os
-import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +12,12 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Self, TypeVar
 
 import happybase
-from Hbase_thrift import AlreadyExists, BatchMutation, IllegalArgument, Mutation, TScan
-from Hbase_thrift import IOError as HbaseIOError
+from Hbase_thrift import AlreadyExists, BatchMutation, Mutation, TScan
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
-from thriftpy2.thrift import TApplicationException, TException
+from thriftpy2.thrift import TException
 from thriftpy2.transport import TTransportException
 
+from loader.reasons import may_pass, reason_of
 from loader.server import Server
 from loader.transport import Channel
 from predictions.errors import ServiceError
@@ -29,17 +27,6 @@ IDLE_SECONDS = 30.0  # the server closes a connection that was idle for 60
 ATTEMPT_SECONDS = 60.0  # after which a request is given up and made again, if there is time left
 WAIT_SECONDS = 5.0  # the longest time between two attempts
 FIRST_WAIT_SECONDS = 0.1
-
-# The names of exceptions that HBase will raise again, however often it is asked. It hands them on as text; its flag
-# `canRetry` is true even for some of these (RetriesExhaustedWithDetailsException about a column family that is not
-# there), and DoNotRetryIOException has children that pass (NoServerForRegionException).
-_FOR_GOOD = re.compile(
-    r"\b(DoNotRetryIOException|IllegalArgumentException|NoSuchColumnFamilyException|FailedSanityCheckException"
-    r"|ConstraintException|AccessDeniedException|TableNotFoundException|InvalidFamilyOperationException)\b"
-    # A put into a table that is not there: the table's name stands where the exception's would.
-    r"|Failed \d+ actions?: (?!\S*(?:Exception|Error):)\S+: \d+ times?, servers with issues: null"
-)
-_PACKAGE = re.compile(r"\b(?:[a-z][a-z0-9]*\.)+(?=[A-Z])")
 
 
 class RefusalError(ServiceError):
@@ -124,7 +111,7 @@ class Connection:
     def regions(self, table: str) -> list[Region]:
         """Return a table's regions in the order of their row keys; none where there is no such table."""
         found = self._request(lambda hbase: hbase.table(table).regions())
-        return [Region(region["start_key"], f"{_text(region['server_name'])}:{region['port']}") for region in found]
+        return [Region(region["start_key"], f"{region['server_name'].decode()}:{region['port']}") for region in found]
 
     def row(self, table: str, key: bytes, columns: Sequence[bytes] | None = None) -> dict[bytes, Cell]:
         """Return a row's cells by their columns; none where there is no such row."""
@@ -237,7 +224,7 @@ class Connection:
             stop=stop_before_delay(self._server.timeout),
             # A wait that would not fit is the end: short ones let no patience go unused.
             wait=wait_random_exponential(FIRST_WAIT_SECONDS, min(WAIT_SECONDS, self._server.timeout / 10)),
-            retry=retry_if_exception(lambda error: (repeat or not sent) and _may_pass(error)),
+            retry=retry_if_exception(lambda error: (repeat or not sent) and may_pass(error)),
             before_sleep=self._tell,
             reraise=True,
         )
@@ -261,11 +248,11 @@ class Connection:
 
     def _tell(self, state: RetryCallState) -> None:
         assert state.outcome
-        self._waiting(_reason(state.outcome.exception()))
+        self._waiting(reason_of(state.outcome.exception()))
 
     def _error(self, error: BaseException, attempts: int) -> ServiceError:
-        server, reason = self._server, _reason(error)
-        if not _may_pass(error):
+        server, reason = self._server, reason_of(error)
+        if not may_pass(error):
             if isinstance(error, (OSError, TTransportException)):
                 return ServiceError(f"HBase's Thrift server at {server.address}: {reason}; is hbase.thrift right?")
             return RefusalError(f"HBase refuses, through the Thrift server at {server.address}: {reason}", reason)
@@ -275,32 +262,3 @@ class Connection:
             f"({server.timeout_setting}); is it running (hadoop/cluster status), and are hbase.thrift, transport, "
             "protocol and tls right?"
         )
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
-    if isinstance(error, HbaseIOError):
-        return not _FOR_GOOD.search(_first_line(error))
-    if isinstance(error, (IllegalArgument, TApplicationException)):  # the latter: a Java exception no one foresaw
-        return False
-    if isinstance(error.__context__, ssl.SSLCertVerificationError):
-        return False
-    return isinstance(error, (OSError, TException))
-
-
-def _reason(error: BaseException | None) -> str:
-    """Return in a line, without the names of Java's packages, what went wrong."""
-    if isinstance(error, TTransportException) and isinstance(error.__context__, OSError):
-        error = error.__context__  # thriftpy2 says no more than that it could not connect
-    elif isinstance(error, TTransportException) and error.type == TTransportException.END_OF_FILE:
-        return "the server closed the connection"
-    return _PACKAGE.sub("", _first_line(error))
-
-
-def _first_line(error: Any) -> str:
-    text = getattr(error, "message", None) or str(error) or type(error).__name__
-    return _text(text).splitlines()[0]
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
