@@ -14,13 +14,13 @@ import psutil
 import pytest
 import requests
 from conftest import CHECKOUT
+from hbase_admin import keep_regions_in_place, move_region, split_region
 
 from examples.flights.make_database import make_database
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 from loader.batches import batches
 from loader.connection import Connection
-from loader.plan import Plan
 from predictions.pointer import Releases
 from predictions.release import release_table
 from predictions.settings import load_settings
@@ -43,19 +43,10 @@ def second(tmp_path_factory):
     cluster = Cluster(config)
     try:
         cluster.start(REGION_SERVERS, print)
+        keep_regions_in_place(cluster)  # one that moves begins to count anew
         yield cluster
     finally:
         cluster.stop(print)
-
-
-@pytest.fixture(scope="module")
-def admin(second):
-    from hbase_admin import Admin
-
-    made = Admin(second)
-    made.keep_regions_in_place()  # one that moves begins to count anew
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -91,25 +82,21 @@ class Trial:
         settings = load_settings(path)
         source = Storage(settings.hadoop.storage, settings.name).release()
         storage = Storage(settings.hadoop.storage, self._name)
-        for name in ("scored", "manifest.json"):
-            target = f"{storage.folder}/{source.release}/{name}"
-            (shutil.copytree if name == "scored" else shutil.copy)(f"{source.path}/{name}", target)
+        shutil.copytree(source.path, f"{storage.folder}/{source.release}")
         self._folder = storage.release()
         self.table = release_table(self._name, self._folder.release)
-        points = self._folder.manifest()["scored"]["split_points"]
-        self._plan = Plan(settings.hbase.server(loading=True), self._name, self._folder.release, "", points)
-        self.connection = Connection(self._plan.server)
+        self._connection = Connection(settings.hbase.server(loading=True))
 
     def close(self):
-        self.connection.close()
+        self._connection.close()
         for load in self._loads:
             for process in family(load):
                 process.kill()
             load.communicate()
 
-    def load(self, *options, **environment):
+    def load(self, *options):
         """Begin to load."""
-        load = self._popen("load", "--processes", str(PROCESSES), *options, **environment)
+        load = self._popen("load", "--processes", str(PROCESSES), *options)
         self._loads.append(load)
         return load
 
@@ -131,48 +118,38 @@ class Trial:
 
     def regions(self):
         """The first row keys of the table's regions, and where each is."""
-        return dict(self.connection.regions(self.table))
+        return dict(self._connection.regions(self.table))
 
     def rows_written(self):
         """How many rows the region servers were told to write, as they count them themselves."""
-        bean, cell = (
-            "Hadoop:service=HBase,name=RegionServer,sub=Tables",
-            f"_table_{self.table}_metric_writeRequestCount",
-        )
-        counts = []
+        total, query = 0, {"qry": "Hadoop:service=HBase,name=RegionServer,sub=Tables"}
         for index in range(REGION_SERVERS):
             port = self._cluster.config.port("regionserver_web", index)
-            (found,) = requests.get(f"http://127.0.0.1:{port}/jmx", {"qry": bean}, timeout=10).json()["beans"]
-            counts += [count for name, count in found.items() if name.endswith(cell)]
-        return sum(counts)
+            (found,) = requests.get(f"http://127.0.0.1:{port}/jmx", query, timeout=60).json()["beans"]
+            total += found.get(f"Namespace_default_table_{self.table}_metric_writeRequestCount", 0)
+        return total
 
     @property
     def batch_rows(self):
         """The rows of the largest batch."""
         return max(
             len(batch.lines)
-            for part, path in enumerate(self._folder.files("scored"))
-            for batch in batches(self._folder.blocks(path), path, 0, self._plan.range(part), [])
+            for path in self._folder.files("scored")
+            for batch in batches(self._folder.blocks(path), path, 0, (b"", b""), [])
         )
 
     def _rows(self):
         """How many rows the checkpoints say are loaded."""
-        if not Releases(self.connection, self._name).is_there:
+        if not Releases(self._connection, self._name).is_there:
             return 0
-        pages = self.connection.scan(self._name, b"load:", b"load;", [CHECKPOINT])
+        pages = self._connection.scan(self._name, b"load:", b"load;", [CHECKPOINT])
         return sum(json.loads(row.cells[CHECKPOINT].value)["rows"] for page in pages for row in page)
 
-    def _popen(self, *arguments, **environment):
+    def _popen(self, *arguments):
         return subprocess.Popen(
             [sys.executable, "-m", "predictions", "--settings", self._path, *arguments],
             cwd=CHECKOUT,
-            env={
-                **os.environ,
-                "PREDICTIONS_NAME": self._name,
-                "CLUSTER_DIR": str(self._cluster.config.folder),
-                "COLUMNS": "200",
-                **environment,
-            },
+            env={**os.environ, "PREDICTIONS_NAME": self._name, "CLUSTER_DIR": str(self._cluster.config.folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -180,7 +157,7 @@ class Trial:
 
 
 @pytest.fixture
-def trials(scored, second, admin):
+def trials(scored, second):
     made = []
 
     def trial():
@@ -197,9 +174,9 @@ def trial(trials):
     return trials()
 
 
-def wait(condition, seconds=DEADLINE):
+def wait(condition):
     """Poll until a condition holds."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that in time"
         time.sleep(0.1)
@@ -220,6 +197,7 @@ def kill(process):
 
 
 def ended(load, seconds):
+    """Whether a load ends by itself within so many seconds."""
     try:
         load.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -269,13 +247,13 @@ def test_both_region_servers_killed_one_after_the_other(trial, second):
     assert trial.is_whole(load)
 
 
-def test_a_region_split_and_another_moved(trial, admin):
+def test_a_region_split_and_another_moved(trial, second):
     load = trial.load("--rate", "20000")
     trial.reach(load, 0.1)
-    admin.split(trial.table, b"6000")
+    split_region(second, trial.table, b"6000")
     wait(lambda: b"6000" in trial.regions())
     before = trial.regions()[b"c000"]
-    admin.move(trial.table, b"c000")
+    move_region(second, trial.table, b"c000")
     wait(lambda: trial.regions()[b"c000"] != before)
     assert load.poll() is None
     assert trial.is_whole(load)

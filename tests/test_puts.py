@@ -1,0 +1,161 @@
+"""One part into the cluster's HBase, batch by batch: what is sent again, what is paced, what ends it."""
+
+import subprocess
+import sys
+import time
+import uuid
+from itertools import chain, pairwise
+
+import pytest
+from conftest import CHECKOUT
+
+from loader import batches, puts
+from loader.checkpoints import Checkpoint, Checkpoints
+from loader.connection import Connection, RefusalError
+from loader.plan import Plan
+from loader.puts import load_part
+from loader.server import Server
+from predictions.errors import RefusedError
+from predictions.records import join_lines
+from predictions.rowkey import row_keys
+
+pytestmark = pytest.mark.cluster
+
+KEYS = sorted(row_keys([b"order-%03d" % number for number in range(300)]))
+DATA = join_lines(b"%b\t1\t0.83\t4907185d0406025b\t1795366709000\t\\N" % key for key in KEYS)
+
+
+@pytest.fixture
+def connection(cluster):
+    with Connection(Server("127.0.0.1", cluster.config.port("thrift"))) as connection:
+        yield connection
+
+
+@pytest.fixture
+def plan(connection, cluster):
+    """A load of a release of one part, whose tables are there."""
+    name = f"test_{uuid.uuid4().hex[:8]}"
+    plan = Plan(Server("127.0.0.1", cluster.config.port("thrift")), name, "20261122T154500Z", "load", [])
+    connection.create_table(name, "r")
+    connection.create_table(plan.table, "p")
+    yield plan
+    for table in (name, plan.table):
+        connection.delete_table(table)
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(batches, "BATCH_BYTES", 2000)
+
+
+def load(connection, plan, report=lambda _done: None, data=DATA):
+    return load_part(connection, plan, 0, lambda offset: [data[offset:]] if offset < len(data) else [], report)
+
+
+def keys_in(connection, plan):
+    return [row.key for row in chain.from_iterable(connection.scan(plan.table, b"", b"", keys_only=True))]
+
+
+def failing(put_rows, batch, error):
+    """HBase's `put_rows`, but for one batch."""
+    sent = []
+
+    def put(self, table, rows, timestamp):
+        sent.append(rows)
+        if len(sent) == batch:
+            raise error
+        put_rows(self, table, rows, timestamp)
+
+    return put
+
+
+def test_a_batch_that_was_not_acknowledged_is_sent_again_and_none_before_it(
+    connection, plan, small_batches, monkeypatch
+):
+    reports = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "put_rows", failing(Connection.put_rows, 3, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            load(connection, plan, reports.append)
+    assert len(reports) == 3  # where it began, and two batches
+    assert Checkpoints(connection, plan).read(0) == reports[-1]
+    assert load(connection, plan, reports.append).rows == len(KEYS)
+    assert reports[3] == reports[2]
+    assert keys_in(connection, plan) == KEYS
+
+
+def test_what_was_sent_without_a_checkpoint_is_sent_again(connection, plan, small_batches, monkeypatch):
+    def fail(*_arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", fail)
+        with pytest.raises(KeyboardInterrupt):
+            load(connection, plan)
+    assert 0 < len(keys_in(connection, plan)) < len(KEYS)
+    assert Checkpoints(connection, plan).read(0) == Checkpoint()
+    assert load(connection, plan).rows == len(KEYS)
+    assert keys_in(connection, plan) == KEYS
+
+
+def test_a_loaded_part_is_only_read(connection, plan, monkeypatch):
+    done = load(connection, plan)
+    monkeypatch.setattr(Connection, "put_rows", lambda *_arguments: pytest.fail("it was written again"))
+    assert load(connection, plan) == done == Checkpoint(len(DATA), len(KEYS), done.id_digest, 0)
+
+
+def test_row_after_row_that_hbase_refuses_is_not_the_rows_fault(connection, plan, small_batches, monkeypatch):
+    def refuse(*_arguments):
+        raise RefusalError("HBase refuses: AccessDeniedException", "AccessDeniedException")
+
+    monkeypatch.setattr(puts, "MAX_REJECTED", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "put_rows", refuse)
+        with pytest.raises(RefusedError, match=r"^part-00000: HBase refuses row after row .* AccessDeniedException; "):
+            load(connection, plan)
+    done = load(connection, plan)  # once that is mended
+    assert (done.rejected, done.rows) == (0, len(KEYS))
+
+
+def test_a_rate_is_kept_and_evenly(connection, plan):
+    """Not all at once and then a long pause: who is served meanwhile would feel it."""
+    reports, started = [], time.monotonic()
+    paced = Plan(**vars(plan) | {"rate": 100.0})
+    load(connection, paced, lambda done: reports.append((time.monotonic() - started, done.rows)))
+    assert reports[-1][1] == len(KEYS)
+    assert reports[-1][0] >= (len(KEYS) - 100) / 100
+    assert all(later[1] - earlier[1] <= 100 for earlier, later in pairwise(reports))
+
+
+def test_a_checkpoint_is_the_last_one_written_whatever_the_clocks_say(connection, plan, monkeypatch):
+    """Tasks run on machines whose clocks differ."""
+    later = time.time_ns() + 3600 * 10**9
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: later)
+        Checkpoints(connection, plan).write(0, Checkpoint(10, 1))
+    checkpoints = Checkpoints(connection, plan)
+    assert checkpoints.read(0) == Checkpoint(10, 1)
+    checkpoints.write(0, Checkpoint(20, 2))
+    assert Checkpoints(connection, plan).read(0) == Checkpoint(20, 2)
+
+
+def test_a_pipe_typed_by_hand_loads_a_part(connection, plan, tmp_path):
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    (tmp_path / "part-00000").write_bytes(DATA)
+    command = f"{sys.executable} -m loader {tmp_path}/plan.json part-00000 < {tmp_path}/part-00000"
+    for first in (0, len(KEYS)):  # the second time, all of it is there
+        done = subprocess.run(["bash", "-c", command], cwd=CHECKOUT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.splitlines()
+        assert (said[0], said[-1]) == (f"part-00000\t{first}", f"part-00000\t{len(KEYS)}")
+        assert done.stderr == f"reporter:counter:predictions,loaded,{len(KEYS)}\n"
+    assert keys_in(connection, plan) == KEYS
+
+
+def test_a_pipe_of_another_part_is_refused_in_a_line(plan, tmp_path):
+    (tmp_path / "plan.json").write_text(Plan(**vars(plan) | {"points": ["8000"]}).to_json())
+    command = [sys.executable, "-m", "loader", f"{tmp_path}/plan.json"]
+    for name, message in (("part-00001", "is another part's"), ("part-1", "part-1: no part file")):
+        done = subprocess.run([*command, name], input=DATA, cwd=CHECKOUT, capture_output=True)
+        [line] = done.stderr.decode().splitlines()
+        assert (done.returncode, line.startswith("loader: "), message in line) == (2, True, True)
