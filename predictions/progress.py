@@ -66,7 +66,7 @@ class LoadDisplay:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[more]}"),
+            TextColumn("{task.fields[more]}", markup=False),
         )
         self._bar = Progress(*columns, console=console, transient=True)
 
