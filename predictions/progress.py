@@ -94,7 +94,7 @@ class LoadDisplay:
             self._lines[part] = self._bar.add_task(f"  part {part}", total=self._total // len(self._rows), more="")
         if part in self._lines:
             self._bar.update(self._lines[part], completed=rows, more=state, visible=state not in QUIET)
-        self._bar.update(self._all, completed=sum(self._rows.values()), more=self._speed())
+        self._bar.update(self._all, completed=sum(self._rows.values()), more=f"rows{self._speed()}")
         if not console.is_terminal and time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
             say(f"load: {sum(self._rows.values()):,} of {self._total:,} rows{self._speed()}; {self._parts()}")
@@ -102,11 +102,11 @@ class LoadDisplay:
     def _speed(self) -> str:
         seconds, done = time.monotonic() - self._started, sum(self._rows.values())
         if seconds < 1 or done == self._before:
-            return " rows"
+            return ""
         rate = (done - self._before) / seconds
         return f", {rate:,.0f} a second, {timedelta(seconds=round((self._total - done) / rate))} left"
 
     def _parts(self) -> str:
         done = sum(state == DONE for state in self._states.values())
-        busy = ", ".join(f"part {part} {state}" for part, state in sorted(self._states.items()) if state not in QUIET)
-        return f"{done} of {len(self._rows)} regions done, {busy}"
+        busy = [f"part {part} {state}" for part, state in sorted(self._states.items()) if state not in QUIET]
+        return ", ".join([f"{done} of {len(self._rows)} regions done", *busy])

@@ -5,6 +5,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple, TypeVar
@@ -53,9 +54,7 @@ def run_tasks(work: Callable[[T, Report], Any], tasks: Sequence[T], processes: i
             process.start()
             theirs.close()
             started.append(process)
-            number, task = todo.pop()
-            ours.send(task)
-            running[ours] = process, number
+            running[ours] = process, _give(ours, todo)
         while running:
             for pipe in wait(list(running)):
                 assert isinstance(pipe, Connection)
@@ -63,9 +62,7 @@ def run_tasks(work: Callable[[T, Report], Any], tasks: Sequence[T], processes: i
                 done, value = _receive(pipe, process)
                 yield Event(number, done, value)
                 if done and todo:
-                    number, task = todo.pop()
-                    pipe.send(task)
-                    running[pipe] = process, number
+                    running[pipe] = process, _give(pipe, todo)
                 elif done:
                     del running[pipe]
                     pipe.close()
@@ -75,10 +72,18 @@ def run_tasks(work: Callable[[T, Report], Any], tasks: Sequence[T], processes: i
             process.join()
 
 
+def _give(pipe: Connection, todo: list[tuple[int, Any]]) -> int:
+    """Send the next task and return its number."""
+    number, task = todo.pop()
+    with suppress(BrokenPipeError):  # the process is dead: there will be nothing to receive from it either
+        pipe.send(task)
+    return number
+
+
 def _receive(pipe: Connection, process: SpawnProcess) -> tuple[bool, Any]:
     try:
         kind, value = pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         process.join()
         code = process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

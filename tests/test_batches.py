@@ -28,13 +28,14 @@ def small_batches():
 @st.composite
 def parts(draw):
     """A part's bytes, its bounds, and where the table's regions start: as they were made, and split since."""
-    points = sorted(draw(st.sets(st.binary(min_size=2, max_size=2).map(lambda point: point.hex().encode()))))
+    hexes = st.integers(0, 0xFFFF).map(lambda number: b"%04x" % number)
+    points = sorted(draw(st.sets(hexes, max_size=3)))
     ids = st.binary(max_size=8).map(lambda text: b":%b" % text.hex().encode())
-    prefixes = st.integers(0, 0xFFFF).map(lambda number: b"%04x" % number) | st.sampled_from([b"0000", *points])
+    prefixes = hexes | st.sampled_from([b"0000", *points])
     keys = sorted(draw(st.sets(st.tuples(prefixes, ids).map(b"".join), max_size=60)))
     bounds = draw(st.sampled_from(list(pairwise([b"", *points, b""]))))
     keys = [key for key in keys if key >= bounds[0] and (not bounds[1] or key < bounds[1])]
-    splits = draw(st.sets(st.sampled_from(keys), max_size=3)) if keys else set()
+    splits = draw(st.sets(hexes | st.sampled_from(keys or [b"0000"]), max_size=6))
     payloads = st.integers(0, 2 * BYTES).map(lambda size: b"\t" + b"x" * size) | st.just(b"\t\\N")
     return join_lines([*(key + draw(payloads) for key in keys), b""])[:-1], bounds, sorted({b"", *points, *splits})
 

@@ -22,7 +22,7 @@ from loader.plan import part_name
 from loader.puts import load_part
 from loader.regions import split_points
 from predictions import load as module
-from predictions.errors import InputError, RefusedError
+from predictions.errors import InputError, RefusedError, VerificationError
 from predictions.load import REJECTED, REJECTED_HEAD, How, load
 from predictions.pointer import BUILDING, LOADED, Releases
 from predictions.progress import LoadDisplay
@@ -105,11 +105,14 @@ class Release:
         del manifest["loaded"]
         self.folder.write_manifest(manifest)
 
-    def checkpoints(self):
-        """Of each part that has begun."""
+    def checkpoint_rows(self):
         prefix = f"load:{self.folder.release}".encode()
         rows = chain.from_iterable(self.connection.scan(self.made.name, prefix + b":", prefix + b";"))
-        return {int(row.key[-5:]): json.loads(row.cells[b"r:checkpoint"].value) for row in rows}
+        return {row.key: json.loads(row.cells[b"r:checkpoint"].value) for row in rows}
+
+    def checkpoints(self):
+        """Of each part that has begun."""
+        return {int(key[-5:]): checkpoint for key, checkpoint in self.checkpoint_rows().items()}
 
 
 class Recorder(LoadDisplay):
@@ -255,6 +258,23 @@ def test_a_table_that_was_dropped_is_made_anew_and_loaded_whole(release):
     assert release.cells() == expected(lines)
 
 
+def test_a_checkpoint_that_claims_what_is_not_there_is_found_out(release):
+    lines = orders(40)
+    parts = release.put(lines)
+    with pytest.raises(KeyboardInterrupt):
+        release.load(How(processes=1), Recorder(part=0, rows=1))
+    ids = [record_id(parse_line(line).row_key) for line in parts[1]]
+    claim = {"offset": len(join_lines(parts[1])), "rows": len(ids), "id_digest": id_digest(ids), "rejected": 0}
+    [key, *_others] = release.checkpoint_rows()
+    cells = {b"r:checkpoint": json.dumps(claim).encode()}
+    release.connection.put(release.made.name, key[:-1] + b"1", cells)
+    with pytest.raises(VerificationError, match=rf"part-00001 .*: the table holds \d+ rows, {len(ids)} were loaded: "):
+        release.load()
+    assert (release.state(), "loaded" in release.folder.manifest()) == (BUILDING, False)
+    release.load()
+    assert release.cells() == expected(lines)
+
+
 def test_a_copy_of_another_part_is_refused(release):
     parts = release.put(orders(40))
     release.folder.storage.fs.pipe_file(release.part(1), join_lines(parts[0]))
@@ -309,6 +329,7 @@ def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(releas
     }
     assert release.cells() == expected(lines)
     assert "is building" in release.run("activate", code=2).stderr
+    assert region(poison) not in release.checkpoints()
     with pytest.raises(RefusedError, match="HBase refused 2 rows"):
         release.load()  # tries them again
 
