@@ -19,7 +19,12 @@ class Batch(NamedTuple):
 
 
 def batches(
-    blocks: Iterable[bytes], name: str, offset: int, bounds: tuple[bytes, bytes], starts: Sequence[bytes]
+    blocks: Iterable[bytes],
+    name: str,
+    offset: int,
+    bounds: tuple[bytes, bytes],
+    starts: Sequence[bytes],
+    rows: int | None = None,
 ) -> Iterator[Batch]:
     """Cut a part's lines into batches.
 
@@ -29,6 +34,7 @@ def batches(
         offset: bytes of the part that stand before the first block.
         bounds: the row keys between which the part must lie; an empty one bounds nothing.
         starts: the first row keys of the table's regions, ascending.
+        rows: of a batch, at most; None for as many as there is room for.
 
     Raises:
         InputError: a line is cut off, or its row key does not ascend or is not the part's.
@@ -49,7 +55,7 @@ def batches(
             crosses = bool(later) and key >= later[0]
             while later and key >= later[0]:
                 later.pop(0)
-            if lines and (crosses or size + len(line) > BATCH_BYTES):
+            if lines and (crosses or size + len(line) > BATCH_BYTES or len(lines) == rows):
                 yield Batch(lines, offset)
                 lines, size = [], 0
             lines.append(line)

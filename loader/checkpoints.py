@@ -57,7 +57,10 @@ class Checkpoints:
     def read(self, part: int) -> Checkpoint:
         """Return how far a part has come."""
         cell = self._connection.row(self._plan.name, self._key(part), [_CHECKPOINT]).get(_CHECKPOINT)
-        return Checkpoint(**json.loads(cell.value)) if cell else Checkpoint()
+        if not cell:
+            return Checkpoint()
+        self._last_time = cell.timestamp  # by the clock of another machine, perhaps, that is ahead of this one's
+        return Checkpoint(**json.loads(cell.value))
 
     def write(self, part: int, checkpoint: Checkpoint, rejected: Iterable[Rejected] = ()) -> None:
         """Keep how far a part has come, and the dead letters of its last batch."""
@@ -88,6 +91,13 @@ class Checkpoints:
     def remove(self, part: int) -> None:
         """Forget a part: it will be loaded from its start."""
         self._connection.delete_row(self._plan.name, self._key(part))
+
+    def remove_all(self) -> None:
+        """Forget every load of the release, of part files that were replaced too."""
+        release = f"load:{self._plan.release}".encode()
+        for page in self._connection.scan(self._plan.name, release + b":", release + b";", keys_only=True):
+            for row in page:
+                self._connection.delete_row(self._plan.name, row.key)
 
     def _key(self, part: int) -> bytes:
         return f"load:{self._plan.release}:{self._plan.load}:{part:05d}".encode()

@@ -44,7 +44,8 @@ def load_part(
     report(done)
     starts = [region.start for region in connection.regions(plan.table)]
     pace = Pace(plan.rate)
-    for batch in batches(read(done.offset), part_name(part), done.offset, plan.range(part), starts):
+    rows = max(1, int(plan.rate)) if plan.rate else None  # of a batch, so that it is no burst
+    for batch in batches(read(done.offset), part_name(part), done.offset, plan.range(part), starts, rows):
         pace.wait(len(batch.lines))
         lines = list(map(parse_line, batch.lines))
         letters = send(connection, plan.table, lines)
@@ -53,7 +54,7 @@ def load_part(
         digest = (done.id_digest + id_digest(loaded)) % (1 << 64)
         done = Checkpoint(batch.end, done.rows + len(loaded), digest, done.rejected + len(letters))
         checkpoints.write(part, done, letters)
-        if done.rejected > MAX_REJECTED:
+        if letters and done.rejected > MAX_REJECTED:
             raise RefusedError(
                 f"{part_name(part)}: HBase refuses row after row ({done.rejected:,} so far), the last one since "
                 f"{letters[-1].reason}; mend that and load again"

@@ -94,14 +94,14 @@ def load(
             todo = [part for part, size in enumerate(sizes) if before[part].offset != size]
             load_local(folder, plan, todo, how.at_once(plan.parts), display.update)
         done = checkpoints.read_all()
+        _refuse_cut_off(folder, checkpoints, done, sizes)
         _refuse_rejected(folder, checkpoints, done)
         parts = [{"rows": part.rows, "id_digest": f"{part.id_digest:016x}"} for part in done.values()]
         _prove(plan, checkpoints, parts, scored)
         loaded = {"rows": scored["rows"], "seconds": round(time.monotonic() - started, 3), "parts": parts}
         folder.write_manifest(manifest | {"loaded": loaded})
         releases.finish(folder.release, manifest | {"loaded": loaded})
-        for part in done:
-            checkpoints.remove(part)
+        checkpoints.remove_all()
     return loaded
 
 
@@ -146,6 +146,16 @@ def _show(settings: Settings, plan: Plan, sizes: list[int], display: LoadDisplay
 
 def _state(done: Checkpoint, size: int) -> tuple[str, int]:
     return DONE if done.offset == size else LOADING if done.offset else WAITING, done.rows
+
+
+def _refuse_cut_off(
+    folder: ReleaseFolder, checkpoints: Checkpoints, done: dict[int, Checkpoint], sizes: list[int]
+) -> None:
+    """Raise InputError if a part ended within a line: Hadoop gives its tasks the line feed that the file lacks."""
+    for part, size in enumerate(sizes):
+        if done[part].offset != size:
+            checkpoints.remove(part)
+            raise InputError(f"{folder.path}/scored/{part_name(part)}: it ends in the middle of a line; score it again")
 
 
 def _refuse_rejected(folder: ReleaseFolder, checkpoints: Checkpoints, done: dict[int, Checkpoint]) -> None:
