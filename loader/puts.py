@@ -53,12 +53,12 @@ def load_part(
         loaded = [record for line in lines if (record := record_id(line.row_key)) not in refused]
         digest = (done.id_digest + id_digest(loaded)) % (1 << 64)
         done = Checkpoint(batch.end, done.rows + len(loaded), digest, done.rejected + len(letters))
-        checkpoints.write(part, done, letters)
         if letters and done.rejected > MAX_REJECTED:
             raise RefusedError(
                 f"{part_name(part)}: HBase refuses row after row ({done.rejected:,} so far), the last one since "
                 f"{letters[-1].reason}; mend that and load again"
             )
+        checkpoints.write(part, done, letters)
         report(done)
     return done
 
