@@ -18,6 +18,8 @@ _FOR_GOOD = re.compile(
     # A put into a table that is not there: the table's name stands where the exception's would.
     r"|Failed \d+ actions?: (?!\S*(?:Exception|Error):)\S+: \d+ times?, servers with issues: null"
 )
+# What it makes of a region that no server has at the moment, because it is split, moved or taken over.
+_BETWEEN_SERVERS = "Internal error processing getTableRegions"
 _PACKAGE = re.compile(r"\b(?:[a-z][a-z0-9]*\.)+(?=[A-Z])")
 
 
@@ -25,7 +27,9 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, HbaseIOError):
         return not _FOR_GOOD.search(_first_line(error))
-    if isinstance(error, (IllegalArgument, TApplicationException)):  # the latter: a Java exception no one foresaw
+    if isinstance(error, TApplicationException):  # a Java exception that the Thrift server did not foresee
+        return _first_line(error) == _BETWEEN_SERVERS
+    if isinstance(error, IllegalArgument):
         return False
     if isinstance(error.__context__, ssl.SSLCertVerificationError):
         return False

@@ -90,11 +90,11 @@ def load(
         display.start(scored["rows"], {part: _state(done, sizes[part]) for part, done in before.items()})
         if job:
             job.run(plan, how.processes, lambda _share: _show(settings, plan, sizes, display))
+            done = checkpoints.read_all()
         else:
             todo = [part for part, size in enumerate(sizes) if before[part].offset != size]
-            load_local(folder, plan, todo, how.at_once(plan.parts), display.update)
-        done = checkpoints.read_all()
-        _refuse_cut_off(folder, checkpoints, done, sizes)
+            # By the processes' own account: another load of the same release may have put checkpoints of its own.
+            done = before | load_local(folder, plan, todo, how.at_once(plan.parts), display.update)
         _refuse_rejected(folder, checkpoints, done)
         parts = [{"rows": part.rows, "id_digest": f"{part.id_digest:016x}"} for part in done.values()]
         _prove(plan, checkpoints, parts, scored)
@@ -106,12 +106,16 @@ def load(
 
 
 def _check_parts(folder: ReleaseFolder, parts: int) -> list[int]:
-    """Return the sizes of the part files; InputError unless there is exactly one for each region."""
+    """Return the sizes of the part files; InputError unless each region has one, whole."""
     path, sizes, names = f"{folder.path}/scored", folder.sizes("scored"), list(map(part_name, range(parts)))
     if extra := sorted(sizes.keys() - set(names)):
         raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, and each may stand there once")
     if missing := sorted(set(names) - sizes.keys()):
         raise InputError(f"{path}: {', '.join(missing)}: not there; score the release again")
+    for name in names:
+        # Hadoop gives its tasks the line feed that a file lacks: they could not tell.
+        if sizes[name] and not b"".join(folder.blocks(f"{path}/{name}", sizes[name] - 1, end=b"")).endswith(b"\n"):
+            raise InputError(f"{path}/{name}: it ends in the middle of a line; score the release again")
     return [sizes[name] for name in names]
 
 
@@ -146,16 +150,6 @@ def _show(settings: Settings, plan: Plan, sizes: list[int], display: LoadDisplay
 
 def _state(done: Checkpoint, size: int) -> tuple[str, int]:
     return DONE if done.offset == size else LOADING if done.offset else WAITING, done.rows
-
-
-def _refuse_cut_off(
-    folder: ReleaseFolder, checkpoints: Checkpoints, done: dict[int, Checkpoint], sizes: list[int]
-) -> None:
-    """Raise InputError if a part ended within a line: Hadoop gives its tasks the line feed that the file lacks."""
-    for part, size in enumerate(sizes):
-        if done[part].offset != size:
-            checkpoints.remove(part)
-            raise InputError(f"{folder.path}/scored/{part_name(part)}: it ends in the middle of a line; score it again")
 
 
 def _refuse_rejected(folder: ReleaseFolder, checkpoints: Checkpoints, done: dict[int, Checkpoint]) -> None:

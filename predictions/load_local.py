@@ -15,7 +15,9 @@ from predictions.workers import Report, run_tasks
 PartState = Callable[[int, str, int], None]
 
 
-def load_local(folder: ReleaseFolder, plan: Plan, parts: Sequence[int], processes: int, progress: PartState) -> None:
+def load_local(
+    folder: ReleaseFolder, plan: Plan, parts: Sequence[int], processes: int, progress: PartState
+) -> dict[int, Checkpoint]:
     """Load parts of a release.
 
     Args:
@@ -25,16 +27,25 @@ def load_local(folder: ReleaseFolder, plan: Plan, parts: Sequence[int], processe
         processes: how many at once.
         progress: called with a part's number, its state and its rows so far.
 
+    Returns:
+        How far each of them has come: to its end.
+
     Raises:
         InputError, RefusedError, ServiceError: as `loader.puts.load_part`.
         InternalError: a process died.
     """
+    done: dict[int, Checkpoint] = {}
     for event in run_tasks(partial(_load, folder, plan), parts, processes):
-        state, rows = event.value
-        progress(parts[event.task], state, rows)
+        part = parts[event.task]
+        if event.done:
+            done[part] = event.value
+            progress(part, DONE, done[part].rows)
+        else:
+            progress(part, *event.value)
+    return done
 
 
-def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> tuple[str, int]:
+def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> Checkpoint:
     gc.disable()  # a batch is ten thousands of objects, none in a cycle: to look for one took a fifth of the time
     rows = 0
 
@@ -45,5 +56,4 @@ def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> tuple
 
     path = f"{folder.path}/scored/{part_name(part)}"
     with Connection(plan.server, lambda reason: report((f"waiting for HBase: {reason}", rows))) as connection:
-        done = load_part(connection, plan, part, lambda offset: folder.blocks(path, offset, end=b""), loaded)
-    return DONE, done.rows
+        return load_part(connection, plan, part, lambda offset: folder.blocks(path, offset, end=b""), loaded)

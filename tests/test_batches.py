@@ -71,6 +71,14 @@ def test_a_batch_is_bounded_and_lies_in_one_region(part):
         assert full or bisect_right(starts, keys(one)[0]) != bisect_right(starts, keys(next_one)[0])
 
 
+@given(parts(), st.integers(1, 4))
+def test_a_batch_has_no_more_lines_than_are_asked_for(part, rows):
+    data, bounds, starts = part
+    found = list(batches([data] if data else [], "part-00001", 0, bounds, starts, rows))
+    assert all(0 < len(batch.lines) <= rows for batch in found)
+    assert b"".join(join_lines(batch.lines) for batch in found) == data
+
+
 @given(parts(), st.data())
 def test_from_any_end_on_come_the_same_lines(part, data):
     whole, bounds, starts = part
