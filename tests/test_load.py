@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from bisect import bisect_right
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -19,9 +18,7 @@ from conftest import CHECKOUT, SETTINGS
 
 from loader.connection import Connection
 from loader.plan import part_name
-from loader.puts import load_part
 from loader.regions import split_points
-from predictions import load as module
 from predictions.errors import InputError, RefusedError, VerificationError
 from predictions.load import REJECTED, REJECTED_HEAD, How, load
 from predictions.pointer import BUILDING, LOADED, Releases
@@ -285,27 +282,12 @@ def test_a_copy_of_another_part_is_refused(release):
     assert "is building" in release.run("activate", code=2).stderr
 
 
-class AsInJob:
-    """Loads as a job's tasks do: Hadoop ends a last line that has no end."""
-
-    def __init__(self, settings, folder):
-        self._folder = folder
-
-    def run(self, plan, _tasks, _progress):
-        with Connection(plan.server) as connection:
-            for part in range(plan.parts):
-                path = f"{self._folder.path}/scored/{part_name(part)}"
-                load_part(connection, plan, part, partial(self._folder.blocks, path), lambda _done: None)
-
-
-@pytest.mark.parametrize("runner", ["local", "hadoop"])
-def test_a_part_that_was_cut_off_is_refused(release, monkeypatch, runner):
-    monkeypatch.setattr(module, "LoadJob", AsInJob)
+def test_a_part_that_was_cut_off_is_refused_before_anything_is_begun(release):
     parts = release.put(orders(40))
     release.folder.storage.fs.pipe_file(release.part(2), join_lines(parts[2])[:-2])  # `\N` is `\` now
-    with pytest.raises(InputError, match="part-00002: "):
-        release.load(How(runner))
-    assert release.state() == BUILDING
+    with pytest.raises(InputError, match="part-00002: it ends in the middle of a line"):
+        release.load()
+    assert release.state() is None
 
 
 def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(release):
