@@ -5,6 +5,11 @@
 
 A record that came twice with the same features is written once. One ID with different features has no one
 prediction: its line says so, and the job is refused. Lines that no one could read stand last.
+
+    ... | ./reducer.py FOLDER
+
+With a folder, its region's HFile is written beside the lines (`loader.region_file`): there, and in a job into a folder
+of this name in the job's output.
 """
 
 import sys
@@ -14,11 +19,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter, lt
 
+from loader.region_file import RegionFile
 from predictions import counters, task, unreadable
 from predictions.errors import InputError, PredictionsError, RefusedError
 from predictions.records import field_ends, first_fields, id_digest, join_lines, read_blocks, split_lines
 from predictions.rowkey import record_id
 from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, FIELDS, NOT_UNIQUE, not_unique, parse_line
+from predictions.upload import upload
 
 EXAMPLES = 5
 
@@ -100,12 +107,25 @@ def refuse(counts: Counter[str], conflicts: list[str]) -> None:
         raise RefusedError(f"{counts['unreadable_written']:,} lines could not be read; they stand last in the output")
 
 
+def write(lines: Iterable[bytes], folder: str | None = None) -> None:
+    """Write the lines, and into a folder their HFile."""
+    if folder:
+        with RegionFile(folder, task.partition()) as file:
+            for block in lines:
+                sys.stdout.buffer.write(block)
+                file.write(unreadable.records(block))
+        upload(folder)
+    else:
+        sys.stdout.buffer.writelines(lines)
+    sys.stdout.flush()
+
+
 def main() -> int:
     names = ("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written")
     counts, conflicts = Counter(dict.fromkeys(names, 0)), list[str]()
     try:
-        sys.stdout.buffer.writelines(unique(read_blocks(sys.stdin.buffer), counts, conflicts))
-        sys.stdout.flush()
+        lines = unique(read_blocks(sys.stdin.buffer), counts, conflicts)
+        write(lines, *sys.argv[1:])
         counters.report(sys.stderr, **counts)
         if not task.in_job():  # a job's driver does it: to fail here would only make Hadoop try three times more
             refuse(counts, conflicts)

@@ -1,22 +1,25 @@
-"""Prediction lines into HBase: rows a second of this loader beside a plain HappyBase loop.
+"""Prediction lines into HBase: this loader's two ways beside a plain HappyBase loop and HBase's own tool for text.
 
 All of it in one run, on the same lines, those of the flights: three cells a row, four regions, on the embedded cluster
 (which is started, and stopped again, unless it is running).
 
 - `plain`: what one writes first: `table.batch(batch_size=1000)` of HappyBase as it comes, in a process of its own, the
   lines in the order in which the records were exported, so their row keys in none.
-- `puts1`, `puts2`: what `predictions load` does with one and with two processes, from the part files that
+- `puts1`, `puts2`: what `predictions load --via puts` does with one and with two processes, from the part files that
   `predictions score` wrote: sorted, a part a region. Its checks of the lines and its checkpoints are in it.
+- `hfiles`: what `load --via hfiles` does with two processes, from the same part files on HDFS: it writes the HFiles, as
+  the reducers of a scoring job do, copies them to HDFS and hands them to HBase. All of it counts, start-up included.
+- `importtsv`: HBase's ImportTsv, a MapReduce job that makes HFiles of text, and its bulk load. The text, the lines
+  without the column that ImportTsv cannot leave out, lies on HDFS before.
 
-What is counted is the load proper, reading the lines included, to the last acknowledgement: of `plain` from the start
-of the loop, on a connection that is open; of `puts` from when the first process is about to read its first part, the
-connections and the checkpoints of the other parts included. Not counted are the start of the processes, making the
-table, and verifying it: of `puts` every cell is compared with its line, of `plain`, whose cells have the server's time,
-the rows of each region and the digest of their IDs.
+What is counted of `plain` and `puts` is the load proper, reading the lines included, to the last acknowledgement: of
+`plain` from the start of the loop, on a connection that is open; of `puts` from when the first process is about to read
+its first part. Making the table and verifying it are not counted: every cell is compared with its line, but for
+`plain`, whose cells have the server's time, the rows of each region and the digest of their IDs.
 
-Each load has a new table with the same regions, which is dropped after it. A plain one and one with two processes come
-first, to warm the JVMs up, and are not counted. Then all are measured in turn, round after round, each round beginning
-with another one, and a ratio is taken within each round: the machine's speed drifts.
+Each load has a new table with the same regions, which is dropped after it. One load with two processes comes first, to
+warm the JVMs up. Then all are measured in turn, round after round, each round beginning with another one, and a ratio
+is taken within each round: the machine's speed drifts.
 """
 
 import json
@@ -25,85 +28,40 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
-import happybase
 
 import mapper
 from benchmarks.flights import CHECKOUT, VAR, machine, make_copies, make_release, running_cluster, score_local
+from benchmarks.ways import HOST, WAYS, Lines, writer_speed
 from loader.connection import Connection
 from loader.plan import Plan
 from loader.server import Server
 from loader.tables import make_table
 from predictions import exits
-from predictions.load_local import load_local
 from predictions.pointer import Releases
 from predictions.progress import say
 from predictions.records import id_digest, split_lines
 from predictions.rowkey import record_id
-from predictions.storage import ReleaseFolder
+from predictions.storage import ReleaseFolder, Storage
 from predictions.verify import verify_table
 from predictions.workers import cores
 
-HOST = "127.0.0.1"
 TIMEOUT = 600.0  # seconds that a request may take with its repetitions, as by default
-BATCH_SIZE = 1000  # of the plain loop; HappyBase counts cells, not rows
-
-
-class Lines(NamedTuple):
-    """What every way loads: the same prediction lines in two orders."""
-
-    scored: ReleaseFolder  # by row key, a part a region
-    arrival: Path  # as the records were exported
-    points: list[str]  # the split points between the regions
-    parts: list[dict[str, Any]]  # how many lines each part has, and the digest of their IDs
-    rows: int
-
-
-class Way(NamedTuple):
-    """A way to load."""
-
-    title: str
-    load: Callable[[Lines, Plan], float]  # fills the table of the plan, which is empty, and returns the seconds
-    keeps_times: bool  # whether the cells have the times of their lines, so that they can be compared
-
-
-def _plain(lines: Lines, plan: Plan) -> float:
-    command = [sys.executable, __file__, "--plain", str(plan.server.port), plan.table, str(lines.arrival)]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-
-
-def _plain_loop(port: str, name: str, path: str) -> None:
-    """Load lines, which need no unescaping and have no errors (the flights' do), and print the seconds."""
-    table = happybase.Connection(HOST, int(port)).table(name)
-    started = time.perf_counter()
-    with open(path, "rb") as lines, table.batch(batch_size=BATCH_SIZE) as batch:
-        for line in lines:
-            key, prediction, probability, record, _scored, _error = line.split(b"\t")
-            batch.put(key, {b"p:prediction": prediction, b"p:probability": probability, b"p:record": record})
-    print(time.perf_counter() - started)
-
-
-def _puts(processes: int, lines: Lines, plan: Plan) -> float:
-    times: list[float] = []
-    load_local(lines.scored, plan, range(plan.parts), processes, lambda *_state: times.append(time.perf_counter()))
-    return times[-1] - times[0]
-
-
-WAYS = {
-    "plain": Way("plain HappyBase loop", _plain, keeps_times=False),
-    "puts1": Way("predictions load, 1 process", partial(_puts, 1), keeps_times=True),
-    "puts2": Way("predictions load, 2 processes", partial(_puts, 2), keeps_times=True),
+WARM_UP = ("puts2",)
+RATIOS = {  # of the seconds of two ways
+    "puts1_vs_plain": ("plain", "puts1"),
+    "puts2_vs_plain": ("plain", "puts2"),
+    "puts2_time_vs_hfiles": ("puts2", "hfiles"),
+    "plain_time_vs_hfiles": ("plain", "hfiles"),
+    "importtsv_time_vs_hfiles": ("importtsv", "hfiles"),
 }
-WARM_UP = ("plain", "puts2")
-RATIOS = {"puts1_vs_plain": ("plain", "puts1"), "puts2_vs_plain": ("plain", "puts2")}  # of the seconds of two ways
 
 
 @click.command()
@@ -114,9 +72,11 @@ def main(as_json: bool, rounds: int, copies: int) -> None:
     """Measure how fast predictions get into HBase."""
     VAR.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="load.", dir=VAR) as local, running_cluster() as cluster:
-        lines = _make_lines(Path(local), copies)
         server = Server(HOST, cluster.port("thrift"), timeout=TIMEOUT)
-        with Connection(server) as connection, _name(connection) as name:
+        storage = f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks"
+        with Connection(server) as connection, _name(connection, storage) as name:
+            lines = _make_lines(Path(local), Storage(storage, name), copies)
+            writer = writer_speed(lines, Path(local))
             measure = partial(_measure, server, connection, name, lines)
             for way in WARM_UP:
                 measure(way, "warm-up")
@@ -125,6 +85,7 @@ def main(as_json: bool, rounds: int, copies: int) -> None:
     result = {
         "ratios": {ratio: round(statistics.median(values), 3) for ratio, values in by_round.items()},
         "rows_per_second": {way: round(lines.rows / statistics.median(m[way] for m in measured)) for way in WAYS},
+        "writer_rows_per_second": round(writer),
         "rows": lines.rows,
         "rounds": rounds,
         "machine": machine(),
@@ -133,7 +94,7 @@ def main(as_json: bool, rounds: int, copies: int) -> None:
     print(json.dumps(result) if as_json else _table(result))
 
 
-def _make_lines(local: Path, copies: int) -> Lines:
+def _make_lines(local: Path, storage: Storage, copies: int) -> Lines:
     """Return the prediction lines of the flights, each flight so many times."""
     folder = make_release(local)
     if copies > 1:
@@ -147,7 +108,11 @@ def _make_lines(local: Path, copies: int) -> Lines:
                 subprocess.run(score, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True)
     scored = folder.manifest()["scored"]
     parts = [_facts(folder.blocks(path)) for path in folder.files("scored")]
-    return Lines(folder, arrival, scored["split_points"], parts, scored["rows"])
+    on_hdfs = ReleaseFolder(storage, folder.release)
+    for path in folder.files("scored"):
+        with open(path, "rb") as file:
+            on_hdfs.put(f"scored/{Path(path).name}", file)
+    return Lines(folder, on_hdfs, arrival, scored["split_points"], parts, scored["rows"])
 
 
 def _facts(blocks: Iterable[bytes]) -> dict[str, Any]:
@@ -160,7 +125,7 @@ def _facts(blocks: Iterable[bytes]) -> dict[str, Any]:
 
 
 @contextmanager
-def _name(connection: Connection) -> Iterator[str]:
+def _name(connection: Connection, storage: str) -> Iterator[str]:
     """Give predictions of a name that nobody else has, with the table where the checkpoints are kept."""
     name = f"benchmark_{uuid.uuid4().hex[:8]}"
     Releases(connection, name).make_table()
@@ -168,6 +133,9 @@ def _name(connection: Connection) -> Iterator[str]:
         yield name
     finally:
         connection.delete_table(name)
+        files = Storage(storage, name)
+        if files.names(files.folder):
+            files.fs.rm(files.folder, recursive=True)
 
 
 def _turn(number: int) -> list[str]:
@@ -201,16 +169,16 @@ def _measure(server: Server, connection: Connection, name: str, lines: Lines, wa
 def _table(result: dict) -> str:
     lines = [
         f"{result['rows']:,} flights, 3 cells a row, median of {result['rounds']} rounds; {result['machine']}",
-        f"{'':32}{'rows a second':>16}{'ratio':>20}",
+        f"{'':32}{'rows a second':>16}{'over plain':>14}{'time over hfiles':>20}",
     ]
-    for way, speed in result["rows_per_second"].items():
-        ratio = result["ratios"].get(f"{way}_vs_plain", 1)
-        lines.append(f"{WAYS[way].title:32}{speed:16,}{ratio:20.3g}")
+    speeds, ratios = result["rows_per_second"], result["ratios"]
+    for way, speed in speeds.items():
+        over_plain = ratios.get(f"{way}_vs_plain", speed / speeds["plain"])
+        over_hfiles = ratios.get(f"{way}_time_vs_hfiles", speeds["hfiles"] / speed)
+        lines.append(f"{WAYS[way].title:32}{speed:16,}{over_plain:14.3g}{over_hfiles:20.3g}")
+    lines.append(f"the HFile writer alone, one core: {result['writer_rows_per_second']:,} rows a second")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--plain"]:
-        _plain_loop(*sys.argv[2:])
-    else:
-        exits.run(main, "load")
+    exits.run(main, "load")

@@ -95,6 +95,16 @@ class ClusterConfig:
         """The JVM options as a file that `java @FILE` takes; `hadoop/bin` reads it too."""
         return self.conf / "java.options"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the daemons, and through YARN the tasks, are to know: as on a real node, where Hadoop is."""
+        return {
+            "HADOOP_COMMON_HOME": str(CHECKOUT / "hadoop"),
+            "HADOOP_CONF_DIR": str(self.conf),
+            "HADOOP_MAPRED_HOME": str(LIB),
+            "CLUSTER_DIR": str(self.folder),
+        }
+
     def write(self) -> None:
         """Write the configuration of this cluster from the templates in `hadoop/conf`."""
         for folder in (self.conf, self.data, self.logs):

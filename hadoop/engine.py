@@ -167,7 +167,7 @@ class Cluster:
                     report(f"{daemon.name} ignored SIGTERM for {STOP_TIMEOUT} s; killing it")
                     stubborn.kill()
                     stubborn.wait()
-            (self._run / daemon.name).unlink()
+            (self._run / daemon.name).unlink(missing_ok=True)  # somebody else may stop it as well
         report("the cluster is stopped" if running else "the cluster was not running")
 
     def status(self) -> Iterator[tuple[str, str]]:
@@ -212,7 +212,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 cwd=self.config.folder,
-                env={**os.environ, "HADOOP_CONF_DIR": str(self.config.conf), "HADOOP_MAPRED_HOME": str(LIB)},
+                env={**os.environ, **self.config.environment},
                 start_new_session=True,
             )
         known = {"pid": process.pid, "created": process.create_time()}

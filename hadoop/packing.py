@@ -17,12 +17,16 @@ from predictions.errors import InputError, InternalError
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 # What mapper.py and reducer.py import, and nothing that they do not.
-TASK_MODULES = tuple(
-    f"predictions/{name}.py"
-    for name in (
-        *("__init__", "counters", "errors", "faults", "features", "model", "records", "release", "rowkey", "schema"),
-        *("task", "unreadable"),
-    )
+TASK_MODULES = (
+    *(
+        f"predictions/{name}.py"
+        for name in (
+            *("__init__", "counters", "errors", "faults", "features", "model", "records", "release", "rowkey"),
+            *("schema", "task", "unreadable", "upload"),
+        )
+    ),
+    *(f"loader/{name}.py" for name in ("__init__", "plan", "region_file", "server")),
+    *(f"loader/hfiles/{name}.py" for name in ("__init__", "blocks", "cells", "index", "trailer", "writer")),
 )
 # What the loader's task imports.
 LOAD_MODULES = (

@@ -1,7 +1,8 @@
 """How far each part of a load has come, kept in HBase: whoever goes on, on whatever machine, finds it there.
 
 Table NAME, family `r`, row `load:RELEASE:LOAD:PART`: `r:checkpoint` is JSON (`offset`: bytes of the part file whose
-rows HBase has acknowledged; `rows` and `id_digest` of those that it took; how many were `rejected`), and
+rows HBase has acknowledged; `rows` and `id_digest` of those that it took; how many were `rejected`; whether the part is
+`complete`), and
 `r:rejected:OFFSET`, for each batch with such, the dead letters: a line `record ID TAB reason`, escaped like a record
 line, for each row that HBase refused. Both are written in one put, after the batch. LOAD is made with the release's
 table, so a new table has no checkpoints.
@@ -27,16 +28,18 @@ class Checkpoint:
     """How far a part has come.
 
     Args:
-        offset: bytes of the part file that are done.
+        offset: bytes of the part file that are done, unpacked.
         rows: rows that were loaded from them.
         id_digest: the digest of their record IDs.
         rejected: rows that HBase refused.
+        complete: whether that was the whole part.
     """
 
     offset: int = 0
     rows: int = 0
     id_digest: int = 0
     rejected: int = 0
+    complete: bool = False
 
 
 class Rejected(NamedTuple):

@@ -8,7 +8,9 @@ from loader.server import Server
 from predictions.errors import InputError
 from predictions.release import release_table
 
-_PART = re.compile(r"part-(\d{5,})")
+PACKED = ".gz"  # what a job adds to the name of a part file
+
+_PART = re.compile(r"part-(\d{5,})(?:\.gz)?")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Plan:
 
 
 def part_name(part: int) -> str:
-    """Return the name of a part file."""
+    """Return the name of a part file; a job packs it, and adds `PACKED`."""
     return f"part-{part:05d}"
 
 

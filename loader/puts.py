@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from loader.batches import batches
 from loader.checkpoints import Checkpoint, Checkpoints, Rejected
@@ -60,6 +61,9 @@ def load_part(
             )
         checkpoints.write(part, done, letters)
         report(done)
+    if not done.complete:
+        done = replace(done, complete=True)
+        checkpoints.write(part, done)
     return done
 
 

@@ -13,7 +13,7 @@ from predictions.errors import VerificationError
 from predictions.exits import DONE, UNAVAILABLE, WITH_FAILURES
 from predictions.progress import LoadDisplay, bar, say
 from predictions.release import release_table
-from predictions.settings import FILE_NAME, LOADERS, RUNNERS, Settings, load_settings
+from predictions.settings import FILE_NAME, LOADERS, RUNNERS, VIAS, Settings, load_settings
 from predictions.storage import ReleaseFolder, Storage
 
 if TYPE_CHECKING:
@@ -119,17 +119,31 @@ def score(session: Session, release: str | None, runner: str | None, dry_run: bo
 @cli.command()
 @release_option
 @click.option(
-    "--runner", type=click.Choice(LOADERS), help="local: processes of this machine (the default); hadoop: a job."
+    "--via", type=click.Choice(VIAS), help="hfiles (the default where they are on HDFS and `hbase` is here) or puts."
+)
+@click.option(
+    "--runner",
+    type=click.Choice(LOADERS),
+    help="Of puts. local: processes of this machine (the default); hadoop: a job.",
 )
 @processes_option
-@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="ROWS", help="Rows a second, at most, in all.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), metavar="ROWS", help="Of puts: rows a second, at most, in all."
+)
 @click.pass_obj
-def load(session: Session, release: str | None, runner: str | None, processes: int | None, rate: float | None) -> int:
+def load(
+    session: Session,
+    release: str | None,
+    via: str | None,
+    runner: str | None,
+    processes: int | None,
+    rate: float | None,
+) -> int:
     """Load a release's predictions into an HBase table of its own; begun again, it goes on where it ended."""
     from predictions.load import How
 
     settings = session.settings
-    _load(settings, session.storage(settings).release(release), How(runner or LOADERS[0], processes, rate))
+    _load(settings, session.storage(settings).release(release), How(via, runner, processes, rate))
     return DONE
 
 
@@ -195,6 +209,33 @@ def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
         if answer.status == "unavailable":
             code = UNAVAILABLE
     return code
+
+
+@cli.group()
+def hfile() -> None:
+    """Read an HFile of ours: a path of this machine, or a URL such as webhdfs://HOST:PORT/PATH."""
+
+
+@hfile.command("verify")
+@click.argument("file")
+def verify_file(file: str) -> int:
+    """Check every byte of FILE that a reader relies on: checksums, order, index and counts."""
+    from predictions.hfile import summary
+
+    for name, value in summary(file).items():
+        click.echo(f"{name:12} {value}")
+    return DONE
+
+
+@hfile.command("dump")
+@click.argument("file")
+def dump_file(file: str) -> int:
+    """Print the cells of FILE: row key, column, timestamp and value, tabs between, escaped like a record line."""
+    from predictions.hfile import lines
+
+    for block in lines(file):
+        click.echo(block, nl=False)
+    return DONE
 
 
 @cli.command()

@@ -2,31 +2,28 @@
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import xxhash
 
 from loader.checkpoints import Checkpoint, Checkpoints
 from loader.connection import Connection
-from loader.plan import Plan, part_name
+from loader.plan import PACKED, Plan, part_name
+from loader.region_file import RegionFacts
 from loader.tables import make_table
-from predictions.errors import InputError, RefusedError, ServiceError, VerificationError
-from predictions.load_hadoop import LoadJob
-from predictions.load_local import load_local
+from predictions.errors import InputError, VerificationError
+from predictions.load_hfiles import HFileLoad, can_load
+from predictions.load_puts import PutLoad
 from predictions.pointer import LOADED, Releases
-from predictions.progress import DONE, LOADING, WAITING, LoadDisplay, bar
-from predictions.records import escape, write_rows
+from predictions.progress import LoadDisplay, bar
 from predictions.release import release_table
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder
 from predictions.verify import verify_table
 from predictions.workers import cores
-
-REJECTED = "rejected.txt"
-REJECTED_HEAD = b"record\treason\n"
 
 
 @dataclass(frozen=True)
@@ -34,18 +31,44 @@ class How:
     """How to load.
 
     Args:
-        runner: `local`, in processes of this machine, or `hadoop`, as a job.
+        via: `hfiles`, which HBase takes over as they are, or `puts`, row by row; by default the former where it can be.
+        runner: of puts: `local`, processes of this machine (the default), or `hadoop`, a job.
         processes: how many at once; by default as many as there are cores, or all tasks of the job.
-        rate: rows a second of all of them together; None for as many as they can.
+        rate: of puts: rows a second of all of them together; None for as many as they can.
     """
 
-    runner: str = "local"
+    via: str | None = None
+    runner: str | None = None
     processes: int | None = None
     rate: float | None = None
 
     def at_once(self, parts: int) -> int:
         """Return how many of so many parts are loaded at once."""
-        return min(self.processes or (cores() if self.runner == "local" else parts), parts)
+        return min(self.processes or (parts if self.runner == "hadoop" else cores()), parts)
+
+
+class Loader(Protocol):
+    """One way to get a release into its table."""
+
+    def load(
+        self, connection: Connection, plan: Plan, rows: int, display: LoadDisplay
+    ) -> Sequence[Checkpoint | RegionFacts]:
+        """Load what is not loaded yet, and return of each region how many rows it then has, and their ID digest."""
+
+
+def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int) -> Loader:
+    """Return a loader; by default that of HFiles, where HBase can be handed them and nothing asks for puts.
+
+    Raises:
+        InputError: what it needs is not there.
+    """
+    for_puts = how.runner is not None or how.rate is not None
+    if how.via == "hfiles" and for_puts:
+        raise InputError("--runner and --rate are for puts: HFiles are taken over as they are; leave them out")
+    if how.via == "hfiles" or (how.via is None and not for_puts and can_load(settings, folder)):
+        return HFileLoad(settings, folder, how.at_once(parts))
+    in_job = how.runner == "hadoop"
+    return PutLoad(settings, folder, in_job, how.processes if in_job else how.at_once(parts))
 
 
 def load(
@@ -74,8 +97,9 @@ def load(
     folder.require("scored", "score")
     manifest = folder.manifest()
     scored = folder.counts(manifest)
-    sizes = _check_parts(folder, len(scored["split_points"]) + 1)
-    job = LoadJob(settings, folder) if how.runner == "hadoop" else None
+    parts = len(scored["split_points"]) + 1
+    sizes = _check_parts(folder, parts)
+    loader = make_loader(settings, folder, how, parts)
     started = time.monotonic()
     with Connection(settings.hbase.server(loading=True)) as connection:
         releases = Releases(connection, settings.name)
@@ -85,38 +109,33 @@ def load(
             return manifest["loaded"]
         releases.claim(folder.release)
         plan = _plan(connection, settings, folder, how, scored, sizes, report)
+        done = loader.load(connection, plan, scored["rows"], display)
+        regions = [{"rows": region.rows, "id_digest": f"{region.id_digest:016x}"} for region in done]
         checkpoints = Checkpoints(connection, plan)
-        before = checkpoints.read_all()
-        display.start(scored["rows"], {part: _state(done, sizes[part]) for part, done in before.items()})
-        if job:
-            job.run(plan, how.processes, lambda _share: _show(settings, plan, sizes, display))
-            done = checkpoints.read_all()
-        else:
-            todo = [part for part, size in enumerate(sizes) if before[part].offset != size]
-            # By the processes' own account: another load of the same release may have put checkpoints of its own.
-            done = before | load_local(folder, plan, todo, how.at_once(plan.parts), display.update)
-        _refuse_rejected(folder, checkpoints, done)
-        parts = [{"rows": part.rows, "id_digest": f"{part.id_digest:016x}"} for part in done.values()]
-        _prove(plan, checkpoints, parts, scored)
-        loaded = {"rows": scored["rows"], "seconds": round(time.monotonic() - started, 3), "parts": parts}
+        _prove(plan, checkpoints, regions, scored)
+        loaded = {"rows": scored["rows"], "seconds": round(time.monotonic() - started, 3), "parts": regions}
         folder.write_manifest(manifest | {"loaded": loaded})
         releases.finish(folder.release, manifest | {"loaded": loaded})
         checkpoints.remove_all()
     return loaded
 
 
-def _check_parts(folder: ReleaseFolder, parts: int) -> list[int]:
-    """Return the sizes of the part files; InputError unless each region has one, whole."""
-    path, sizes, names = f"{folder.path}/scored", folder.sizes("scored"), list(map(part_name, range(parts)))
-    if extra := sorted(sizes.keys() - set(names)):
+def _check_parts(folder: ReleaseFolder, parts: int) -> dict[str, int]:
+    """Return the part files with their sizes; InputError unless each region has one, whole."""
+    path, sizes = f"{folder.path}/scored", folder.sizes("scored")
+    known = {name: part for part in range(parts) for name in (part_name(part), part_name(part) + PACKED)}
+    found = Counter(known[name] for name in sizes if name in known)
+    if extra := [name for name in sizes if name not in known or found[known[name]] > 1]:
         raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, and each may stand there once")
-    if missing := sorted(set(names) - sizes.keys()):
+    if missing := [part_name(part) for part in range(parts) if part not in found]:
         raise InputError(f"{path}: {', '.join(missing)}: not there; score the release again")
-    for name in names:
-        # Hadoop gives its tasks the line feed that a file lacks: they could not tell.
-        if sizes[name] and not b"".join(folder.blocks(f"{path}/{name}", sizes[name] - 1, end=b"")).endswith(b"\n"):
-            raise InputError(f"{path}/{name}: it ends in the middle of a line; score the release again")
-    return [sizes[name] for name in names]
+    for name, size in sizes.items():
+        # Hadoop gives its tasks the line feed that a file lacks: they could not tell. A packed one shows its own end.
+        if not name.endswith(PACKED) and size:
+            end = b"".join(folder.blocks(f"{path}/{name}", size - 1, end=b""))
+            if end != b"\n":
+                raise InputError(f"{path}/{name}: it ends in the middle of a line; score the release again")
+    return sizes
 
 
 def _plan(
@@ -125,7 +144,7 @@ def _plan(
     folder: ReleaseFolder,
     how: How,
     scored: dict[str, Any],
-    sizes: list[int],
+    sizes: dict[str, int],
     report: Callable[[str], None],
 ) -> Plan:
     """Return the plan of the load that was begun, or of a new one; the release's table is there after it."""
@@ -139,36 +158,6 @@ def _plan(
     parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, scored["id_digest"]]).encode())
     rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
     return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
-
-
-def _show(settings: Settings, plan: Plan, sizes: list[int], display: LoadDisplay) -> None:
-    """Show how far a job's tasks are; where HBase is away the job goes on, and its next sign of life will show it."""
-    with suppress(ServiceError), Connection(settings.hbase.server()) as connection:
-        for part, done in Checkpoints(connection, plan).read_all().items():
-            display.update(part, *_state(done, sizes[part]))
-
-
-def _state(done: Checkpoint, size: int) -> tuple[str, int]:
-    return DONE if done.offset == size else LOADING if done.offset else WAITING, done.rows
-
-
-def _refuse_rejected(folder: ReleaseFolder, checkpoints: Checkpoints, done: dict[int, Checkpoint]) -> None:
-    """Raise RefusedError if HBase refused rows; they are kept in a file, and their parts will be loaded again."""
-    parts = [part for part, checkpoint in done.items() if checkpoint.rejected]
-    if not parts:
-        folder.remove(REJECTED)
-        return
-    letters = [letter for part in parts for letter in checkpoints.rejected(part)]
-    folder.remove(REJECTED)
-    with folder.writing(REJECTED, make=False) as temporary, folder.create(temporary) as file:
-        file.write(REJECTED_HEAD + write_rows((letter.record_id, escape(letter.reason.encode())) for letter in letters))
-    for part in parts:
-        checkpoints.remove(part)
-    raise RefusedError(
-        f"HBase refused {len(letters):,} rows, the first one since {letters[0].reason}; they are in "
-        f"{folder.path}/{REJECTED}, each with its record ID and reason, and all others are loaded: mend the cause and "
-        "load again"
-    )
 
 
 def _prove(plan: Plan, checkpoints: Checkpoints, parts: list[dict[str, Any]], scored: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 from loader.checkpoints import Checkpoint
 from loader.connection import Connection
-from loader.plan import Plan, part_name
+from loader.plan import Plan
 from loader.puts import load_part
 from predictions.progress import DONE, LOADING
 from predictions.storage import ReleaseFolder
@@ -54,6 +54,6 @@ def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> Check
         rows = done.rows
         report((LOADING, rows))
 
-    path = f"{folder.path}/scored/{part_name(part)}"
+    path = folder.part("scored", part)
     with Connection(plan.server, lambda reason: report((f"waiting for HBase: {reason}", rows))) as connection:
         return load_part(connection, plan, part, lambda offset: folder.blocks(path, offset, end=b""), loaded)

@@ -18,7 +18,8 @@ from rich.progress import (
 )
 
 PLAIN_SECONDS = 10.0
-WAITING, LOADING, DONE = "waiting", "loading", "done"  # states of a part; any other says what it waits for
+# States of a part; any other says what it waits for.
+WAITING, WRITING, CHECKING, LOADING, DONE = "waiting", "writing its HFile", "checking its HFile", "loading", "done"
 QUIET = (WAITING, DONE)  # states that need no line of their own
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)

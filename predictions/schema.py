@@ -11,11 +11,11 @@ A line is `rowkey TAB prediction TAB probability TAB record TAB scored TAB error
 Each of the fields but the first and `scored` is a cell of the row, if not `\\N`; `scored` is their timestamp.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from predictions.errors import InputError
-from predictions.records import NULL, SEPARATOR, unescape
+from predictions.records import NULL, SEPARATOR, split_columns, unescape
 
 FAMILY = b"p"
 MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, the key included
@@ -60,6 +60,35 @@ def cells(line: PredictionLine) -> dict[bytes, bytes]:
     """Return the cells (column to value) of a prediction line."""
     values = (line.prediction, line.probability, line.record, line.error)
     return {column: unescape(value) for column, value in zip(CELLS, values, strict=True) if value != NULL}
+
+
+def columns(block: bytes) -> tuple[list[bytes], dict[bytes, Sequence[bytes | None]], list[int]]:
+    """Return the rows of a block of prediction lines column by column; `cells` gives the same of a line.
+
+    Args:
+        block: whole lines of six fields, at least one.
+
+    Returns:
+        The row keys; by each column that any of the rows has, what it has there, None for nothing; the timestamps.
+    """
+    keys, prediction, probability, record, scored, error = split_columns(block, FIELDS)
+    values = zip(CELLS, map(_values, (prediction, probability, record, error)), strict=True)
+    return keys, {column: of_rows for column, of_rows in values if of_rows}, _times(scored)
+
+
+def _values(fields: list[bytes]) -> Sequence[bytes | None]:
+    """Return a column's values; none at all where all of them are NULL."""
+    if b"\\" not in b"".join(fields):
+        return fields
+    if fields.count(NULL) == len(fields):
+        return ()
+    return [None if field == NULL else unescape(field) for field in fields]
+
+
+def _times(scored: list[bytes]) -> list[int]:
+    if scored.count(scored[0]) == len(scored):  # of one release, as they mostly are
+        return [int(scored[0])] * len(scored)
+    return list(map(int, scored))
 
 
 def texts(row: Mapping[bytes, bytes]) -> dict[str, str | None]:

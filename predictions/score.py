@@ -14,7 +14,7 @@ from predictions.records import split_lines, unescape
 from predictions.rowkey import record_id
 from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, parse_line
 from predictions.settings import Settings
-from predictions.storage import ReleaseFolder
+from predictions.storage import HFILES, ReleaseFolder
 
 EXAMPLES = 5
 COUNTERS = {
@@ -94,6 +94,7 @@ def score(
         }
         if folder.has("scored"):
             raise RefusedError(f"{folder.path}: another run has scored this release in the meantime; its result stays")
+        folder.take(output, HFILES)
         folder.write_manifest(
             manifest
             | {

@@ -10,12 +10,19 @@ from predictions import task
 from predictions.job import JobClient
 from predictions.model import MANIFEST_FILE, MODEL_FILE
 from predictions.settings import Settings
-from predictions.storage import ReleaseFolder
+from predictions.storage import HFILES, ReleaseFolder
 from predictions.unreadable import Unreadable
 
 SCRIPTS = ("mapper.py", "reducer.py")
 BUNDLE = "bundle.zip"
 PARTITIONS = "partitions"
+
+_PROPERTIES = {
+    # The lines are kept for as long as the release is.
+    "mapreduce.output.fileoutputformat.compress": "true",
+    "mapreduce.output.fileoutputformat.compress.codec": "org.apache.hadoop.io.compress.GzipCodec",
+    "zlib.compress.level": "BEST_SPEED",
+}
 
 
 class ScoreJob:
@@ -60,7 +67,7 @@ class ScoreJob:
             input=f"{path}/export/part-*",
             output=output,
             mapper=f"{python} mapper.py {MANIFEST_FILE} {release}",
-            reducer=f"{python} reducer.py",
+            reducer=f"{python} reducer.py {HFILES}",
             reduces=self._settings.hbase.regions,
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
@@ -68,7 +75,7 @@ class ScoreJob:
                 *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
             ],
             archives=archives,
-            properties=self._settings.hadoop.properties,
+            properties={**_PROPERTIES, **self._settings.hadoop.properties},
             environment={"PYTHONPATH": python_path, **task.ONE_THREAD},
         )
 

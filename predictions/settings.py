@@ -19,7 +19,8 @@ from predictions.errors import InputError
 
 FILE_NAME = "predictions.toml"
 RUNNERS = ("pipe", "local", "hadoop")  # of score
-LOADERS = ("local", "hadoop")  # of load
+VIAS = ("hfiles", "puts")  # of load
+LOADERS = ("local", "hadoop")  # of load by puts
 _PREFIX = "PREDICTIONS_"
 
 

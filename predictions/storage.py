@@ -1,30 +1,36 @@
 """The files between the stages: a folder a release, on HDFS (by WebHDFS) or on a local disk.
 
-    STORAGE/NAME/RELEASE/{export,model,scored}/...   and   manifest.json
+    STORAGE/NAME/RELEASE/{export,model,scored,hfiles}/...   and   manifest.json
 
 Each folder is written under a temporary name and renamed when it is whole, so a reader sees all of it or nothing.
 """
 
 import errno
 import getpass
+import gzip
+import io
 import json
 import os
+import shutil
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 import fsspec
 import requests
 
 from hadoop.diagnosis import diagnose
+from loader.plan import PACKED, part_name
 from predictions.errors import InputError, InternalError, ServiceError
 from predictions.records import read_blocks
 from predictions.release import is_release_id, new_release_id
 
 MANIFEST = "manifest.json"
+HFILES = "hfiles"
 WEB_PORT = 9870  # the NameNode's, where the URL names none
 MANIFEST_FORMAT = 1
 WRITE_BLOCK_BYTES = 32 << 20
@@ -174,6 +180,13 @@ class ReleaseFolder:
         finally:
             self.remove(folder)
 
+    def take(self, folder: str, name: str) -> None:
+        """Make what a job wrote beside its output, into a folder of this name there, a part of the release."""
+        self.remove(name)
+        if name in self.storage.names(folder):
+            with self.storage.reachable():
+                self._rename(f"{folder}/{name}", f"{self.path}/{name}")
+
     def remove(self, name: str) -> None:
         """Remove a part of the release, if it is there."""
         if self.has(name):
@@ -187,6 +200,15 @@ class ReleaseFolder:
         sizes = {file["name"].rpartition("/")[2]: int(file["size"]) for file in found}
         return {name: sizes[name] for name in sorted(sizes) if name.startswith("part-")}
 
+    def part(self, name: str, number: int) -> str:
+        """Return the path of a part file, packed or not; InputError where it is not there, or both are."""
+        there = self.storage.names(f"{self.path}/{name}")
+        found = [file for file in (part_name(number), part_name(number) + PACKED) if file in there]
+        if len(found) != 1:
+            problem = "it is there twice" if found else "not there"
+            raise InputError(f"{self.path}/{name}/{part_name(number)}: {problem}; score the release again")
+        return f"{self.path}/{name}/{found[0]}"
+
     def files(self, name: str) -> list[str]:
         """Return the paths of a part's files (`part-*`) in order of their names."""
         names = self.storage.names(f"{self.path}/{name}")
@@ -198,10 +220,23 @@ class ReleaseFolder:
             return self.storage.fs.cat_file(f"{self.path}/{name}")
 
     def blocks(self, path: str, offset: int = 0, end: bytes = b"\n") -> Iterator[bytes]:
-        """Yield a file in blocks of whole lines, from an offset on; a last line without a line feed is given `end`."""
+        """Yield a file, unpacked, in blocks of whole lines; a last line without a line feed is given `end`.
+
+        Args:
+            path: of the file.
+            offset: bytes to leave out, after unpacking.
+            end: of a last line that has none.
+
+        Raises:
+            InputError: it is packed, and its end is missing.
+        """
         with self.storage.reachable(), self.storage.fs.open(path, "rb", block_size=READ_BLOCK_BYTES) as file:
-            file.seek(offset)
-            yield from read_blocks(file, end=end)
+            stream: Any = gzip.GzipFile(fileobj=file) if path.endswith(PACKED) else file
+            try:
+                stream.seek(offset)
+                yield from read_blocks(stream, end=end)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise InputError(f"{path}: {error}; score the release again") from error
 
     def create(self, path: str) -> BinaryIO:
         """Open a file to write; the caller closes it."""
@@ -219,11 +254,18 @@ class ReleaseFolder:
         return manifest
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
-        """Replace the manifest as a whole."""
-        temporary = f"{self.path}/_{MANIFEST}.{uuid.uuid4().hex[:8]}"
+        """Replace the manifest."""
+        self.put(MANIFEST, io.BytesIO(json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"))
+
+    def put(self, name: str, source: IO[bytes]) -> None:
+        """Copy a file to a part of the release, or replace that; readers see the old one or the new one, whole."""
+        folder, _slash, file = f"{self.path}/{name}".rpartition("/")
+        temporary = f"{self.path}/_{file}.{uuid.uuid4().hex[:8]}"
         with self.storage.reachable():
-            self.storage.fs.pipe_file(temporary, json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n")
-            self._rename(temporary, f"{self.path}/{MANIFEST}", overwrite=True)
+            self.storage.fs.makedirs(folder, exist_ok=True)
+            with self.create(temporary) as target:
+                shutil.copyfileobj(source, target, READ_BLOCK_BYTES)
+            self._rename(temporary, f"{folder}/{file}", overwrite=True)
 
     def _rename(self, source: str, target: str, overwrite: bool = False) -> None:
         if self.storage.is_hdfs:

@@ -5,6 +5,7 @@ import sys
 
 _JOB, _ATTEMPT = "mapreduce_job_id", "mapreduce_task_attempt_id"
 _FILE, _START = "mapreduce_map_input_file", "mapreduce_map_input_start"
+_PARTITION = "mapreduce_task_partition"
 
 # A task has one core: scikit-learn's thread pools would only fight over it.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -25,6 +26,11 @@ def input_name() -> str | None:
     """Return the name of the input file; None in a pipe."""
     file = os.environ.get(_FILE)
     return os.path.basename(file) if file else None
+
+
+def partition() -> int:
+    """Return the number of a reduce task, so of its part file; 0 in a pipe, which has only one."""
+    return int(os.environ.get(_PARTITION, "0"))
 
 
 def status(text: str) -> None:

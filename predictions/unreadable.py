@@ -37,6 +37,14 @@ class Sifted(NamedTuple):
     others: dict[int, str]
 
 
+def records(block: bytes) -> bytes:
+    """Return the lines of a sorted block that stand for records."""
+    if block.startswith(KEY):
+        return b""
+    first = block.find(b"\n" + KEY)
+    return block if first < 0 else block[: first + 1]
+
+
 def sift(block: bytes, fields: int) -> Sifted:
     """Part the records of a block from its other lines.
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from loader.compare import EXAMPLES, KEY_ROWS, KINDS, Found, compare_range, count_range
@@ -74,9 +75,8 @@ def verify_table(
     """
     started = time.monotonic()
     total = sum(part["rows"] for part in parts)
-    page_rows = _page_rows(folder, total) if folder else 0
     rows, found = [0] * plan.parts, {}
-    for event in run_tasks(partial(_read, plan, folder, page_rows), range(plan.parts), processes):
+    for event in run_tasks(partial(_read, plan, folder), range(plan.parts), processes):
         if event.done:
             found[event.task] = event.value
         rows[event.task] = event.value.rows if event.done else event.value
@@ -102,15 +102,12 @@ def _count_faults(plan: Plan, number: int, part: dict[str, Any], found: Found) -
         yield f"{where}: the table holds {found.rows:,} rows, but not those that were loaded"
 
 
-def _page_rows(folder: ReleaseFolder, rows: int) -> int:
-    """Return how many rows to ask for at once: a cell may be 10 MB large."""
-    size = sum(folder.sizes("scored").values())
-    return max(1, min(KEY_ROWS, PAGE_BYTES * rows // max(1, size)))
-
-
-def _read(plan: Plan, folder: ReleaseFolder | None, page_rows: int, part: int, report: Report) -> Found:
+def _read(plan: Plan, folder: ReleaseFolder | None, part: int, report: Report) -> Found:
     with Connection(plan.server) as connection:
         if not folder:
             return count_range(connection, plan.table, plan.range(part), report)
-        blocks = folder.blocks(f"{folder.path}/scored/{part_name(part)}")
-        return compare_range(connection, plan.table, plan.range(part), blocks, page_rows, report)
+        blocks = folder.blocks(folder.part("scored", part))
+        first = next(blocks, b"")
+        # A cell may be 10 MB large.
+        page_rows = max(1, min(KEY_ROWS, PAGE_BYTES * first.count(b"\n") // max(1, len(first))))
+        return compare_range(connection, plan.table, plan.range(part), chain([first], blocks), page_rows, report)

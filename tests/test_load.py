@@ -210,7 +210,7 @@ def test_both_runners_make_the_same_table(release, made, tmp_path):
     python.chmod(0o755)
     more = {"python": str(python), "properties": {"mapreduce.map.speculative": "true"}}
     hadoop = made.settings.hadoop.model_copy(update=more)
-    by_job.load(How("hadoop", processes=2), settings=made.settings.model_copy(update={"hadoop": hadoop}))
+    by_job.load(How(runner="hadoop", processes=2), settings=made.settings.model_copy(update={"hadoop": hadoop}))
     assert by_job.cells() == release.cells()
     log = [entry.split() for entry in (tmp_path / "log").read_text().splitlines()]
     assert {int(part) for part, _attempt, _offset, _module in log} == {0, 1, 2, 3}
@@ -261,7 +261,7 @@ def test_a_checkpoint_that_claims_what_is_not_there_is_found_out(release):
     with pytest.raises(KeyboardInterrupt):
         release.load(How(processes=1), Recorder(part=0, rows=1))
     ids = [record_id(parse_line(line).row_key) for line in parts[1]]
-    claim = {"offset": len(join_lines(parts[1])), "rows": len(ids), "id_digest": id_digest(ids), "rejected": 0}
+    claim = {"offset": len(join_lines(parts[1])), "rows": len(ids), "id_digest": id_digest(ids), "complete": True}
     [key, *_others] = release.checkpoint_rows()
     cells = {b"r:checkpoint": json.dumps(claim).encode()}
     release.connection.put(release.made.name, key[:-1] + b"1", cells)

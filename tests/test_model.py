@@ -105,7 +105,7 @@ def lines_of(*rows):
 
 @pytest.fixture
 def exploding():
-    """A regressor that predicts 1e300 a - 1e300 b + 1: infinite for large values, and NaN for two of them."""
+    """A regressor that predicts 1e300 a - 1e300 b + 1: not finite for large values."""
     regressor = LinearRegression().fit(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [1.0, 2.0, 0.0])
     regressor.feature_names_in_ = np.array(["a", "b"], dtype=object)
     regressor.coef_, regressor.intercept_ = np.array([1e300, -1e300]), 1.0
@@ -116,8 +116,8 @@ def test_a_prediction_that_is_no_finite_number_fails_that_record_only(exploding)
     rows = [(b"0", b"0"), (b"1e20", b"0"), (b"0", b"1e20"), (b"1e20", b"1e20"), (b"1e-300", b"0")]
     with np.errstate(all="ignore"):
         values = exploding.estimator.predict(exploding._reader.read(lines_of(*rows))[0])
-        assert [math.isinf(value) for value in values] == [False, True, True, False, False]
-        assert math.isnan(values[3])
+        # With both, infinity or NaN, as the processor multiplies and adds: in two steps, or in one.
+        assert [math.isfinite(value) for value in values] == [True, False, False, False, True]
         scores = exploding.score(lines_of(*rows))
     failed = b"prediction: not a finite number"
     assert scores.errors == [b"\\N", failed, failed, failed, b"\\N"]

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from loader.plan import Plan, part_name, part_number
+from loader.plan import PACKED, Plan, part_name, part_number
 from loader.regions import split_points
 from loader.server import Server
 from predictions.errors import InputError
@@ -43,6 +43,7 @@ def test_the_ranges_of_the_parts_are_next_to_each_other_and_leave_nothing_out(re
 @pytest.mark.parametrize(("part", "name"), [(0, "part-00000"), (42, "part-00042"), (123_456, "part-123456")])
 def test_parts_are_named_as_hadoop_names_them(part, name):
     assert (part_name(part), part_number(name)) == (name, part)
+    assert part_number(name + PACKED) == part
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,8 @@ def test_parts_are_named_as_hadoop_names_them(part, name):
         "",
         "part-",
         "part-0000",
-        "part-00000.gz",
+        "part-00000.bz2",
+        "part-00000.gz.gz",
         "part-00000\n",
         "_SUCCESS",
         "part-r-00000",

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from conftest import make_orders, properties, replace_export
 
+from loader.region_file import RegionFile, facts_name, hfile_name
 from predictions.records import split_lines
 from predictions.rowkey import row_keys
 
@@ -59,6 +60,20 @@ def undisturbed(made, folder):
     return scored
 
 
+def check_hfiles(folder, tmp_path):
+    """Each region has one HFile, if it has rows, and the bytes are those that its lines give."""
+    storage, expected = folder.storage, {}
+    for part, path in enumerate(folder.files("scored")):
+        with RegionFile(str(tmp_path / "hfiles"), part) as file:
+            for block in folder.blocks(path):
+                file.write(block)
+        expected[facts_name(part)] = file.facts.to_json()
+        if file.facts.rows:
+            expected[hfile_name(part)] = (tmp_path / "hfiles" / hfile_name(part)).read_bytes()
+    found = storage.fs.find(f"{folder.path}/hfiles")
+    assert {path.removeprefix(f"{folder.path}/hfiles/"): storage.fs.cat_file(path) for path in found} == expected
+
+
 def copies(lines, number):
     return [b"%d-%b" % (copy, line) for copy in range(number) for line in lines]
 
@@ -67,7 +82,7 @@ def lines_of(folder):
     return [line for path in folder.files("export") for block in folder.blocks(path) for line in split_lines(block)]
 
 
-def test_every_first_attempt_killed(orders_project):
+def test_every_first_attempt_killed(orders_project, tmp_path):
     """Of three maps and four reducers: in turn the script and its JVM, at a random moment."""
     made = orders_project
     folder = made.train()
@@ -86,12 +101,14 @@ def test_every_first_attempt_killed(orders_project):
     with Attempts(kill):
         made.succeed("score")
     assert made.scored(folder) == expected
+    check_hfiles(folder, tmp_path)
     tasks = {re.search(r"_([mr]_\d+)_0$", attempt)[1] for attempt, _script in killed}
     assert tasks == {"m_000000", "m_000001", "m_000002", "r_000000", "r_000001", "r_000002", "r_000003"}
     assert {script for _attempt, script in killed} == {True, False}
 
 
-def test_a_straggler_is_overtaken_by_a_second_attempt(orders_project):
+@pytest.mark.parametrize("task", ["m_000001", "r_000001"])
+def test_a_straggler_is_overtaken_by_a_second_attempt(orders_project, tmp_path, task):
     made = orders_project
     folder = made.train()
     lines = copies(lines_of(folder), 300)  # more than a pipe holds: Hadoop must see progress before it stops
@@ -101,21 +118,26 @@ def test_a_straggler_is_overtaken_by_a_second_attempt(orders_project):
 
     def stop(attempt, script, _jvm):
         attempts.append(attempt)
-        if "_m_000001_0" in attempt:
+        if f"_{task}_0" in attempt:
             script.send_signal(signal.SIGSTOP)
             stopped.append(script)
 
     # Reducers that wait for the straggler would hold the memory that its second attempt needs.
-    eager = {"mapreduce.map.speculative": "true", "mapreduce.job.reduce.slowstart.completedmaps": 1.0}
+    eager = {
+        "mapreduce.map.speculative": "true",
+        "mapreduce.reduce.speculative": "true",
+        "mapreduce.job.reduce.slowstart.completedmaps": 1.0,
+    }
     with Attempts(stop):
         made.succeed("score", **properties(**eager))
     assert made.scored(folder) == expected
+    check_hfiles(folder, tmp_path)
     assert len(stopped) == 1
-    assert [attempt for attempt in attempts if "_m_000001_1" in attempt]
+    assert [attempt for attempt in attempts if f"_{task}_1" in attempt]
     assert not stopped[0].is_running()
 
 
-def test_one_line_a_split_an_empty_split_and_a_reducer_without_input(orders_project):
+def test_one_line_a_split_an_empty_split_and_a_reducer_without_input(orders_project, tmp_path):
     made = orders_project
     folder = made.train()
     by_region = {}
@@ -128,3 +150,6 @@ def test_one_line_a_split_an_empty_split_and_a_reducer_without_input(orders_proj
     made.succeed("score", **properties(**{"mapreduce.input.fileinputformat.split.maxsize": 12}))
     assert made.scored(folder) == expected
     assert len(folder.files("scored")) == 4
+    check_hfiles(folder, tmp_path)
+    made.succeed("load", "--via", "hfiles")
+    made.succeed("verify", "--full")

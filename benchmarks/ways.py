@@ -1,0 +1,145 @@
+"""The ways to get prediction lines into an HBase table that `benchmarks/load` compares."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import happybase
+
+from benchmarks.flights import CHECKOUT, SETTINGS
+from loader.connection import Connection
+from loader.hfiles.writer import HFileWriter
+from loader.plan import Plan
+from predictions.load_hfiles import HFileLoad
+from predictions.load_local import load_local
+from predictions.progress import LoadDisplay
+from predictions.records import split_columns, write_rows
+from predictions.schema import FAMILY, FIELDS, columns
+from predictions.settings import load_settings
+from predictions.storage import HFILES, ReleaseFolder
+
+HOST = "127.0.0.1"
+BATCH_SIZE = 1000  # of the plain loop; HappyBase counts cells, not rows
+WRITER_BYTES = 60_000_000  # of lines, that the writer alone is measured with
+
+_HBASE = str(CHECKOUT / "hadoop" / "bin" / "hbase")
+_IMPORT = "org.apache.hadoop.hbase.mapreduce.ImportTsv"
+_BULK_LOAD = "org.apache.hadoop.hbase.tool.BulkLoadHFilesTool"
+_TSV_COLUMNS = "HBASE_ROW_KEY,p:prediction,p:probability,p:record,HBASE_TS_KEY"
+
+
+class Lines(NamedTuple):
+    """What every way loads: the same prediction lines in two orders, and in two places."""
+
+    scored: ReleaseFolder  # by row key, a part a region, in a local folder
+    on_hdfs: ReleaseFolder  # the same
+    arrival: Path  # as the records were exported
+    points: list[str]  # the split points between the regions
+    parts: list[dict[str, Any]]  # how many lines each part has, and the digest of their IDs
+    rows: int
+
+
+class Way(NamedTuple):
+    """A way to load."""
+
+    title: str
+    load: Callable[[Lines, Plan], float]  # fills the table of the plan, which is empty, and returns the seconds
+    keeps_times: bool = True  # whether the cells have the times of their lines, so that they can be compared
+
+
+def _plain(lines: Lines, plan: Plan) -> float:
+    command = [sys.executable, __file__, str(plan.server.port), plan.table, str(lines.arrival)]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def _plain_loop(port: str, name: str, path: str) -> None:
+    """Load lines, which need no unescaping and have no errors (the flights' do), and print the seconds."""
+    table = happybase.Connection(HOST, int(port)).table(name)
+    started = time.perf_counter()
+    with open(path, "rb") as lines, table.batch(batch_size=BATCH_SIZE) as batch:
+        for line in lines:
+            key, prediction, probability, record, _scored, _error = line.split(b"\t")
+            batch.put(key, {b"p:prediction": prediction, b"p:probability": probability, b"p:record": record})
+    print(time.perf_counter() - started)
+
+
+def _puts(processes: int, lines: Lines, plan: Plan) -> float:
+    times: list[float] = []
+    load_local(lines.scored, plan, range(plan.parts), processes, lambda *_state: times.append(time.perf_counter()))
+    return times[-1] - times[0]
+
+
+def _hfiles(processes: int, lines: Lines, plan: Plan) -> float:
+    lines.on_hdfs.remove(HFILES)
+    started = time.perf_counter()
+    with Connection(plan.server) as connection:
+        load = HFileLoad(load_settings(SETTINGS), lines.on_hdfs, processes)
+        load.load(connection, plan, lines.rows, LoadDisplay())
+    return time.perf_counter() - started
+
+
+def _import_tsv(lines: Lines, plan: Plan) -> float:
+    """Load by HBase's own tool for text: a MapReduce job makes HFiles of it, another command hands them over."""
+    folder, fs = lines.on_hdfs.path, lines.on_hdfs.storage.fs
+    if not fs.exists(f"{folder}/tsv"):
+        _write_tsv(lines)
+    target = f"hdfs://{folder}/tsv_hfiles"
+    job = [
+        f"-Dimporttsv.columns={_TSV_COLUMNS}",
+        f"-Dimporttsv.bulk.output={target}",
+        plan.table,
+        f"hdfs://{folder}/tsv",
+    ]
+    started = time.perf_counter()
+    for command in ([_HBASE, _IMPORT, *job], [_HBASE, _BULK_LOAD, "-Dcreate.table=no", target, plan.table]):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+    seconds = time.perf_counter() - started
+    fs.rm(f"{folder}/tsv_hfiles", recursive=True)
+    return seconds
+
+
+def _write_tsv(lines: Lines) -> None:
+    """Write the lines without `error`, which the tool would take for a cell: the flights have none."""
+    for path in lines.scored.files("scored"):
+        with lines.on_hdfs.create(f"{lines.on_hdfs.path}/tsv/{Path(path).name}") as file:
+            for block in lines.scored.blocks(path):
+                file.write(write_rows(zip(*split_columns(block, FIELDS)[:-1], strict=True)))
+
+
+def writer_speed(lines: Lines, folder: Path) -> float:
+    """Return how many rows a second the writer alone takes on one core, from columns in memory to a file."""
+    prefix = len(FAMILY) + 1
+    taken, size = [], 0
+    for block in chain.from_iterable(map(lines.scored.blocks, lines.scored.files("scored"))):
+        keys, of_rows, times = columns(block)
+        taken.append((keys, {column[prefix:]: values for column, values in of_rows.items()}, times))
+        size += len(block)
+        if size > WRITER_BYTES:
+            break
+    started = time.perf_counter()
+    with HFileWriter(str(folder / "writer.hfile"), FAMILY) as file:
+        for chunk in taken:
+            file.write(*chunk)
+    seconds = time.perf_counter() - started
+    (folder / "writer.hfile").unlink()
+    return sum(len(keys) for keys, _columns, _times in taken) / seconds
+
+
+WAYS = {
+    "plain": Way("plain HappyBase loop", _plain, keeps_times=False),
+    "puts1": Way("load --via puts, 1 process", partial(_puts, 1)),
+    "puts2": Way("load --via puts, 2 processes", partial(_puts, 2)),
+    "importtsv": Way("HBase's ImportTsv, bulk load", _import_tsv),
+    "hfiles": Way("load --via hfiles, 2 processes", partial(_hfiles, 2)),
+}
+
+
+if __name__ == "__main__":
+    _plain_loop(*sys.argv[1:])

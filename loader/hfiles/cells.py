@@ -1,0 +1,142 @@
+"""The cells of an HFile's data blocks, and their order.
+
+A cell: length of its key (4 bytes), of its value (4), of the row key (2), the row key, length of the family (1), the
+family, the qualifier, the timestamp (8), the type (1: a put), the value. The key is all between the first two lengths
+and the value. Cells stand in the order of row key, family, qualifier and timestamp, the newest first.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import NamedTuple
+
+PUT = 4
+
+_LENGTHS = struct.Struct(">iih")
+LENGTH_BYTES = 8  # before a key: its length and the value's
+_KEY = struct.Struct(">h")
+_TAIL = struct.Struct(">qB")
+_KEY_OVERHEAD = 2 + 1 + _TAIL.size  # bytes of a key that are not row key, family or qualifier
+
+
+class Cell(NamedTuple):
+    """A cell as it was read: row key, family, qualifier, timestamp in milliseconds since 1970, and value."""
+
+    row: bytes
+    family: bytes
+    qualifier: bytes
+    time: int
+    value: bytes
+
+    @property
+    def rank(self) -> tuple[bytes, bytes, bytes, int]:
+        """What cells are ordered by."""
+        return self.row, self.family, self.qualifier, -self.time
+
+
+class _Heads(dict[tuple[int, int], bytes]):
+    """The lengths before a cell's row key, by those of row key and value: few differ, and to look one up is faster."""
+
+    def __init__(self, name_bytes: int) -> None:
+        self._rest = _KEY_OVERHEAD + name_bytes
+
+    def __missing__(self, lengths: tuple[int, int]) -> bytes:
+        row, value = lengths
+        self[lengths] = head = _LENGTHS.pack(self._rest + row, value, row)
+        return head
+
+
+def encode_rows(
+    keys: Sequence[bytes], family: bytes, columns: Mapping[bytes, Sequence[bytes | None]], times: Sequence[int]
+) -> tuple[list[bytes], int, int]:
+    """Return rows as they stand in a data block, and the number of their cells and of the values' bytes.
+
+    Args:
+        keys: the row keys.
+        family: of all cells.
+        columns: by their qualifiers, of each row its value; None where it has no such cell.
+        times: the timestamp of each row's cells, in milliseconds since 1970.
+    """
+    lengths = list(map(len, keys))
+    pieces: list[Iterable[bytes]] = [[b""] * len(keys)]  # a row without cells is an empty one
+    cells = value_bytes = 0
+    for qualifier in sorted(columns):
+        heads = _Heads(len(family) + len(qualifier))
+        tails = _tails(bytes([len(family)]) + family + qualifier, times)
+        values = [value for value in columns[qualifier] if value is not None]
+        if len(values) == len(keys):
+            pieces += [map(heads.__getitem__, zip(lengths, map(len, values), strict=True)), keys, tails, values]
+        elif values:
+            rows = zip(lengths, keys, tails, columns[qualifier], strict=False)
+            pieces.append(
+                [
+                    b"" if value is None else b"".join([heads[length, len(value)], key, tail, value])
+                    for length, key, tail, value in rows
+                ]
+            )
+        cells += len(values)
+        value_bytes += sum(map(len, values))
+    return list(map(b"".join, zip(*pieces, strict=False))), cells, value_bytes
+
+
+def _tails(name: bytes, times: Sequence[int]) -> Iterator[bytes]:
+    """Return what stands between row key and value, for each row; mostly they are all alike."""
+    known = {time: name + _TAIL.pack(time, PUT) for time in set(times)}
+    return repeat(known[times[0]]) if len(known) == 1 else map(known.__getitem__, times)
+
+
+def split_cells(rows: bytes) -> Iterator[bytes]:
+    """Yield the cells of encoded rows, still encoded."""
+    start = 0
+    while start < len(rows):
+        key, value, _row = _LENGTHS.unpack_from(rows, start)
+        stop = start + LENGTH_BYTES + key + value
+        yield rows[start:stop]
+        start = stop
+
+
+def first_key(rows: bytes) -> bytes:
+    """Return the key of the first cell of encoded rows."""
+    key, _value, _row = _LENGTHS.unpack_from(rows)
+    return rows[LENGTH_BYTES : LENGTH_BYTES + key]
+
+
+def last_key(rows: bytes) -> bytes:
+    """Return the key of the last cell of encoded rows."""
+    *_others, last = split_cells(rows)
+    return first_key(last)
+
+
+def decode_cells(block: bytes) -> Iterator[Cell]:
+    """Yield the cells of a data block.
+
+    Raises:
+        ValueError: it is not cells, one after another, each a put.
+    """
+    start = 0
+    while start < len(block):
+        if len(block) - start < _LENGTHS.size:
+            raise ValueError("its last cell is cut off")
+        key, value, row = _LENGTHS.unpack_from(block, start)
+        stop = start + LENGTH_BYTES + key + value
+        if min(value, row) < 0 or key < row + _KEY_OVERHEAD or stop > len(block):
+            raise ValueError("a cell's lengths do not fit together")
+        yield Cell(*decode_key(block[start + LENGTH_BYTES : stop - value]), block[stop - value : stop])
+        start = stop
+
+
+def decode_key(key: bytes) -> tuple[bytes, bytes, bytes, int]:
+    """Return row key, family, qualifier and timestamp of a cell's key.
+
+    Raises:
+        ValueError: it is none, or not a put's.
+    """
+    (row,) = _KEY.unpack_from(key)
+    family = 3 + row
+    qualifier = family + key[family - 1]
+    if len(key) < qualifier + _TAIL.size:
+        raise ValueError("a cell's lengths do not fit together")
+    time, kind = _TAIL.unpack_from(key, len(key) - _TAIL.size)
+    if kind != PUT:
+        raise ValueError(f"a cell of type {kind}, not a put")
+    return key[2 : 2 + row], key[family:qualifier], key[qualifier : -_TAIL.size], time

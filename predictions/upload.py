@@ -1,0 +1,92 @@
+"""Files of a task into its output folder on HDFS, which the output committer promotes with that attempt alone.
+
+By WebHDFS, without starting a JVM; by `hadoop fs`, which takes seconds, where the cluster wants a ticket for it, has
+several NameNodes, or does not answer there.
+"""
+
+import getpass
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import BinaryIO
+from urllib.parse import quote, urlencode, urlsplit
+
+from predictions.errors import InternalError
+
+BUFFER_BYTES = 1 << 20
+TIMEOUT = 60  # seconds without a sign of life
+
+_TARGET = "mapreduce_task_output_dir"
+_WEB_ADDRESS, _AUTHENTICATION, _USER = (
+    "dfs_namenode_http_address",
+    "hadoop_security_authentication",
+    "mapreduce_job_user_name",
+)
+
+
+def upload(folder: str) -> None:
+    """Copy a folder's files into a folder of the same name in the task's output folder; outside a job it is no more.
+
+    Raises:
+        InternalError: HDFS did not take them.
+    """
+    target = os.environ.get(_TARGET)
+    if not target:
+        return
+    names = [
+        os.path.relpath(os.path.join(top, file), folder) for top, _folders, files in os.walk(folder) for file in files
+    ]
+    base = f"{urlsplit(target).path}/{os.path.basename(folder)}"
+    try:
+        for name in names:
+            put(os.path.join(folder, name), f"{base}/{name}")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        print(f"WebHDFS does not take this task's files ({error}): they go by `hadoop fs`", file=sys.stderr)
+        _put_by_hadoop(folder, target)
+
+
+def put(path: str, target: str) -> None:
+    """Write a file to HDFS (WebHDFS, "Create and Write to a File").
+
+    Args:
+        path: of the file.
+        target: its path on HDFS; what is there is replaced.
+
+    Raises:
+        OSError, http.client.HTTPException, ValueError: it could not be had, or does not take it.
+    """
+    if os.environ.get(_AUTHENTICATION, "simple") != "simple":
+        raise ValueError("it wants a ticket")
+    user = os.environ.get(_USER) or getpass.getuser()
+    query = urlencode({"op": "CREATE", "overwrite": "true", "noredirect": "true", "user.name": user})
+    told = _request(os.environ.get(_WEB_ADDRESS, ""), f"/webhdfs/v1{quote(target)}?{query}")
+    place = urlsplit(json.loads(told)["Location"])
+    with open(path, "rb") as file:
+        _request(place.netloc, f"{place.path}?{place.query}", file)
+
+
+def _request(address: str, path: str, body: BinaryIO | None = None) -> bytes:
+    size = os.fstat(body.fileno()).st_size if body else 0
+    connection = http.client.HTTPConnection(address, timeout=TIMEOUT, blocksize=BUFFER_BYTES)
+    try:
+        connection.request("PUT", path, body, {"Content-Length": str(size), "Content-Type": "application/octet-stream"})
+        response = connection.getresponse()
+        told = response.read()
+    finally:
+        connection.close()
+    if response.status >= http.client.BAD_REQUEST:
+        raise ValueError(f"{address} answers {response.status}: {told[:500]!r}")
+    return told
+
+
+def _put_by_hadoop(folder: str, target: str) -> None:
+    homes = [os.environ.get(name, "") for name in ("HADOOP_HOME", "HADOOP_COMMON_HOME")]
+    hadoop = shutil.which("hadoop") or next(filter(None, (shutil.which(f"{home}/bin/hadoop") for home in homes)), None)
+    if not hadoop:
+        raise InternalError("no `hadoop` on this node either: not on the PATH, nor below HADOOP_HOME")
+    done = subprocess.run([hadoop, "fs", "-put", "-f", folder, target], capture_output=True, text=True)
+    if done.returncode:
+        raise InternalError(f"hadoop fs -put failed: {done.stderr.strip().splitlines()[-1:]}")

@@ -1,0 +1,177 @@
+"""HFiles into the cluster's HBase: the same table as by puts, whatever came between."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+
+import psutil
+import pytest
+from conftest import CHECKOUT, make_orders
+
+from loader.connection import Connection
+from predictions.load import How, load
+from predictions.pointer import BUILDING
+from predictions.progress import LoadDisplay
+from predictions.release import release_table
+
+pytestmark = pytest.mark.cluster
+
+DEADLINE = 120  # seconds, for what takes a few
+
+
+class Scored:
+    """A release that a job scored, and its table."""
+
+    def __init__(self, made):
+        self.made = made
+        self.folder = made.train()
+        made.succeed("score")
+        self.table = release_table(made.name, self.folder.release)
+        self.connection = Connection(made.settings.hbase.server())
+
+    def load(self, how=How()):  # noqa: B008
+        with LoadDisplay() as display:
+            return load(self.made.settings, self.folder, how, display, print)
+
+    def cells(self):
+        return {row.key: row.cells for row in chain.from_iterable(self.connection.scan(self.table, b"", b""))}
+
+    def files(self):
+        return sorted(name for name in self.folder.storage.names(f"{self.folder.path}/hfiles/p"))
+
+    def forget(self):
+        """Let it be as if `load` had been killed just before its end."""
+        row = {b"r:state": BUILDING.encode()}
+        self.connection.put(self.made.name, b"release:" + self.folder.release.encode(), row)
+        manifest = self.folder.manifest()
+        manifest.pop("loaded", None)
+        self.folder.write_manifest(manifest)
+
+    def drop(self):
+        self.forget()
+        self.connection.delete_table(self.table)
+
+    def is_whole(self):
+        return self.made.succeed("verify", "--full").stdout == ""
+
+
+@pytest.fixture(scope="module")
+def release(project, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("orders")
+    release = Scored(project((make_orders(folder) / "predictions.toml").read_text(), folder))
+    with release.connection:
+        yield release
+
+
+PARTS = [f"part-{part:05d}" for part in range(4)]
+
+
+def test_both_ways_give_the_same_table_cell_for_cell(release):
+    assert release.files() == PARTS
+    release.made.succeed("load")
+    assert release.files() == []
+    assert release.is_whole()
+    by_hfiles = release.cells()
+    assert len(by_hfiles) == 400
+    release.drop()
+    release.made.succeed("load", "--via", "puts")
+    assert release.cells() == by_hfiles
+
+
+def test_files_that_were_moved_are_not_missed_and_those_of_a_dropped_table_are_written_again(release):
+    release.drop()
+    release.load(How(via="hfiles"))
+    release.forget()
+    started = release.folder.manifest()
+    release.load()  # finds every row in place
+    assert (release.files(), "loaded" in started, release.is_whole()) == ([], False, True)
+    release.drop()
+    release.load()
+    assert release.is_whole()
+
+
+def test_some_files_moved_and_some_not(release):
+    release.drop()
+    release.load()
+    release.forget()
+    facts = json.loads(release.folder.read("hfiles/part-00001.json"))
+    release.connection.delete_row(release.table, facts["first"].encode())
+    release.load()  # writes part 1 again, and the others stay
+    assert release.is_whole()
+
+
+def test_killed_while_hbase_moves_the_files(release):
+    release.drop()
+    command = [sys.executable, "-m", "predictions", "--settings", str(release.made.path), "load"]
+    running = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + DEADLINE
+    while not any(
+        "BulkLoadHFilesTool" in " ".join(p.cmdline()) for p in psutil.Process(running.pid).children(recursive=True)
+    ):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    release.made.succeed("load")  # at once: the command of the dead one is still at work
+    assert release.is_whole()
+
+
+def test_a_file_that_is_not_what_was_written_is_refused_before_hbase_has_any(release):
+    release.drop()
+    release.load()
+    release.drop()
+    with pytest.raises(KeyboardInterrupt):
+        load(release.made.settings, release.folder, How(), Interrupter(), print)  # the files are there again
+    path = f"{release.folder.path}/hfiles/p/part-00002"
+    fs = release.folder.storage.fs
+    good = fs.cat_file(path)
+    assert release.files() == PARTS
+    fs.pipe_file(path, good[:500] + bytes([good[500] ^ 1]) + good[501:])
+    refused = release.made.succeed("load", code=5)
+    assert f"{path}: it is not what was written, by its sha256; remove it and load again" in refused.stderr
+    assert release.files() == PARTS
+    fs.pipe_file(path, fs.cat_file(f"{release.folder.path}/hfiles/p/part-00001"))
+    assert "part-00002: it is not what was written" in release.made.succeed("load", code=5).stderr
+    fs.pipe_file(f"{release.folder.path}/hfiles/p/part-00009", good)
+    assert "part-00009: the release has 4 regions" in release.made.succeed("load", code=2).stderr
+    fs.rm(f"{release.folder.path}/hfiles/p/part-00009")
+    fs.rm(path)
+    assert release.cells() == {}
+    release.load()
+    assert release.is_whole()
+
+
+class Interrupter(LoadDisplay):
+    """Interrupts, as a person does, when the files are about to be handed over."""
+
+    def update(self, part, state, rows):
+        if state == "loading":
+            raise KeyboardInterrupt
+
+
+def test_what_cannot_be_is_said(release, tmp_path):
+    release.forget()
+    for options in (["--rate", "5"], ["--runner", "hadoop"]):
+        refused = release.made.succeed("load", "--via", "hfiles", *options, code=2)
+        assert "--runner and --rate are for puts" in refused.stderr
+    (tmp_path / "no-hbase").mkdir()
+    refused = release.made.run("load", "--via", "hfiles", PREDICTIONS_HADOOP_BIN=str(tmp_path / "no-hbase"))
+    assert (refused.returncode, "use --via puts" in refused.stderr) == (2, True)
+    release.load()
+
+
+def test_without_webhdfs_the_reducers_files_go_by_hadoop(release):
+    made = release.made
+    expected = {name: release.folder.read(f"hfiles/{name}.json") for name in PARTS}
+    release.folder.remove("scored")
+    environment = {"PREDICTIONS_HADOOP_PROPERTIES": json.dumps({"dfs.namenode.http-address": "127.0.0.1:1"})}
+    made.succeed("score", **environment)
+    assert release.files() == PARTS
+    assert {name: release.folder.read(f"hfiles/{name}.json") for name in PARTS} == expected
+    release.drop()
+    release.load(How(via="hfiles"))
+    assert release.is_whole()
