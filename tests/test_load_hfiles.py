@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import chain
 
 import psutil
@@ -13,7 +14,7 @@ from conftest import CHECKOUT, make_orders
 
 from loader.connection import Connection
 from predictions.load import How, load
-from predictions.pointer import BUILDING
+from predictions.pointer import BUILDING, Releases
 from predictions.progress import LoadDisplay
 from predictions.release import release_table
 
@@ -52,7 +53,14 @@ class Scored:
 
     def drop(self):
         self.forget()
-        self.connection.delete_table(self.table)
+        if self.table.encode() in self.connection.tables():
+            self.connection.delete_table(self.table)
+
+    def write(self):
+        """Write the files, and end before HBase has any."""
+        with pytest.raises(KeyboardInterrupt):
+            load(self.made.settings, self.folder, How(), Interrupter(), print)
+        assert self.files() == PARTS
 
     def is_whole(self):
         return self.made.succeed("verify", "--full").stdout == ""
@@ -63,6 +71,7 @@ def release(project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("orders")
     release = Scored(project((make_orders(folder) / "predictions.toml").read_text(), folder))
     with release.connection:
+        Releases(release.connection, release.made.name).make_table()
         yield release
 
 
@@ -94,13 +103,27 @@ def test_files_that_were_moved_are_not_missed_and_those_of_a_dropped_table_are_w
 
 
 def test_some_files_moved_and_some_not(release):
+    """One is loaded, one is still there, and two are nowhere."""
     release.drop()
+    release.write()
+    fs, path = release.folder.storage.fs, f"{release.folder.path}/hfiles/p"
+    kept = fs.cat_file(f"{path}/part-00002")
+    for part in (0, 2, 3):
+        fs.rm(f"{path}/{PARTS[part]}")
+    tool = ["org.apache.hadoop.hbase.tool.BulkLoadHFilesTool", "-Dcreate.table=no"]
+    hbase = release.made.settings.hadoop.bin / "hbase"
+    subprocess.run([hbase, *tool, f"hdfs://{release.folder.path}/hfiles", release.table], check=True)
+    assert 0 < len(release.cells()) < 200
+    fs.pipe_file(f"{path}/part-00002", kept)
     release.load()
-    release.forget()
-    facts = json.loads(release.folder.read("hfiles/part-00001.json"))
-    release.connection.delete_row(release.table, facts["first"].encode())
-    release.load()  # writes part 1 again, and the others stay
     assert release.is_whole()
+
+
+def commands_below(process):
+    """The command lines of the processes that it has started; one may end meanwhile."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            yield " ".join(child.cmdline())
 
 
 def test_killed_while_hbase_moves_the_files(release):
@@ -108,9 +131,7 @@ def test_killed_while_hbase_moves_the_files(release):
     command = [sys.executable, "-m", "predictions", "--settings", str(release.made.path), "load"]
     running = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + DEADLINE
-    while not any(
-        "BulkLoadHFilesTool" in " ".join(p.cmdline()) for p in psutil.Process(running.pid).children(recursive=True)
-    ):
+    while not any("BulkLoadHFilesTool" in command for command in commands_below(running)):
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -122,10 +143,7 @@ def test_killed_while_hbase_moves_the_files(release):
 
 def test_a_file_that_is_not_what_was_written_is_refused_before_hbase_has_any(release):
     release.drop()
-    release.load()
-    release.drop()
-    with pytest.raises(KeyboardInterrupt):
-        load(release.made.settings, release.folder, How(), Interrupter(), print)  # the files are there again
+    release.write()
     path = f"{release.folder.path}/hfiles/p/part-00002"
     fs = release.folder.storage.fs
     good = fs.cat_file(path)
