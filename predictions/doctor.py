@@ -8,6 +8,7 @@ import tarfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from hadoop.diagnosis import attempt_logs, diagnose
 from hadoop.packing import TASK_LIBRARIES
@@ -16,6 +17,7 @@ from hadoop.yarn import CLIENT, application_report, usable_nodes
 from loader.connection import Connection
 from predictions.database import open_database
 from predictions.errors import InputError, PredictionsError
+from predictions.load_hfiles import can_load
 from predictions.settings import Settings
 from predictions.storage import Storage
 
@@ -53,6 +55,8 @@ def examine_setup(settings: Settings, storage: Storage) -> Iterator[Finding]:
             ("tasks' Python", lambda: _python(settings)),
         ]
     checks += [("hbase", lambda: _hbase(settings)), ("Thrift", lambda: _thrift(settings))]
+    if can_load(settings, storage):
+        checks.append(("bulk load", lambda: _bulk_load(settings, storage)))
     for name, check in checks:
         try:
             yield Finding(name, check())
@@ -144,6 +148,25 @@ def _hbase(settings: Settings) -> str:
             return f"no such command: tables will get one region, not {settings.hbase.regions}"
         return "not needed for one region"
     return f"tables of {settings.hbase.regions} regions"
+
+
+def _bulk_load(settings: Settings, storage: Storage) -> str:
+    """Whether the files of whoever loads can be moved to where HBase, another user perhaps, keeps its own."""
+    hbase = find_command("hbase", settings.hadoop.bin)
+    assert hbase
+    tool = [hbase, "org.apache.hadoop.hbase.util.HBaseConfTool", "hbase.rootdir"]
+    done = subprocess.run(tool, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    root = urlsplit(done.stdout.strip()).path
+    if done.returncode or not root:
+        raise InputError(f"{hbase} does not know hbase.rootdir; is its configuration there?")
+    staging = f"{root}/staging"
+    for path in (root, staging):
+        if not storage.may_enter(path):
+            raise InputError(
+                f"{storage.user} may not enter {path}, where HBase takes over files; have it opened (hdfs dfs -chmod "
+                "711), or load with --via puts"
+            )
+    return f"HFiles can be moved to {staging}"
 
 
 def _thrift(settings: Settings) -> str:

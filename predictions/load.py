@@ -65,7 +65,7 @@ def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int)
     for_puts = how.runner is not None or how.rate is not None
     if how.via == "hfiles" and for_puts:
         raise InputError("--runner and --rate are for puts: HFiles are taken over as they are; leave them out")
-    if how.via == "hfiles" or (how.via is None and not for_puts and can_load(settings, folder)):
+    if how.via == "hfiles" or (how.via is None and not for_puts and can_load(settings, folder.storage)):
         return HFileLoad(settings, folder, how.at_once(parts))
     in_job = how.runner == "hadoop"
     return PutLoad(settings, folder, in_job, how.processes if in_job else how.at_once(parts))

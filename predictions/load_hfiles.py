@@ -20,7 +20,7 @@ from predictions.errors import InputError, InternalError, ServiceError, Verifica
 from predictions.progress import CHECKING, DONE, LOADING, WAITING, WRITING, LoadDisplay
 from predictions.schema import FAMILY
 from predictions.settings import Settings
-from predictions.storage import HFILES, ReleaseFolder
+from predictions.storage import HFILES, ReleaseFolder, Storage
 from predictions.workers import Report, run_tasks
 
 ATTEMPTS = 3
@@ -29,9 +29,9 @@ _OPTIONS = {"create.table": "no", "hbase.bulkload.retries.retryOnIOException": "
 _READ_BYTES = 4 << 20
 
 
-def can_load(settings: Settings, folder: ReleaseFolder) -> bool:
+def can_load(settings: Settings, storage: Storage) -> bool:
     """Whether HBase can be handed a release's HFiles: they are on HDFS, and the command `hbase` is here."""
-    return folder.storage.is_hdfs and find_command("hbase", settings.hadoop.bin) is not None
+    return storage.is_hdfs and find_command("hbase", settings.hadoop.bin) is not None
 
 
 class HFileLoad:
@@ -47,7 +47,7 @@ class HFileLoad:
     """
 
     def __init__(self, settings: Settings, folder: ReleaseFolder, processes: int) -> None:
-        if not can_load(settings, folder):
+        if not can_load(settings, folder.storage):
             raise InputError(
                 f"{folder.path}: HFiles are loaded from HDFS, with the command `hbase` (hadoop.bin); use --via puts"
             )

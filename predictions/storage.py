@@ -51,11 +51,11 @@ class Storage:
         if self.is_hdfs:
             parts = _split_url(url)
             self.address = f"{parts.hostname}:{parts.port or WEB_PORT}"
-            user = parts.username or getpass.getuser()
-            self.fs = fsspec.filesystem("webhdfs", host=parts.hostname, port=parts.port or WEB_PORT, user=user)
+            self.user = parts.username or getpass.getuser()
+            self.fs = fsspec.filesystem("webhdfs", host=parts.hostname, port=parts.port or WEB_PORT, user=self.user)
             self.folder = f"{parts.path.rstrip('/')}/{name}"
         else:
-            self.address = "this machine"
+            self.address, self.user = "this machine", getpass.getuser()
             self.fs = fsspec.filesystem("file")
             self.folder = os.path.abspath(f"{url}/{name}")
 
@@ -74,6 +74,15 @@ class Storage:
                 return [path.rstrip("/").rpartition("/")[2] for path in self.fs.ls(folder, detail=False)]
             except FileNotFoundError:
                 return []
+
+    def may_enter(self, path: str) -> bool:
+        """Ask HDFS whether a folder may be entered (WebHDFS, "Check access"); no, where it is not there."""
+        with self.reachable():
+            try:
+                self.fs._call("CHECKACCESS", path=path, fsaction="--x")
+            except (PermissionError, FileNotFoundError):
+                return False
+            return True
 
     def release(self, release: str | None = None) -> "ReleaseFolder":
         """Return a release's folder, the newest one's by default.

@@ -223,7 +223,8 @@ def test_a_setup_that_is_fit_and_one_that_is_not(orders_release, tmp_path):
     made, _folder = orders_release
     found = made.succeed("doctor").stdout.splitlines()
     assert [line.split(":")[0] for line in found] == [
-        f"ok    {name}" for name in ("database", "storage", "hadoop", "YARN", "tasks' Python", "hbase", "Thrift")
+        f"ok    {name}"
+        for name in ("database", "storage", "hadoop", "YARN", "tasks' Python", "hbase", "Thrift", "bulk load")
     ]
     bare = executable(tmp_path / "bare", f'exec {sys.executable} -S "$@"')  # no site-packages
     unfit = made.run("doctor", PREDICTIONS_HADOOP_PYTHON=bare, PREDICTIONS_MODEL_LABEL="payed")
@@ -231,6 +232,28 @@ def test_a_setup_that_is_fit_and_one_that_is_not(orders_release, tmp_path):
     assert "FAIL  database: no column payed" in unfit.stdout
     assert "FAIL  tasks' Python" in unfit.stdout
     assert "hadoop/cluster pack" in unfit.stdout
+
+
+def test_a_user_who_may_not_enter_where_hbase_takes_over_files(orders_release):
+    made, folder = orders_release
+    fs = folder.storage.fs
+
+    def staging(mode):
+        fs._call("SETPERMISSION", method="put", path="/hbase/staging", permission=mode)
+
+    port = folder.storage.address.rpartition(":")[2]
+    fs.makedirs("/doctor")
+    fs._call("SETPERMISSION", method="put", path="/doctor", permission="777")
+    analyst = ("--storage", f"webhdfs://analyst@127.0.0.1:{port}/doctor", "doctor")
+    staging("700")
+    try:
+        refused = made.run(*analyst)
+    finally:
+        staging("711")
+    assert refused.returncode == 2
+    assert "FAIL  bulk load: analyst may not enter /hbase/staging, where HBase takes over files" in refused.stdout
+    assert "ok    bulk load: HFiles can be moved to /hbase/staging" in made.succeed(*analyst).stdout
+    fs.rm("/doctor", recursive=True)
 
 
 def test_jobs_that_are_none_or_well(orders_release):

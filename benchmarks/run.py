@@ -1,0 +1,170 @@
+"""From exported records to served predictions, in one job on the embedded cluster: seconds a stage, and its waits.
+
+The records are the flights, so many times each, exported to HDFS before. What is timed are the calls behind
+`predictions score`, `load` and `activate`, cut where the job's or the load's own progress says that a step has ended:
+
+- `hand in`: the job's files go to HDFS, `hadoop jar` starts and hands the job in, YARN starts its application master
+  and the first containers, up to the first sign of progress of a map task;
+- `map`, `reduce`: up to the end of the last map task, and of the last reduce task, which writes its region's HFile too;
+- `end`: the output is committed, `hadoop jar` ends, and the counters are compared;
+- `table`: `hbase` makes the release's table with its regions; `check`: the HFiles are read against their SHA-256;
+- `bulk load`: `hbase` hands the HFiles to the region server; `verify`: each region's rows are counted and digested;
+- `serve`: the release becomes the current one, and a row of its table is read.
+
+`busy` is the share of the cores' time in which they worked, for whomever; the rest of a stage is waiting.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import psutil
+
+from benchmarks.flights import SETTINGS, VAR, machine, make_copies, make_release, running_cluster
+from loader.connection import Connection
+from predictions import exits
+from predictions.load import How, load
+from predictions.pointer import Releases
+from predictions.progress import CHECKING, DONE, LOADING, LoadDisplay, say
+from predictions.release import release_table
+from predictions.score import score
+from predictions.settings import Settings, load_settings
+from predictions.storage import ReleaseFolder, Storage
+
+HOST = "127.0.0.1"
+MAPPED, REDUCED = 0.5, 1.0  # shares of a job's progress
+
+
+class Step(NamedTuple):
+    """What a stage took."""
+
+    seconds: float
+    busy: float  # share of the cores' time, 0 to 1
+
+
+class Steps:
+    """The stages so far, one after another."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Step] = {}
+        self._since = _now()
+
+    def end(self, name: str) -> None:
+        """Say that a stage ends, unless it has ended: the next one begins."""
+        if name not in self.steps:
+            now = _now()
+            seconds = now[0] - self._since[0]
+            idle = (now[1] - self._since[1]) / (seconds * (psutil.cpu_count() or 1)) if seconds else 0.0
+            self.steps[name] = Step(round(seconds, 2), round(1 - min(1.0, idle), 3))
+            self._since = now
+
+
+def _now() -> tuple[float, float]:
+    times = psutil.cpu_times()
+    return time.monotonic(), times.idle + times.iowait
+
+
+class Display(LoadDisplay):
+    """Cuts the load into its steps."""
+
+    def __init__(self, steps: Steps) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def update(self, part: int, state: str, rows: int) -> None:
+        if state == CHECKING:
+            self._steps.end("table")
+        elif state == LOADING:
+            self._steps.end("check")
+        elif state == DONE:
+            self._steps.end("bulk load")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@click.option("--copies", type=click.IntRange(1), default=10, show_default=True, help="Of the flights, under new IDs.")
+def main(as_json: bool, copies: int) -> None:
+    """Measure how long it is from exported records to served predictions."""
+    VAR.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="run.", dir=VAR) as local, running_cluster() as cluster:
+        settings = load_settings(SETTINGS)
+        thrift = settings.hbase.model_copy(update={"thrift": f"{HOST}:{cluster.port('thrift')}"})
+        storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
+        settings = settings.model_copy(update={"hbase": thrift, "name": "benchmark_run"})
+        with _release(settings, Path(local), storage, copies) as folder:
+            steps = _run(settings, folder)
+            rows = folder.manifest()["loaded"]["rows"]
+    total = sum(step.seconds for step in steps.values())
+    result = {
+        "rows": rows,
+        "seconds": round(total, 2),
+        "stages": {name: step._asdict() for name, step in steps.items()},
+        "machine": machine(),
+    }
+    print(json.dumps(result) if as_json else _table(result))
+
+
+@contextmanager
+def _release(settings: Settings, local: Path, storage: Storage, copies: int) -> Iterator[ReleaseFolder]:
+    """Give a release on HDFS, exported and with a model, and remove it and its tables at the end."""
+    made = make_copies(make_release(local), copies)
+    folder = ReleaseFolder(storage, made.release)
+    try:
+        for part in ("export", "model"):
+            for path in sorted(Path(made.path, part).iterdir()):
+                with open(path, "rb") as file:
+                    folder.put(f"{part}/{path.name}", file)
+        folder.write_manifest(made.manifest())
+        yield folder
+    finally:
+        storage.fs.rm(storage.folder, recursive=True)
+        with Connection(settings.hbase.server(loading=True)) as connection:
+            for table in {settings.name, release_table(settings.name, folder.release)}:
+                if table.encode() in connection.tables():
+                    connection.delete_table(table)
+
+
+def _run(settings: Settings, folder: ReleaseFolder) -> dict[str, Step]:
+    steps = Steps()
+
+    def progress(share: float) -> None:
+        if share > 0:
+            steps.end("hand in")
+        if share >= MAPPED:
+            steps.end("map")
+        if share >= REDUCED:
+            steps.end("reduce")
+
+    score(settings, folder, "hadoop", progress)
+    steps.end("end")
+    with Display(steps) as display:
+        load(settings, folder, How(via="hfiles"), display, say)
+    steps.end("verify")
+    with Connection(settings.hbase.server()) as connection:
+        releases = Releases(connection, settings.name)
+        releases.activate(folder.release)
+        first = next(connection.scan(release_table(settings.name, folder.release), b"", b"", page_rows=1))
+        if not first or releases.pointer().current != folder.release:
+            raise click.ClickException("the release is not served")
+    steps.end("serve")
+    return steps.steps
+
+
+def _table(result: dict) -> str:
+    lines = [
+        f"{result['rows']:,} flights, from exported records to served predictions: {result['seconds']:.1f} s",
+        result["machine"],
+        f"{'':12}{'seconds':>10}{'busy':>8}{'waiting, s':>14}",
+    ]
+    for name, step in result["stages"].items():
+        lines.append(f"{name:12}{step['seconds']:10.1f}{step['busy']:8.0%}{step['seconds'] * (1 - step['busy']):14.1f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    exits.run(main, "run")

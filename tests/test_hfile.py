@@ -1,0 +1,40 @@
+"""`predictions hfile`: what it says of a file, and of what is none."""
+
+from test_hfiles import TIME, orders, write
+
+
+def test_a_file_is_verified_and_printed(predictions, tmp_path):
+    write(tmp_path / "f", orders(3))
+    verified = predictions("hfile", "verify", str(tmp_path / "f"))
+    facts = dict(
+        line.split(maxsplit=1) for line in verified.stdout.splitlines() if not line.startswith(("data", "index"))
+    )
+    assert (verified.returncode, facts["rows"], facts["cells"], facts["codec"]) == (0, "3", "6", "NONE")
+    printed = predictions("hfile", "dump", str(tmp_path / "f"))
+    assert printed.stdout.splitlines()[:2] == [
+        f"0000:0000\tp:prediction\t{TIME}\t0",
+        f"0000:0000\tp:record\t{TIME}\t0000000000000000",
+    ]
+    assert len(printed.stdout.splitlines()) == 6
+
+
+def test_any_bytes_are_one_line_a_cell(predictions, tmp_path):
+    write(tmp_path / "f", ([b"a\tb\nc"], {b"x": [b"\\\r\n\t"]}, [TIME]))
+    printed = predictions("hfile", "dump", str(tmp_path / "f"))
+    assert printed.stdout == f"a\\tb\\nc\tp:x\t{TIME}\t\\\\\\r\\n\\t\n"
+
+
+def test_what_is_wrong_is_said_in_a_line(predictions, tmp_path):
+    write(tmp_path / "f", orders(3))
+    data = (tmp_path / "f").read_bytes()
+    (tmp_path / "f").write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    (tmp_path / "g").write_bytes(b"no HFile")
+    for name, code, message in (
+        ("f", 5, "f: at byte 0: a checksum is not that of its bytes"),
+        ("g", 5, "g: at byte 0: it is no HFile, or its end is missing"),
+        ("h", 2, "h: [Errno 2] No such file"),
+    ):
+        for command in ("verify", "dump"):
+            done = predictions("hfile", command, str(tmp_path / name))
+            assert (done.returncode, len(done.stderr.splitlines())) == (code, 1)
+            assert message in done.stderr

@@ -1,0 +1,121 @@
+"""A region's HFile from its prediction lines: what it holds, what is known of it, and the reducer that writes it."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import CHECKOUT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loader.hfiles.reader import HFileReader
+from loader.region_file import RegionFacts, RegionFile, facts_name, hfile_name
+from predictions.errors import InputError
+from predictions.records import escape, id_digest, join_lines, read_blocks
+from predictions.rowkey import record_id, row_keys
+from predictions.schema import cells, columns, parse_line
+from predictions.unreadable import Unreadable, prediction_lines
+
+TIMES = st.sampled_from([1795362300000, 1795362300001])
+FIELD = st.just(b"\\N") | st.text(max_size=8).map(lambda text: escape(text.encode()))
+
+
+@st.composite
+def prediction_lines_of_a_region(draw):
+    names = draw(st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=30))
+    keys = sorted(row_keys([escape(name.encode()) for name in names]))
+    record = st.integers(0, 2**64 - 1).map(lambda number: b"%016x" % number)
+    return [b"\t".join([key, draw(FIELD), draw(FIELD), draw(record), b"%d" % draw(TIMES), draw(FIELD)]) for key in keys]
+
+
+def expected_cells(lines):
+    return [
+        (line.row_key, *column.split(b":"), int(line.scored), value)
+        for line in map(parse_line, lines)
+        for column, value in sorted(cells(line).items())
+    ]
+
+
+def write(folder, lines, part=0, size=1 << 20):
+    path = folder / "lines"
+    path.write_bytes(join_lines(lines) if lines else b"")
+    with open(path, "rb") as stream, RegionFile(str(folder / "hfiles"), part) as file:
+        for block in read_blocks(stream, size):
+            file.write(block)
+    return file.facts
+
+
+def read(folder, part=0):
+    with open(folder / "hfiles" / hfile_name(part), "rb") as file:
+        return [tuple(cell) for cell in HFileReader(file, "x").read()]
+
+
+@given(prediction_lines_of_a_region(), st.integers(1, 500))
+def test_it_has_the_cells_that_puts_would_write(tmp_path_factory, lines, size):
+    folder = tmp_path_factory.mktemp("region")
+    facts = write(folder, lines, 3, size)
+    expected = expected_cells(lines)
+    assert read(folder, 3) == expected
+    keys = [parse_line(line).row_key for line in lines]
+    data = (folder / "hfiles" / hfile_name(3)).read_bytes()
+    assert facts == RegionFacts(
+        rows=len(lines),
+        id_digest=id_digest(map(record_id, keys)),
+        cells=len(expected),
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        first=keys[0].decode(),
+        last=keys[-1].decode(),
+    )
+    assert RegionFacts.from_json((folder / "hfiles" / facts_name(3)).read_bytes()) == facts
+
+
+@given(prediction_lines_of_a_region())
+def test_columns_are_the_cells_of_all_lines(lines):
+    keys, of_rows, times = columns(join_lines(lines))
+    found = [
+        (key, {column: values[row] for column, values in of_rows.items() if values[row] is not None}, time)
+        for row, (key, time) in enumerate(zip(keys, times, strict=True))
+    ]
+    assert found == [(line.row_key, cells(line), int(line.scored)) for line in map(parse_line, lines)]
+
+
+def test_a_region_without_rows_has_facts_and_no_file(tmp_path):
+    assert write(tmp_path, []) == RegionFacts()
+    assert [path.name for path in (tmp_path / "hfiles").rglob("*") if path.is_file()] == [facts_name(0)]
+
+
+def test_lines_out_of_order_leave_neither(tmp_path):
+    lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2"]))
+    with pytest.raises(InputError, match="comes after"):
+        write(tmp_path, lines[::-1])
+    assert [path for path in (tmp_path / "hfiles").rglob("*") if path.is_file()] == []
+
+
+def run_reducer(folder, lines, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, CHECKOUT / "reducer.py", *arguments],
+        input=join_lines(lines),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment},
+        capture_output=True,
+    )
+
+
+def test_the_reducer_writes_it_beside_its_lines(tmp_path):
+    lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2", b"3"]))
+    done = run_reducer(tmp_path, lines, "hfiles", mapreduce_task_partition="7")
+    assert (done.returncode, done.stdout) == (0, join_lines(lines))
+    assert read(tmp_path, 7) == expected_cells(lines)
+
+
+def test_lines_that_no_one_could_read_are_not_in_it(tmp_path):
+    lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2"]))
+    others = prediction_lines([Unreadable("stdin", 1, "the ID is empty", b"")], b"1795362300000").splitlines()
+    done = run_reducer(tmp_path, [*lines, *others], "hfiles")
+    assert done.stdout == join_lines([*lines, *others])
+    assert read(tmp_path) == expected_cells(lines)
+    assert run_reducer(tmp_path, others, "only").returncode == done.returncode == 3
+    assert [path.name for path in (tmp_path / "only").rglob("*") if path.is_file()] == [facts_name(0)]
