@@ -58,14 +58,15 @@ def encode_rows(
         times: the timestamp of each row's cells, in milliseconds since 1970.
     """
     lengths = list(map(len, keys))
-    pieces: list[Iterable[bytes]] = [[b""] * len(keys)]  # a row without cells is an empty one
+    pieces: list[Iterable[bytes]] = []
     cells = value_bytes = 0
     for qualifier in sorted(columns):
         heads = _Heads(len(family) + len(qualifier))
         tails = _tails(bytes([len(family)]) + family + qualifier, times)
         values = [value for value in columns[qualifier] if value is not None]
+        sizes = list(map(len, values))
         if len(values) == len(keys):
-            pieces += [map(heads.__getitem__, zip(lengths, map(len, values), strict=True)), keys, tails, values]
+            pieces += [map(heads.__getitem__, zip(lengths, sizes, strict=True)), keys, tails, values]
         elif values:
             rows = zip(lengths, keys, tails, columns[qualifier], strict=False)
             pieces.append(
@@ -75,7 +76,9 @@ def encode_rows(
                 ]
             )
         cells += len(values)
-        value_bytes += sum(map(len, values))
+        value_bytes += sum(sizes)
+    if not pieces:
+        return [b""] * len(keys), 0, 0
     return list(map(b"".join, zip(*pieces, strict=False))), cells, value_bytes
 
 
