@@ -18,6 +18,7 @@ from predictions.errors import InternalError
 
 BUFFER_BYTES = 1 << 20
 TIMEOUT = 60  # seconds without a sign of life
+ANY_HOST = "0.0.0.0"  # noqa: S104, what the NameNode listens on is not where it is
 
 _TARGET = "mapreduce_task_output_dir"
 _WEB_ADDRESS, _AUTHENTICATION, _USER = (
@@ -39,30 +40,38 @@ def upload(folder: str) -> None:
     names = [
         os.path.relpath(os.path.join(top, file), folder) for top, _folders, files in os.walk(folder) for file in files
     ]
-    base = f"{urlsplit(target).path}/{os.path.basename(folder)}"
+    place = urlsplit(target)
     try:
+        address = _web_address(place.hostname)
         for name in names:
-            put(os.path.join(folder, name), f"{base}/{name}")
-    except (OSError, http.client.HTTPException, ValueError) as error:
+            put(os.path.join(folder, name), address, f"{place.path}/{os.path.basename(folder)}/{name}")
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
         print(f"WebHDFS does not take this task's files ({error}): they go by `hadoop fs`", file=sys.stderr)
         _put_by_hadoop(folder, target)
 
 
-def put(path: str, target: str) -> None:
+def _web_address(name_node: str | None) -> str:
+    """Return where WebHDFS is, as the job's configuration has it; ValueError where only Hadoop's own client may ask."""
+    if os.environ.get(_AUTHENTICATION, "simple") != "simple":
+        raise ValueError("it wants a ticket")
+    host, _colon, port = os.environ[_WEB_ADDRESS].rpartition(":")
+    return f"{name_node if host == ANY_HOST else host}:{port}"
+
+
+def put(path: str, address: str, target: str) -> None:
     """Write a file to HDFS (WebHDFS, "Create and Write to a File").
 
     Args:
         path: of the file.
-        target: its path on HDFS; what is there is replaced.
+        address: of the NameNode's web server.
+        target: the file's path on HDFS; what is there is replaced.
 
     Raises:
-        OSError, http.client.HTTPException, ValueError: it could not be had, or does not take it.
+        OSError, http.client.HTTPException, ValueError, KeyError: it could not be had, or does not take the file.
     """
-    if os.environ.get(_AUTHENTICATION, "simple") != "simple":
-        raise ValueError("it wants a ticket")
     user = os.environ.get(_USER) or getpass.getuser()
     query = urlencode({"op": "CREATE", "overwrite": "true", "noredirect": "true", "user.name": user})
-    told = _request(os.environ.get(_WEB_ADDRESS, ""), f"/webhdfs/v1{quote(target)}?{query}")
+    told = _request(address, f"/webhdfs/v1{quote(target)}?{query}")
     place = urlsplit(json.loads(told)["Location"])
     with open(path, "rb") as file:
         _request(place.netloc, f"{place.path}?{place.query}", file)
