@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hadoop.yarn import CLIENT
 from predictions.errors import InternalError, PredictionsError, ServiceError
+from predictions.upload import PUT_FAILED
 
 LOGS_TIMEOUT = 30.0  # seconds until the attempts' logs of a failed job are gathered
 
@@ -50,7 +51,7 @@ class Diagnosis:
 CAUSES = tuple(
     Cause(re.compile(pattern), *rest)
     for pattern, *rest in (
-        (r"^((?:mapper\.py|reducer\.py|loader): .+)", r"\1", ""),
+        (rf"^((?:mapper\.py|reducer\.py|loader): (?!{PUT_FAILED}).+)", r"\1", ""),
         (
             r"^ModuleNotFoundError: No module named '([\w.]+)'",
             r"the tasks' Python has no module \1",
@@ -124,6 +125,7 @@ CAUSES = tuple(
             "a task's script was killed by a signal",
             "the kernel may have been short of memory: see the node's system log",
         ),
+        (rf"^(reducer\.py: {PUT_FAILED}.+)", r"\1", "see the attempt's logs"),
         (r"(subprocess failed with code \d+)", r"a task's script ended without a word: \1", "see the attempt's logs"),
         # Java's own: the outcome of what a script said before, or a trouble of Hadoop's.
         (

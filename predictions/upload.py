@@ -18,6 +18,7 @@ from predictions.errors import InternalError
 
 BUFFER_BYTES = 1 << 20
 TIMEOUT = 60  # seconds without a sign of life
+PUT_FAILED = "hadoop fs -put failed: "  # before what it said, in which HDFS may give a cause
 ANY_HOST = "0.0.0.0"  # noqa: S104, what the NameNode listens on is not where it is
 
 _TARGET = "mapreduce_task_output_dir"
@@ -98,4 +99,4 @@ def _put_by_hadoop(folder: str, target: str) -> None:
         raise InternalError("no `hadoop` on this node either: not on the PATH, nor below HADOOP_HOME")
     done = subprocess.run([hadoop, "fs", "-put", "-f", folder, target], capture_output=True, text=True)
     if done.returncode:
-        raise InternalError(f"hadoop fs -put failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise InternalError(f"{PUT_FAILED}{(done.stderr.strip().splitlines() or ['no message'])[-1]}")

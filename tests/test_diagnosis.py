@@ -201,6 +201,11 @@ def test_the_first_cause_in_order_is_taken_wherever_it_stands(rank):
         (f"{FAILED}143", "killed by a signal"),
         ("KeyboardInterrupt", "KeyboardInterrupt"),
         ("reducer.py: row key b'1' comes after b'2'", "reducer.py: row key"),
+        (
+            "reducer.py: hadoop fs -put failed: put: The DiskSpace quota of /p is exceeded: quota = 1",
+            "HDFS is full: The",
+        ),
+        ("reducer.py: hadoop fs -put failed: put: no idea", "hadoop fs -put failed: put: no idea"),
     ],
 )
 def test_other_words_for_the_same(said, cause):

@@ -20,7 +20,8 @@ from loader.connection import Connection
 from loader.plan import part_name
 from loader.regions import split_points
 from predictions.errors import InputError, RefusedError, VerificationError
-from predictions.load import REJECTED, REJECTED_HEAD, How, load
+from predictions.load import How, load
+from predictions.load_puts import REJECTED, REJECTED_HEAD
 from predictions.pointer import BUILDING, LOADED, Releases
 from predictions.progress import LoadDisplay
 from predictions.records import id_digest, join_lines
