@@ -152,6 +152,11 @@ CASES = [
         None,
     ),
     (report(f"{FAILED}137"), "a task's script was killed by a signal", "the node's system log"),
+    (
+        attempt(SECOND, "reducer.py: hadoop fs -put failed: put: no idea"),
+        "reducer.py: hadoop fs -put failed: put: no idea",
+        "logs",
+    ),
     (report(f"{FAILED}1"), "a task's script ended without a word: subprocess failed with code 1", "logs"),
     (
         report("Error: java.io.IOException: Type mismatch in key from map"),
@@ -177,7 +182,7 @@ def test_only_what_hdfs_says_of_itself_is_a_service_that_fails():
     assert [diagnose(said).error for said, _cause, _cure in CASES] == [
         *[InternalError] * 8,
         *[ServiceError] * 3,
-        *[InternalError] * 7,
+        *[InternalError] * 8,
     ]
 
 
@@ -205,7 +210,6 @@ def test_the_first_cause_in_order_is_taken_wherever_it_stands(rank):
             "reducer.py: hadoop fs -put failed: put: The DiskSpace quota of /p is exceeded: quota = 1",
             "HDFS is full: The",
         ),
-        ("reducer.py: hadoop fs -put failed: put: no idea", "hadoop fs -put failed: put: no idea"),
     ],
 )
 def test_other_words_for_the_same(said, cause):
