@@ -146,6 +146,7 @@ def dfs_admin(*arguments):
 
 def test_a_full_hdfs(orders_release):
     made, folder = orders_release
+    made.succeed("score", "--dry-run")  # puts the job's files there, for which there would be no room
     dfs_admin("-setSpaceQuota", "1m", folder.path)
     try:
         cause = fails(made, folder, properties(**ONCE))
