@@ -209,21 +209,24 @@ class Connection:
         """Make a request, with a connection that is open, and again where it failed and may be repeated."""
         if self._owner != (os.getpid(), threading.get_ident()):
             raise RuntimeError("a connection belongs to the thread and the process that made it: open one here")
-        deadline = time.monotonic() + self._server.timeout
+        timeout = self._server.timeout
+        deadline = time.monotonic() + timeout
+        # One that is lost leaves time for another, where there may be another.
+        attempt_seconds = min(ATTEMPT_SECONDS, timeout / 2) if repeat else timeout
         sent = False
 
         def attempt() -> T:
             nonlocal sent
-            channel = self._open(min(deadline, time.monotonic() + self._attempt_seconds))
+            channel = self._open(min(deadline, time.monotonic() + attempt_seconds))
             sent = True
             found = request(channel.happybase)
             self._used = time.monotonic()
             return found
 
         retrying = Retrying(
-            stop=stop_before_delay(self._server.timeout),
+            stop=stop_before_delay(timeout),
             # A wait that would not fit is the end: short ones let no patience go unused.
-            wait=wait_random_exponential(FIRST_WAIT_SECONDS, min(WAIT_SECONDS, self._server.timeout / 10)),
+            wait=wait_random_exponential(FIRST_WAIT_SECONDS, min(WAIT_SECONDS, timeout / 10)),
             retry=retry_if_exception(lambda error: (repeat or not sent) and may_pass(error)),
             before_sleep=self._tell,
             reraise=True,
@@ -232,10 +235,6 @@ class Connection:
             return retrying(attempt)
         except (OSError, TException) as error:
             raise self._error(error, retrying.statistics["attempt_number"]) from error
-
-    @property
-    def _attempt_seconds(self) -> float:
-        return min(ATTEMPT_SECONDS, self._server.timeout / 2)  # one that is lost leaves time for another
 
     def _open(self, deadline: float) -> Channel:
         if self._channel and self._channel.is_open and time.monotonic() - self._used > IDLE_SECONDS:

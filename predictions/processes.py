@@ -4,13 +4,34 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from predictions.errors import InternalError
 
 KILL_AFTER = 1.0  # seconds that the others get to end by themselves once one has failed
+
+
+_INTERRUPTING = signal.SIGINT, signal.SIGTERM
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until what is begun here is done; only for the main thread.
+
+    A process or a thread that was interrupted while it was started runs on, and nobody knows of it.
+    """
+    held: list[int] = []
+    kept = {name: signal.signal(name, lambda number, _frame: held.append(number)) for name in _INTERRUPTING}
+    try:
+        yield
+    finally:
+        for name, handler in kept.items():
+            signal.signal(name, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 class Processes:

@@ -22,7 +22,7 @@ from loader.regions import split_points
 from predictions import counters, task
 from predictions.errors import InputError, InternalError
 from predictions.model import MANIFEST_FILE, MODEL_FILE
-from predictions.processes import Processes
+from predictions.processes import Processes, uninterrupted
 from predictions.records import read_blocks, split_lines
 from predictions.storage import ReleaseFolder
 from predictions.unreadable import Unreadable
@@ -94,9 +94,11 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> None:
-        feeding, mapped = self._map(0, processes, scratch, pool, progress)
-        reduced = _reduce(processes, processes.start(_sort(scratch), mapped, _BYTES).stdout)
-        _wait([feeding, pool.submit(cut, reduced, self._points, partial(self._part, output))], processes)
+        with uninterrupted():
+            feeding, mapped = self._map(0, processes, scratch, pool, progress)
+            reduced = _reduce(processes, processes.start(_sort(scratch), mapped, _BYTES).stdout)
+            writing = pool.submit(cut, reduced, self._points, partial(self._part, output))
+        _wait([feeding, writing], processes)
 
     def _local(
         self,
@@ -116,19 +118,17 @@ class LocalRun:
                 os.unlink(piece)
 
         tasks = []
-        for core in range(self._cores):
-            feeding, mapped = self._map(core, processes, scratch, maps, lambda done: progress(MAP_SHARE * done))
-            ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
-            assert ordered
-            create = partial(_create_piece, scratch, core)
-            tasks += [feeding, maps.submit(cut, ordered, self._points, create)]
+        with uninterrupted():
+            for core in range(self._cores):
+                feeding, mapped = self._map(core, processes, scratch, maps, lambda done: progress(MAP_SHARE * done))
+                ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
+                assert ordered
+                create = partial(_create_piece, scratch, core)
+                tasks += [feeding, maps.submit(cut, ordered, self._points, create)]
         _wait(tasks, processes)
-        regions = range(len(self._points) + 1)
-        _wait(
-            [reduces.submit(reduce, region) for region in regions],
-            processes,
-            lambda done: progress(MAP_SHARE + (1 - MAP_SHARE) * done),
-        )
+        with uninterrupted():
+            tasks = [reduces.submit(reduce, region) for region in range(len(self._points) + 1)]
+        _wait(tasks, processes, lambda done: progress(MAP_SHARE + (1 - MAP_SHARE) * done))
 
     def _map(
         self,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from loader.connection import Connection
+from loader.server import Server
 from predictions.export import export
 from predictions.records import id_digest
 from predictions.settings import load_settings
@@ -22,6 +23,8 @@ from predictions.storage import Storage
 from predictions.training import train
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+PATIENCE = 120.0  # seconds that a request to HBase may take where its time is not what is tested
 
 SETTINGS = """
 name = "orders"
@@ -117,6 +120,12 @@ def cluster(request):
     return running
 
 
+@pytest.fixture(scope="session")
+def server(cluster):
+    """The cluster's Thrift server, with patience: others may be at work on the machine."""
+    return Server("127.0.0.1", cluster.config.port("thrift"), timeout=PATIENCE)
+
+
 def replace_export(folder, parts: Sequence[Sequence[bytes]]) -> None:
     """Make other part files the export of a release, as if it had been so all along."""
     for path in folder.files("export"):
@@ -147,7 +156,7 @@ class Project:
         text = re.sub(r"(?m)^name = .*", f'name = "{self.name}"', text)
         text = re.sub(r"(?ms)^\[hbase\].*", "", text) if "[hbase]" in text else re.sub(r"(?ms)^\[hadoop\].*", "", text)
         self.path.write_text(
-            f'{text}\n[hbase]\nthrift = "127.0.0.1:{thrift}"\nregions = 4\n'
+            f'{text}\n[hbase]\nthrift = "127.0.0.1:{thrift}"\nregions = 4\ntimeout = {PATIENCE}\n'
             f'[hadoop]\nstorage = "webhdfs://127.0.0.1:{web}/tests"\nbin = "{CHECKOUT}/hadoop/bin"\n'
             f'python = "{sys.executable}"\n'
         )

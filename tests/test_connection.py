@@ -37,11 +37,6 @@ def key(number):
 
 
 @pytest.fixture(scope="module")
-def server(cluster):
-    return Server("127.0.0.1", cluster.config.port("thrift"))
-
-
-@pytest.fixture(scope="module")
 def table(server):
     """A table with numbered rows, whose keys are their values; tests that write have rows of their own."""
     name = f"test_{uuid.uuid4().hex[:8]}"

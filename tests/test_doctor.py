@@ -29,14 +29,18 @@ def orders_release(project, tmp_path_factory):
 
 
 def fails(made, folder, environment):
-    """Score, which is to fail; return the message, which the doctor must repeat for that job."""
+    """Score, which is to fail, and return why."""
+    return fails_as(made, folder, environment)[1]
+
+
+def fails_as(made, folder, environment):
+    """Score, which is to fail; return the job and why."""
     failed = made.run("score", **environment)
     assert failed.returncode == 6, failed.stderr
     [message] = [line for line in failed.stderr.splitlines() if line.startswith("predictions: ")]
     job, cause = re.fullmatch(r"predictions: (job_\d+_\d+) failed: (.*)", message).groups()
-    assert made.succeed("doctor", job).stdout == f"{job}: {cause}\n"
     assert not [name for name in made.storage.names(folder.path) if "scored" in name]
-    return cause
+    return job, cause
 
 
 def executable(path, text):
@@ -109,9 +113,10 @@ def test_a_container_that_takes_too_much_memory(orders_release):
     made, folder = orders_release
     small = {"mapreduce.map.memory.mb": 256, "mapreduce.task.io.sort.mb": 10}
     greedy = {"mapreduce.map.java.opts": "-Xms500m -Xmx500m -XX:+AlwaysPreTouch"}
-    cause = fails(made, folder, properties(**ONCE, **small, **greedy))
+    job, cause = fails_as(made, folder, properties(**ONCE, **small, **greedy))
     assert re.match(r"a task's container was killed for its memory: \S+ MB of 256 MB", cause)
     assert '"mapreduce.map.memory.mb"' in cause
+    assert made.succeed("doctor", job).stdout == f"{job}: {cause}\n"
 
 
 def test_a_record_on_which_the_model_raises(orders_release, model, with_line, tmp_path):
@@ -124,8 +129,9 @@ def test_a_record_on_which_the_model_raises(orders_release, model, with_line, tm
 def test_a_record_on_which_the_mapper_crashes(orders_release, model, with_line, tmp_path):
     made, folder = orders_release
     with_line(put_model(folder, badmodels.segfaulting, tmp_path))
-    cause = fails(made, folder, properties(**{"mapreduce.map.maxattempts": 3, "mapreduce.job.maps": 1}))
+    job, cause = fails_as(made, folder, properties(**{"mapreduce.map.maxattempts": 3, "mapreduce.job.maps": 1}))
     assert cause == "mapper.py: split part-00000+0, record fatal: scoring it kills the process (SIGSEGV)"
+    assert made.succeed("doctor", job).stdout == f"{job}: {cause}\n"
     once = fails(made, folder, properties(**ONCE))
     assert re.match(r"a task's Python crashed: Segmentation fault \(split part-00000:0\+\d+\)", once)
 

@@ -32,9 +32,10 @@ COMPACT = "org.apache.hadoop.hbase.regionserver.CompactionTool"
 class Hbase:
     """HBase's reader of HFiles, in one JVM for all of them."""
 
-    def __init__(self, config):
+    def __init__(self, config, folder):
+        # A damaged length may crash it: its report of that goes to a folder that is not kept.
         self._process = subprocess.Popen(
-            config.java(str(READER)),
+            config.java(f"-XX:ErrorFile={folder}/hs_err_pid%p.log", str(READER)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -72,8 +73,8 @@ class Hbase:
 
 
 @pytest.fixture(scope="module")
-def hbase(cluster):
-    reader = Hbase(cluster.config)
+def hbase(cluster, tmp_path_factory):
+    reader = Hbase(cluster.config, tmp_path_factory.mktemp("hbase"))
     yield reader
     reader.close()
 

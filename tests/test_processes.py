@@ -1,5 +1,6 @@
 """The processes of a run, as real ones: which of them is told of when several failed, and that none is left."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import pytest
 
 from predictions import processes as module
 from predictions.errors import InternalError
-from predictions.processes import Processes
+from predictions.processes import Processes, uninterrupted
 
 ENDLESS = "import sys\nwhile True: sys.stdout.write('x' * 9999)"
 
@@ -109,3 +110,23 @@ def test_the_end_of_processes_that_are_over_changes_nothing(processes):
     shell(processes, "exit 0").wait()
     processes.end()
     processes.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_begun_together_is_begun_whole(number):
+    def interrupt(_number, _frame):
+        raise KeyboardInterrupt
+
+    def begin():
+        with uninterrupted():
+            signal.raise_signal(number)
+            begun.append("the rest")
+
+    begun, kept = [], signal.signal(number, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, kept)
+    assert begun == ["the rest"]

@@ -14,7 +14,6 @@ from loader.checkpoints import Checkpoint, Checkpoints
 from loader.connection import Connection, RefusalError
 from loader.plan import Plan
 from loader.puts import load_part
-from loader.server import Server
 from predictions.errors import RefusedError
 from predictions.records import join_lines
 from predictions.rowkey import row_keys
@@ -26,16 +25,16 @@ DATA = join_lines(b"%b\t1\t0.83\t4907185d0406025b\t1795366709000\t\\N" % key for
 
 
 @pytest.fixture
-def connection(cluster):
-    with Connection(Server("127.0.0.1", cluster.config.port("thrift"))) as connection:
+def connection(server):
+    with Connection(server) as connection:
         yield connection
 
 
 @pytest.fixture
-def plan(connection, cluster):
+def plan(connection, server):
     """A load of a release of one part, whose tables are there."""
     name = f"test_{uuid.uuid4().hex[:8]}"
-    plan = Plan(Server("127.0.0.1", cluster.config.port("thrift")), name, "20261122T154500Z", "load", [])
+    plan = Plan(server, name, "20261122T154500Z", "load", [])
     connection.create_table(name, "r")
     connection.create_table(plan.table, "p")
     yield plan
