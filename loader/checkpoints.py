@@ -98,9 +98,9 @@ class Checkpoints:
     def remove_all(self) -> None:
         """Forget every load of the release, of part files that were replaced too."""
         release = f"load:{self._plan.release}".encode()
-        for page in self._connection.scan(self._plan.name, release + b":", release + b";", keys_only=True):
-            for row in page:
-                self._connection.delete_row(self._plan.name, row.key)
+        for page in self._connection.keys(self._plan.name, release + b":", release + b";"):
+            for key in page:
+                self._connection.delete_row(self._plan.name, key)
 
     def _key(self, part: int) -> bytes:
         return f"load:{self._plan.release}:{self._plan.load}:{part:05d}".encode()

@@ -52,8 +52,8 @@ def count_range(
         report: called now and then with the rows so far.
     """
     found = Found()
-    for page in connection.scan(table, *bounds, [FAMILY], keys_only=True, page_rows=KEY_ROWS):
-        _count(found, page)
+    for keys in connection.keys(table, *bounds, [FAMILY], KEY_ROWS):
+        _count(found, keys)
         report(found.rows)
     return found
 
@@ -80,7 +80,7 @@ def compare_range(
     lines = (parse_line(line) for block in blocks for line in split_lines(block))
     line = next(lines, None)
     for page in connection.scan(table, *bounds, page_rows=page_rows):
-        _count(found, page)
+        _count(found, [row.key for row in page])
         for row in page:
             while line and line.row_key < row.key:
                 found.note("missing", line.row_key)
@@ -100,9 +100,9 @@ def compare_range(
     return found
 
 
-def _count(found: Found, page: list[Row]) -> None:
-    found.rows += len(page)
-    found.id_digest = (found.id_digest + id_digest(record_id(row.key) for row in page)) % (1 << 64)
+def _count(found: Found, keys: list[bytes]) -> None:
+    found.rows += len(keys)
+    found.id_digest = (found.id_digest + id_digest(map(record_id, keys))) % (1 << 64)
 
 
 def _differences(row: Row, expected: dict[bytes, tuple[bytes, int]]) -> Iterator[str]:

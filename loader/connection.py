@@ -27,6 +27,7 @@ IDLE_SECONDS = 30.0  # the server closes a connection that was idle for 60
 ATTEMPT_SECONDS = 60.0  # after which a request is given up and made again, if there is time left
 WAIT_SECONDS = 5.0  # the longest time between two attempts
 FIRST_WAIT_SECONDS = 0.1
+_KEYS = b"FirstKeyOnlyFilter() AND KeyOnlyFilter()"  # of a row its first cell, of that no value
 
 
 class RefusalError(ServiceError):
@@ -163,13 +164,7 @@ class Connection:
         self._request(lambda hbase: hbase.client.deleteAllRow(table.encode(), key, {}))
 
     def scan(
-        self,
-        table: str,
-        start: bytes,
-        stop: bytes,
-        columns: Sequence[bytes] = (),
-        keys_only: bool = False,
-        page_rows: int = 5_000,
+        self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes] = (), page_rows: int = 5_000
     ) -> Iterator[list[Row]]:
         """Yield the rows of a range in order, in pages; where a page is lost, the scan goes on behind the last one.
 
@@ -178,11 +173,21 @@ class Connection:
             start: the first row key; empty for the table's first.
             stop: the row key to stop before; empty for the table's end.
             columns: columns or families; all by default.
-            keys_only: leave all cells but a row's first one out, and that one's value.
             page_rows: rows of a page.
         """
-        # The filters spare the network what nobody looks at.
-        only = b"FirstKeyOnlyFilter() AND KeyOnlyFilter()" if keys_only else None
+        for page in self._pages(table, start, stop, columns, page_rows, None):
+            yield [Row(row.row, {c: Cell(v.value, v.timestamp) for c, v in row.columns.items()}) for row in page]
+
+    def keys(
+        self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes] = (), page_rows: int = 5_000
+    ) -> Iterator[list[bytes]]:
+        """Yield the row keys of a range, as `scan` does the rows; no value is sent."""
+        for page in self._pages(table, start, stop, columns, page_rows, _KEYS):
+            yield [row.row for row in page]
+
+    def _pages(
+        self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes], page_rows: int, only: bytes | None
+    ) -> Iterator[list[Any]]:
         scanner: tuple[happybase.Connection, int] | None = None
 
         def page(hbase: happybase.Connection) -> list[Any]:
@@ -199,7 +204,7 @@ class Connection:
             return hbase.client.scannerGetList(scanner[1], page_rows)
 
         while found := self._request(page):
-            yield [Row(row.row, {c: Cell(v.value, v.timestamp) for c, v in row.columns.items()}) for row in found]
+            yield found
             start = found[-1].row + b"\0"
         if scanner and self._channel and self._channel.happybase is scanner[0]:
             with suppress(ServiceError):  # all rows are there, and the server forgets scanners by itself

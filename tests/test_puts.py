@@ -52,7 +52,7 @@ def load(connection, plan, report=lambda _done: None, data=DATA):
 
 
 def keys_in(connection, plan):
-    return [row.key for row in chain.from_iterable(connection.scan(plan.table, b"", b"", keys_only=True))]
+    return list(chain.from_iterable(connection.keys(plan.table, b"", b"")))
 
 
 def failing(put_rows, batch, error):
