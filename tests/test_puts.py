@@ -100,7 +100,7 @@ def test_what_was_sent_without_a_checkpoint_is_sent_again(connection, plan, smal
 def test_a_loaded_part_is_only_read(connection, plan, monkeypatch):
     done = load(connection, plan)
     monkeypatch.setattr(Connection, "put_rows", lambda *_arguments: pytest.fail("it was written again"))
-    assert load(connection, plan) == done == Checkpoint(len(DATA), len(KEYS), done.id_digest, 0)
+    assert load(connection, plan) == done == Checkpoint(len(DATA), len(KEYS), done.id_digest, 0, True)
 
 
 def test_row_after_row_that_hbase_refuses_is_not_the_rows_fault(connection, plan, small_batches, monkeypatch):
