@@ -51,7 +51,7 @@ class Storage:
         if self.is_hdfs:
             parts = _split_url(url)
             self.address = f"{parts.hostname}:{parts.port or WEB_PORT}"
-            self.user = parts.username or getpass.getuser()
+            self.user = parts.username or os.environ.get("HADOOP_USER_NAME") or getpass.getuser()
             self.fs = fsspec.filesystem("webhdfs", host=parts.hostname, port=parts.port or WEB_PORT, user=self.user)
             self.folder = f"{parts.path.rstrip('/')}/{name}"
         else:

@@ -149,7 +149,7 @@ def properties(**values) -> dict[str, str]:
 class Project:
     """Settings in a folder of their own, under a name of their own on the cluster."""
 
-    def __init__(self, folder, cluster, text):
+    def __init__(self, folder, cluster, text, hdfs="/tests"):
         self.path = folder / "predictions.toml"
         self.name = f"test_{uuid.uuid4().hex[:8]}"
         thrift, web = cluster.config.port("thrift"), cluster.config.port("namenode_web")
@@ -157,7 +157,7 @@ class Project:
         text = re.sub(r"(?ms)^\[hbase\].*", "", text) if "[hbase]" in text else re.sub(r"(?ms)^\[hadoop\].*", "", text)
         self.path.write_text(
             f'{text}\n[hbase]\nthrift = "127.0.0.1:{thrift}"\nregions = 4\ntimeout = {PATIENCE}\n'
-            f'[hadoop]\nstorage = "webhdfs://127.0.0.1:{web}/tests"\nbin = "{CHECKOUT}/hadoop/bin"\n'
+            f'[hadoop]\nstorage = "webhdfs://127.0.0.1:{web}{hdfs}"\nbin = "{CHECKOUT}/hadoop/bin"\n'
             f'python = "{sys.executable}"\n'
         )
         self.settings = load_settings(self.path)

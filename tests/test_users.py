@@ -1,0 +1,68 @@
+"""HBase as a user of its own, who is not HDFS's superuser, and who loads as another one: as on most clusters."""
+
+import time
+
+import pytest
+from conftest import Project, make_orders
+
+from hadoop.config import ClusterConfig
+from hadoop.engine import Cluster, daemons
+from predictions.storage import Storage
+
+pytestmark = pytest.mark.cluster
+
+OFFSET = 5000
+HDFS = ("namenode", "datanode")
+HBASE = ("zookeeper", "master", "regionserver-0", "thrift")
+OPENED = {"/hbase": ("hbase", "755"), "/tmp": ("hdfs", "1777"), "/analyst": ("analyst", "755")}
+DEADLINE = 300  # seconds, for what takes some tens
+
+
+def launch(cluster, names, is_ready):
+    for daemon in daemons(1, cluster.config):
+        if daemon.name in names:
+            cluster._launch(daemon)
+    deadline = time.monotonic() + DEADLINE
+    while not is_ready():
+        assert time.monotonic() < deadline, f"{names} are not ready"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def three_users(tmp_path_factory):
+    """A cluster without YARN, whose HDFS is `hdfs`'s and whose HBase is `hbase`'s."""
+    cluster = Cluster(ClusterConfig(tmp_path_factory.mktemp("cluster"), OFFSET))
+    cluster.config.write()
+    (cluster.config.folder / "run").mkdir()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HADOOP_USER_NAME", "hdfs")
+            cluster._format_namenode()
+            launch(cluster, HDFS, cluster._hdfs_ready)
+            storage = Storage(f"webhdfs://hdfs@127.0.0.1:{cluster.config.port('namenode_web')}/", "any")
+            for path, (owner, mode) in OPENED.items():
+                storage.fs.makedirs(path)
+                storage.fs._call("SETOWNER", method="put", path=path, owner=owner)
+                storage.fs._call("SETPERMISSION", method="put", path=path, permission=mode)
+            patch.setenv("HADOOP_USER_NAME", "hbase")
+            launch(cluster, HBASE, lambda: cluster._hbase_ready() and cluster._thrift_ready())
+        yield cluster
+    finally:
+        cluster.stop(print)
+
+
+def test_a_bulk_load_by_somebody_else(three_users, tmp_path, monkeypatch):
+    monkeypatch.setenv("HADOOP_USER_NAME", "analyst")
+    monkeypatch.setenv("CLUSTER_DIR", str(three_users.config.folder))
+    made = Project(tmp_path, three_users, (make_orders(tmp_path) / "predictions.toml").read_text(), "/analyst")
+    made.train()
+    made.succeed("score", "--runner", "local")
+    assert "ok    bulk load: HFiles can be moved to /hbase/staging" in made.run("doctor").stdout
+    made.succeed("load", "--via", "hfiles")
+    assert made.succeed("verify", "--full").stdout == ""
+    made.succeed("activate")
+    [answer] = made.get("order-007")
+    assert answer["prediction"] is not None
+    fs = made.storage.fs
+    files = fs.glob(f"/hbase/data/default/{made.name}.*/*/p/*")
+    assert [fs.info(path)["owner"] for path in files] == ["analyst"] * 4
