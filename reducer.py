@@ -22,9 +22,9 @@ from operator import attrgetter, itemgetter, lt
 from loader.region_file import RegionFile
 from predictions import counters, task, unreadable
 from predictions.errors import InputError, PredictionsError, RefusedError
-from predictions.records import field_ends, first_fields, id_digest, join_lines, read_blocks, split_lines
+from predictions.records import first_fields, id_digest, join_lines, read_blocks, split_lines
 from predictions.rowkey import record_id
-from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, FIELDS, NOT_UNIQUE, not_unique, parse_line
+from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, NOT_UNIQUE, fields_of, not_unique, parse_line
 from predictions.upload import upload
 
 EXAMPLES = 5
@@ -49,11 +49,7 @@ def unique(blocks: Iterable[bytes], counts: Counter[str], conflicts: list[str]) 
 
 def one_each(block: bytes, counts: Counter[str], conflicts: list[str]) -> tuple[bytes, Sequence[bytes]]:
     """Return a block with one line for each row key, and the keys."""
-    try:
-        keys = first_fields(block, field_ends(block, FIELDS))
-    except ValueError as error:
-        parse_line(split_lines(block)[error.args[0]])  # says what is wrong
-        raise
+    keys = first_fields(block, fields_of(block))
     if all(map(lt, keys, keys[1:])):
         return block, keys
     kept: list[tuple[bytes, bytes]] = []
@@ -120,12 +116,15 @@ def write(lines: Iterable[bytes], folder: str | None = None) -> None:
     sys.stdout.flush()
 
 
-def main() -> int:
+def main(*arguments: str) -> int:
+    if len(arguments) > 1:
+        print("usage: reducer.py [FOLDER] < prediction lines", file=sys.stderr)
+        return InputError.exit_code
     names = ("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written")
     counts, conflicts = Counter(dict.fromkeys(names, 0)), list[str]()
     try:
         lines = unique(read_blocks(sys.stdin.buffer), counts, conflicts)
-        write(lines, *sys.argv[1:])
+        write(lines, *arguments)
         counters.report(sys.stderr, **counts)
         if not task.in_job():  # a job's driver does it: to fail here would only make Hadoop try three times more
             refuse(counts, conflicts)
@@ -136,4 +135,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -8,12 +8,14 @@ The numbers are those of the part files, so of the release's regions.
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
 from loader.hfiles.writer import HFileWriter
 from loader.plan import part_name
+from predictions.errors import InputError
 from predictions.records import id_digest
 from predictions.rowkey import record_id
 from predictions.schema import FAMILY, columns
@@ -45,6 +47,11 @@ class RegionFacts:
         """Return the facts as JSON."""
         return json.dumps(asdict(self) | {"id_digest": f"{self.id_digest:016x}"}, indent=1).encode() + b"\n"
 
+    @property
+    def bounds(self) -> tuple[bytes, bytes]:
+        """The first and the last row key."""
+        return self.first.encode(), self.last.encode()
+
     @classmethod
     def from_json(cls, text: bytes) -> "RegionFacts":
         """Read what `to_json` wrote."""
@@ -68,14 +75,22 @@ class RegionFile:
     Args:
         folder: on this machine; it is made.
         part: the region's number.
+
+    Raises:
+        InputError: nothing can be written there.
     """
 
     def __init__(self, folder: str, part: int) -> None:
         self.facts = RegionFacts()
         self._facts_path = os.path.join(folder, facts_name(part))
         path = os.path.join(folder, hfile_name(part))
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._hfile = HFileWriter(path, FAMILY)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._facts_path)  # of an earlier run
+            self._hfile = HFileWriter(path, FAMILY)
+        except OSError as error:
+            raise InputError(f"no HFile can be written into {folder}: {error}") from error
         self._digest = 0
 
     def __enter__(self) -> Self:
@@ -97,14 +112,15 @@ class RegionFile:
                     first=written.first.decode(),
                     last=written.last.decode(),
                 )
-            with open(self._facts_path, "wb") as file:
+            with open(f"{self._facts_path}.part", "wb") as file:
                 file.write(self.facts.to_json())
+            os.replace(file.name, self._facts_path)
 
     def write(self, block: bytes) -> None:
         """Add prediction lines, in the order of their row keys.
 
         Raises:
-            InputError: they are not, or a row key is too long.
+            InputError: they are not, they are none, or a row key is too long.
         """
         if block:
             keys, of_rows, times = columns(block)

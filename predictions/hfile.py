@@ -42,7 +42,7 @@ def summary(url: str) -> dict[str, str]:
             "codec": reader.codec.name,
             "first row": _text(first),
             "last row": _text(last),
-            "newest cell": datetime.fromtimestamp(newest / 1000, UTC).isoformat(),
+            "newest cell": _time(newest),
         }
 
 
@@ -62,6 +62,13 @@ def _text(key: bytes) -> str:
     return escape(key).decode(errors="backslashreplace")
 
 
+def _time(milliseconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
+    except (ValueError, OverflowError):  # after the year 9999
+        return f"{milliseconds:,} ms after 1970"
+
+
 @contextmanager
 def _open(url: str) -> Iterator[HFileReader]:
     try:
@@ -69,5 +76,5 @@ def _open(url: str) -> Iterator[HFileReader]:
             yield HFileReader(file, url)
     except (requests.ConnectionError, requests.Timeout) as error:
         raise ServiceError(f"{url}: HDFS does not answer there") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise InputError(f"{url}: {error}") from error

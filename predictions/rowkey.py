@@ -12,7 +12,8 @@ from zlib import crc32
 from predictions.records import NULL, escape, unescape
 
 PREFIX_DIGITS = 4
-MAX_ID_BYTES = 32767 - PREFIX_DIGITS - 1  # HBase keeps the length of a row key in a signed 16-bit number
+MAX_KEY_BYTES = 0x7FFF  # HBase keeps the length of a row key in a signed 16-bit number
+MAX_ID_BYTES = MAX_KEY_BYTES - PREFIX_DIGITS - 1
 
 _UNUSUAL = (b"\\", b"\b", b"\f", b"\r", b"\v")  # in an ID; without them there is nothing to look at closely
 

@@ -14,8 +14,10 @@ Each of the fields but the first and `scored` is a cell of the row, if not `\\N`
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from predictions.errors import InputError
-from predictions.records import NULL, SEPARATOR, split_columns, unescape
+from predictions.records import NULL, SEPARATOR, field_ends, split_columns, split_lines, unescape
 
 FAMILY = b"p"
 MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, the key included
@@ -56,6 +58,19 @@ def parse_line(line: bytes) -> PredictionLine:
     return PredictionLine(*fields)
 
 
+def fields_of(block: bytes) -> np.ndarray:
+    """Return where the fields of a block of prediction lines end, as `records.field_ends`.
+
+    Raises:
+        InputError: a line does not have six fields.
+    """
+    try:
+        return field_ends(block, FIELDS)
+    except ValueError as error:
+        parse_line(split_lines(block)[error.args[0]])  # says what is wrong
+        raise
+
+
 def cells(line: PredictionLine) -> dict[bytes, bytes]:
     """Return the cells (column to value) of a prediction line."""
     values = (line.prediction, line.probability, line.record, line.error)
@@ -66,14 +81,18 @@ def columns(block: bytes) -> tuple[list[bytes], dict[bytes, Sequence[bytes | Non
     """Return the rows of a block of prediction lines column by column; `cells` gives the same of a line.
 
     Args:
-        block: whole lines of six fields, at least one.
+        block: whole lines, at least one.
 
     Returns:
         The row keys; by each column that any of the rows has, what it has there, None for nothing; the timestamps.
+
+    Raises:
+        InputError: a line does not have six fields, or no time.
     """
+    fields_of(block)
     keys, prediction, probability, record, scored, error = split_columns(block, FIELDS)
     values = zip(CELLS, map(_values, (prediction, probability, record, error)), strict=True)
-    return keys, {column: of_rows for column, of_rows in values if of_rows}, _times(scored)
+    return keys, {column: of_rows for column, of_rows in values if of_rows}, _times(keys, scored)
 
 
 def _values(fields: list[bytes]) -> Sequence[bytes | None]:
@@ -85,10 +104,13 @@ def _values(fields: list[bytes]) -> Sequence[bytes | None]:
     return [None if field == NULL else unescape(field) for field in fields]
 
 
-def _times(scored: list[bytes]) -> list[int]:
-    if scored.count(scored[0]) == len(scored):  # of one release, as they mostly are
-        return [int(scored[0])] * len(scored)
-    return list(map(int, scored))
+def _times(keys: list[bytes], scored: list[bytes]) -> list[int]:
+    known = {}
+    for text in set(scored):  # one, mostly: a release's
+        if not text.isdigit():
+            raise InputError(f"row {keys[scored.index(text)]!r}: {text[:80]!r} is no time in milliseconds since 1970")
+        known[text] = int(text)
+    return [known[text] for text in scored]
 
 
 def texts(row: Mapping[bytes, bytes]) -> dict[str, str | None]:

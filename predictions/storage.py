@@ -16,7 +16,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
@@ -272,9 +272,14 @@ class ReleaseFolder:
         temporary = f"{self.path}/_{file}.{uuid.uuid4().hex[:8]}"
         with self.storage.reachable():
             self.storage.fs.makedirs(folder, exist_ok=True)
-            with self.create(temporary) as target:
-                shutil.copyfileobj(source, target, READ_BLOCK_BYTES)
-            self._rename(temporary, f"{folder}/{file}", overwrite=True)
+            try:
+                with self.create(temporary) as target:
+                    shutil.copyfileobj(source, target, READ_BLOCK_BYTES)
+                self._rename(temporary, f"{folder}/{file}", overwrite=True)
+            except BaseException:
+                with suppress(OSError, RuntimeError):  # what failed first is what matters
+                    self.storage.fs.rm(temporary)
+                raise
 
     def _rename(self, source: str, target: str, overwrite: bool = False) -> None:
         if self.storage.is_hdfs:

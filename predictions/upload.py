@@ -11,12 +11,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from http import HTTPStatus
 from typing import BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
+from predictions import task
 from predictions.errors import InternalError
 
 BUFFER_BYTES = 1 << 20
+TELL_BYTES = 64 * BUFFER_BYTES
 TIMEOUT = 60  # seconds without a sign of life
 PUT_FAILED = "hadoop fs -put failed: "  # before what it said, in which HDFS may give a cause
 ANY_HOST = "0.0.0.0"  # noqa: S104, what the NameNode listens on is not where it is
@@ -72,24 +76,35 @@ def put(path: str, address: str, target: str) -> None:
     """
     user = os.environ.get(_USER) or getpass.getuser()
     query = urlencode({"op": "CREATE", "overwrite": "true", "noredirect": "true", "user.name": user})
-    told = _request(address, f"/webhdfs/v1{quote(target)}?{query}")
+    told = _request(address, f"/webhdfs/v1{quote(target)}?{query}", HTTPStatus.OK)
     place = urlsplit(json.loads(told)["Location"])
     with open(path, "rb") as file:
-        _request(place.netloc, f"{place.path}?{place.query}", file)
+        _request(place.netloc, f"{place.path}?{place.query}", HTTPStatus.CREATED, file)
 
 
-def _request(address: str, path: str, body: BinaryIO | None = None) -> bytes:
+def _request(address: str, path: str, expected: HTTPStatus, body: BinaryIO | None = None) -> bytes:
     size = os.fstat(body.fileno()).st_size if body else 0
-    connection = http.client.HTTPConnection(address, timeout=TIMEOUT, blocksize=BUFFER_BYTES)
+    headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+    connection = http.client.HTTPConnection(address, timeout=TIMEOUT)
     try:
-        connection.request("PUT", path, body, {"Content-Length": str(size), "Content-Type": "application/octet-stream"})
+        connection.request("PUT", path, _told(body, size) if body else None, headers)
         response = connection.getresponse()
         told = response.read()
     finally:
         connection.close()
-    if response.status >= http.client.BAD_REQUEST:
+    if response.status != expected:
         raise ValueError(f"{address} answers {response.status}: {told[:500]!r}")
     return told
+
+
+def _told(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield a file's bytes, and tell Hadoop how far they have come: else it ends a task that is silent."""
+    done = 0
+    while data := file.read(BUFFER_BYTES):
+        if done % TELL_BYTES == 0:
+            task.status(f"uploaded {done:,} of {size:,} bytes")
+        yield data
+        done += len(data)
 
 
 def _put_by_hadoop(folder: str, target: str) -> None:
@@ -97,6 +112,12 @@ def _put_by_hadoop(folder: str, target: str) -> None:
     hadoop = shutil.which("hadoop") or next(filter(None, (shutil.which(f"{home}/bin/hadoop") for home in homes)), None)
     if not hadoop:
         raise InternalError("no `hadoop` on this node either: not on the PATH, nor below HADOOP_HOME")
-    done = subprocess.run([hadoop, "fs", "-put", "-f", folder, target], capture_output=True, text=True)
-    if done.returncode:
-        raise InternalError(f"{PUT_FAILED}{(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    putting = subprocess.Popen([hadoop, "fs", "-put", "-f", folder, target], stderr=subprocess.PIPE, text=True)
+    said = None
+    while said is None:
+        try:
+            _stdout, said = putting.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            task.status("uploading by `hadoop fs`")
+    if putting.returncode:
+        raise InternalError(f"{PUT_FAILED}{(said.strip().splitlines() or ['no message'])[-1]}")

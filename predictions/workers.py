@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -95,6 +96,7 @@ def _receive(pipe: Connection, process: SpawnProcess) -> tuple[bool, Any]:
 
 def _serve(work: Callable[[Any, Report], Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard's goes to all; the parent ends its processes
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # as an exception: files are removed
     try:
         while True:
             task = pipe.recv()

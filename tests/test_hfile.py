@@ -33,8 +33,14 @@ def test_what_is_wrong_is_said_in_a_line(predictions, tmp_path):
         ("f", 5, "f: at byte 0: a checksum is not that of its bytes"),
         ("g", 5, "g: at byte 0: it is no HFile, or its end is missing"),
         ("h", 2, "h: [Errno 2] No such file"),
+        ("hdfs://nowhere/f", 2, "hdfs://nowhere/f: "),
     ):
         for command in ("verify", "dump"):
-            done = predictions("hfile", command, str(tmp_path / name))
+            done = predictions("hfile", command, name if ":" in name else str(tmp_path / name))
             assert (done.returncode, len(done.stderr.splitlines())) == (code, 1)
             assert message in done.stderr
+
+
+def test_a_time_after_the_year_9999(predictions, tmp_path):
+    write(tmp_path / "f", ([b"a"], {b"x": [b"1"]}, [1 << 50]))
+    assert "1,125,899,906,842,624 ms after 1970" in predictions("hfile", "verify", str(tmp_path / "f")).stdout

@@ -1,6 +1,7 @@
 """HFiles, written and read by ours; `test_hfiles_hbase.py` has HBase read them."""
 
 import random
+import tracemalloc
 import zlib
 from io import BytesIO
 
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from loader.hfiles.blocks import CHECKED_BYTES, Codec
 from loader.hfiles.reader import HFileReader
-from loader.hfiles.trailer import TRAILER_BYTES, Field
-from loader.hfiles.writer import INDEX_BYTES, MAX_KEY_BYTES, HFileWriter
+from loader.hfiles.trailer import TRAILER_BYTES, Field, decode_trailer, encode_trailer
+from loader.hfiles.writer import HFileWriter
 from predictions.errors import InputError, VerificationError
+from predictions.rowkey import MAX_KEY_BYTES
 
 TIME = 1795366709000
 SMALL = {"block_bytes": 300, "index_bytes": 200}  # so that little data has many blocks and levels
@@ -58,14 +60,16 @@ def read(path):
         return [tuple(cell) for cell in HFileReader(file, "x.hfile").read()]
 
 
-def orders(number):
+def orders(number, start=None):
+    """Rows of so many, or a thousand of them."""
+    rows = range(number) if start is None else range(start, start + 1000)
     return (
-        [b"%04x:%04d" % (row, row) for row in range(number)],
+        [b"%04x:%04d" % (row, row) for row in rows],
         {
-            b"prediction": [b"%d" % (row % 2) for row in range(number)],
-            b"record": [b"%016x" % row for row in range(number)],
+            b"prediction": [b"%d" % (row % 2) for row in rows],
+            b"record": [b"%016x" % row for row in rows],
         },
-        [TIME] * number,
+        [TIME] * len(rows),
     )
 
 
@@ -87,6 +91,7 @@ def test_what_was_written_is_read(tmp_path_factory, table, codec, options, data)
 
 def test_the_same_rows_give_the_same_bytes_in_whatever_pieces_they_come(tmp_path):
     keys, columns, times = orders(5000)
+    columns[b"record"][1234] = b"larger than a block" * 100
     whole = write(tmp_path / "whole", (keys, columns, times), **SMALL)
     pieces = [
         (keys[i : i + 7], {name: v[i : i + 7] for name, v in columns.items()}, times[i : i + 7])
@@ -110,15 +115,28 @@ def test_the_index_has_as_many_levels_as_it_needs(tmp_path, number, options, lev
         assert len(list(reader.read())) == 2 * number
 
 
-def test_memory_and_root_stay_small_however_many_blocks(tmp_path):
-    number = 3000
-    write(tmp_path / "f", orders(number), block_bytes=10)  # a block a row
-    with open(tmp_path / "f", "rb") as file:
-        reader = HFileReader(file, "f")
-        assert reader.trailer[Field.INDEX_LEVELS] == 2
-        assert reader.info[b"hfile.LASTKEY"].startswith(b"\0\x09%04x:" % (number - 1))
-        size = reader.trailer[Field.FILE_INFO_OFFSET] - reader.trailer[Field.ROOT_INDEX_OFFSET]
-        assert size < INDEX_BYTES
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    """Neither the writer's nor the reader's: of 10,000 and 100,000 blocks, few keys are kept."""
+
+    def peaks(number):
+        chunks = [orders(number, start) for start in range(0, number, 1000)]
+        found = []
+        for work in (lambda: write(tmp_path / "f", *chunks, block_bytes=10, index_bytes=20_000), verify):
+            tracemalloc.start()
+            work()
+            found.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return found
+
+    def verify():
+        with open(tmp_path / "f", "rb") as file:
+            reader = HFileReader(file, "f")
+            for _cell in reader.read():
+                pass
+            assert reader.blocks == reader.cells  # each larger than a block is to be
+
+    growth = [many - few for few, many in zip(peaks(5000), peaks(50_000), strict=True)]
+    assert max(growth) < 500_000, growth  # all the blocks' entries would take 20 MB
 
 
 def test_large_values_stand_in_blocks_of_their_own(tmp_path):
@@ -167,6 +185,26 @@ def test_a_row_without_cells_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("time", [-1, 1 << 63])
+def test_a_time_that_hbase_cannot_hold_is_named_with_its_row(tmp_path, time):
+    with pytest.raises(InputError, match=f"row b'b': {time} is no time"):
+        write(tmp_path / "f", ([b"a", b"b"], {b"x": [b"1", b"2"]}, [TIME, time]))
+    write(tmp_path / "f", ([b"a"], {b"x": [b"1"]}, [(1 << 63) - 1]))
+    assert read(tmp_path / "f") == [(b"a", b"p", b"x", (1 << 63) - 1, b"1")]
+
+
+@pytest.mark.parametrize(("times", "values"), [(1, 2), (2, 1), (2, 3), (3, 2)])
+def test_as_many_values_and_times_as_keys(tmp_path, times, values):
+    with pytest.raises(ValueError, match="2 keys need as many times"):
+        write(tmp_path / "f", ([b"a", b"b"], {b"x": [b"1"] * values}, [TIME] * times))
+
+
+def test_an_earlier_file_does_not_stay(tmp_path):
+    write(tmp_path / "f", orders(3))
+    assert write(tmp_path / "f", ([], {}, [])) is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_rows_there_is_no_file(tmp_path):
     assert write(tmp_path / "f", ([], {}, [])) is None
     assert list(tmp_path.iterdir()) == []
@@ -187,12 +225,25 @@ def test_an_interrupt_leaves_no_file(tmp_path):
 def test_a_flipped_byte_anywhere_is_found(tmp_path, codec):
     write(tmp_path / "f", orders(20), codec=codec, block_bytes=500, index_bytes=100)
     good = (tmp_path / "f").read_bytes()
-    for place in range(len(good) - TRAILER_BYTES):
+    for place in range(len(good)):
         for change in (0xFF, 0x01):
             bad = bytearray(good)
             bad[place] ^= change
             with pytest.raises(VerificationError, match=r"f: at byte [\d,]+: "):
                 list(HFileReader(BytesIO(bad), "f").read())
+
+
+@pytest.mark.parametrize("field", Field)
+@pytest.mark.parametrize("value", [0, 1, 2, 1 << 70])
+def test_a_trailer_that_says_something_else_is_found(tmp_path, field, value):
+    write(tmp_path / "f", orders(60), **SMALL)
+    good = (tmp_path / "f").read_bytes()
+    fields = decode_trailer(good[-TRAILER_BYTES:])
+    if fields[field] == value:
+        value += 1
+    bad = good[:-TRAILER_BYTES] + encode_trailer(fields | {field: value})
+    with pytest.raises(VerificationError):
+        list(HFileReader(BytesIO(bad), "f").read())
 
 
 def test_a_file_that_was_cut_off_is_found(tmp_path):

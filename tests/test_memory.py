@@ -50,10 +50,11 @@ def predictions(number):
 @pytest.mark.parametrize(
     ("script", "lines"), [("mapper.py", records), ("reducer.py", predictions)], ids=["mapper", "reducer"]
 )
-def test_ten_times_the_records_take_no_more_memory(trained, script, lines):
-    model = [str(Path(trained) / "model" / "model.json"), RELEASE] if script == "mapper.py" else []
+def test_ten_times_the_records_take_no_more_memory(trained, tmp_path, script, lines):
+    model = [str(Path(trained) / "model" / "model.json"), RELEASE]
+    arguments = model if script == "mapper.py" else [str(tmp_path / "hfiles")]
     (few, few_lines), (many, many_lines) = (
-        peak([str(CHECKOUT / script), *model], lines(number)) for number in (FEW, MANY)
+        peak([str(CHECKOUT / script), *arguments], lines(number)) for number in (FEW, MANY)
     )
     assert (few_lines, many_lines) == (FEW, MANY)
     assert many < GROWTH * few, f"{few:,} and {many:,} KiB"

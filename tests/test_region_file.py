@@ -94,6 +94,34 @@ def test_lines_out_of_order_leave_neither(tmp_path):
     assert [path for path in (tmp_path / "hfiles").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"0001:2\t1", "a prediction line has 6 fields, this one 2"),
+        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000", "a prediction line has 6 fields, this one 5"),
+        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N\t7", "a prediction line has 6 fields, this one 7"),
+        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\tx\t\\N", "row b'0001:2': b'x' is no time"),
+        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t-1\t\\N", "row b'0001:2': b'-1' is no time"),
+        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t9999999999999999999999\t\\N", "row b'0001:2': 9999999999999999999999 is"),
+    ],
+)
+def test_lines_that_are_none_are_named_and_leave_neither(tmp_path, line, message):
+    good = b"0000:1\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N"
+    write(tmp_path, [good])  # of an earlier run
+    with pytest.raises(InputError, match=message):
+        write(tmp_path, [good, line])
+    assert [path for path in (tmp_path / "hfiles").rglob("*") if path.is_file()] == []
+    done = run_reducer(tmp_path, [good, line], "hfiles")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_a_reducer_that_cannot_write_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    for arguments, message in ([["file"], b"no HFile can be written into file"], [["a", "b"], b"usage: reducer.py"]):
+        done = run_reducer(tmp_path, [], *arguments)
+        assert (done.returncode, len(done.stderr.splitlines()), message in done.stderr) == (2, 1, True)
+
+
 def run_reducer(folder, lines, *arguments, **environment):
     return subprocess.run(
         [sys.executable, CHECKOUT / "reducer.py", *arguments],

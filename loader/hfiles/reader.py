@@ -3,7 +3,7 @@
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -20,14 +20,14 @@ from loader.hfiles.blocks import (
     decode_block,
 )
 from loader.hfiles.cells import Cell, decode_cells, decode_key, first_key
-from loader.hfiles.index import Entry, decode_index, decode_root, encode_middle
+from loader.hfiles.index import Entry, decode_index, decode_root, encode_middle, encode_root
 from loader.hfiles.trailer import TRAILER_BYTES, Field, decode_info, decode_trailer
 from loader.hfiles.writer import LAST_KEY
 from predictions.errors import VerificationError
 
 
 class HFileReader:
-    """An HFile, its trailer and index read and found to be right.
+    """An HFile, its trailer and the upper levels of its index read and found to be right.
 
     Args:
         file: to read from; it must be able to seek.
@@ -40,11 +40,13 @@ class HFileReader:
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._name = file, name
         self.size = file.seek(0, os.SEEK_END)
-        self.rows = self.cells = 0  # that were read so far
+        self.rows = self.cells = self.blocks = 0  # of data, that were read so far
         with self._at(trailer := max(0, self.size - TRAILER_BYTES)):
             file.seek(trailer)
             self.trailer = decode_trailer(file.read())
             self.codec = Codec(self.trailer[Field.CODEC])
+            if self.trailer[Field.INDEX_LEVELS] < 1 or self.trailer[Field.META_ENTRIES]:
+                raise ValueError("the trailer is not one of these files")
         root_offset = self.trailer[Field.ROOT_INDEX_OFFSET]
         root = self.block(root_offset, ROOT_INDEX)
         meta = self.block(root_offset + root.size, ROOT_INDEX)
@@ -53,19 +55,23 @@ class HFileReader:
             self.info = decode_info(info.data)
             if self.trailer[Field.FILE_INFO_OFFSET] + info.size != trailer:
                 raise ValueError("trailer and file info are not at the end, one after the other")
+        self._unpacked = TRAILER_BYTES + sum(HEADER_BYTES + len(block.data) for block in (root, meta, info))
         with self._at(root_offset):
-            self._entries = self._index(root.data)
-        self.blocks = len(self._entries)  # of data
+            self._root = root.data
+            self._lowest = decode_root(root.data, self.trailer[Field.ROOT_ENTRIES])
+            self._index_bytes = len(encode_root(self._lowest))
+        for _level in range(self.trailer[Field.INDEX_LEVELS], 2, -1):
+            self._lowest = [lower for entry in self._lowest for lower in self._below(entry)]
 
     def read(self) -> Iterator[Cell]:
-        """Yield every cell in order.
+        """Yield every cell in order; only once.
 
         Raises:
             VerificationError: a block, the order or a count is not as it was written.
         """
         offset, stop = self.trailer[Field.FIRST_DATA_OFFSET], self.trailer[Field.ROOT_INDEX_OFFSET]
         last: dict[bytes, int] = {}
-        entries = iter(self._entries)
+        index = _Index(self._lowest, self.trailer[Field.INDEX_LEVELS] > 1)
         before: Cell | None = None
         while offset < stop:
             block = self.block(offset)
@@ -73,8 +79,8 @@ class HFileReader:
                 if block.previous != last.get(block.kind, -1):
                     raise ValueError(f"it says that the one before is at {block.previous:,}")
                 if block.kind == DATA:
-                    if Entry(offset, block.size, first_key(block.data)) != next(entries, None):
-                        raise ValueError("the index says something else of it")
+                    index.add(Entry(offset, block.size, first_key(block.data)))
+                    self.blocks += 1
                     for cell in decode_cells(block.data):
                         if before and not before.rank < cell.rank:
                             raise ValueError(f"row {cell.row!r}, {cell.qualifier!r}: not after the cell before it")
@@ -82,38 +88,35 @@ class HFileReader:
                         self.cells += 1
                         yield cell
                         before = cell
+                else:
+                    self._index_bytes += len(block.data)
+                    if block.kind == LEAF_INDEX:
+                        index.end_leaf(Entry(offset, block.size, b""), block.data)
+            self._unpacked += HEADER_BYTES + len(block.data)
             last[block.kind] = offset
             offset += block.size
+        with self._at(self.trailer[Field.ROOT_INDEX_OFFSET]):
+            index.end(self._root)
         with self._at(self.size):
-            if next(entries, None) or offset != stop or last.get(DATA) != self.trailer[Field.LAST_DATA_OFFSET]:
+            if offset != stop or last.get(DATA) != self.trailer[Field.LAST_DATA_OFFSET]:
                 raise ValueError("data blocks are missing")
-            if self.cells != self.trailer[Field.CELLS]:
-                raise ValueError(f"{self.cells:,} cells, but it was written with {self.trailer[Field.CELLS]:,}")
+            counted = {Field.CELLS: self.cells, Field.SIZE: self._unpacked, Field.INDEX_SIZE: self._index_bytes}
+            for field, found in counted.items():
+                if found != self.trailer[field]:
+                    raise ValueError(
+                        f"{field.name.lower()}: {found:,}, but it was written with {self.trailer[field]:,}"
+                    )
             if before and decode_key(self.info.get(LAST_KEY, b"")) != before[:4]:
                 raise ValueError("the last cell is not the one that it was written with")
 
-    def _index(self, root: bytes) -> list[Entry]:
-        """Return the entries of all data blocks."""
-        entries = decode_root(root, self.trailer[Field.ROOT_ENTRIES])
-        levels = self.trailer[Field.INDEX_LEVELS]
-        for level in range(levels, 1, -1):
-            kind = INNER_INDEX if level > 2 else LEAF_INDEX
-            below = [(entry, self.block(entry.offset, kind)) for entry in entries]
-            if level == 2:
-                self._check_middle(root, entries, [len(decode_index(block.data)) for _entry, block in below])
-            entries = [lower for entry, block in below for lower in self._lower(entry, block)]
-        return entries
-
-    def _lower(self, entry: Entry, block: Block) -> list[Entry]:
+    def _below(self, entry: Entry) -> list[Entry]:
+        """Return what an inner block of the index has."""
+        block = self.block(entry.offset, INNER_INDEX)
         with self._at(entry.offset):
             lower = decode_index(block.data)
             if block.size != entry.size or not lower or lower[0].key != entry.key:
                 raise ValueError("the index above says something else of it")
             return lower
-
-    def _check_middle(self, root: bytes, leaves: Sequence[Entry], blocks: Sequence[int]) -> None:
-        if not root.endswith(encode_middle(leaves, blocks)):
-            raise ValueError("it gives another middle key")
 
     def block(self, offset: int, kind: bytes | None = None) -> Block:
         """Read the block at an offset; VerificationError if there is none, or none of this kind."""
@@ -132,5 +135,44 @@ class HFileReader:
         """Say of what is wrong where it is."""
         try:
             yield
-        except (ValueError, IndexError, KeyError, struct.error, zlib.error) as error:
+        except (ValueError, IndexError, KeyError, OverflowError, struct.error, zlib.error) as error:
             raise VerificationError(f"{self._name}: at byte {offset:,}: {error}") from error
+
+
+class _Index:
+    """The lowest levels of the index, compared with the data blocks as they are met.
+
+    Args:
+        entries: of the leaves; of the data blocks, where there are none.
+        has_leaves: whether there are.
+    """
+
+    def __init__(self, entries: list[Entry], has_leaves: bool) -> None:
+        self._entries = entries
+        self._has_leaves = has_leaves
+        self._met: list[Entry] = []  # data blocks since the last leaf
+        self._counts: list[int] = []  # data blocks of each leaf
+
+    def add(self, block: Entry) -> None:
+        """Meet a data block."""
+        self._met.append(block)
+
+    def end_leaf(self, leaf: Entry, data: bytes) -> None:
+        """Meet a leaf, which is to have the data blocks since the one before it; ValueError if it has not."""
+        number = len(self._counts)
+        if not self._met or decode_index(data) != self._met:
+            raise ValueError("the index says something else of the data blocks before it")
+        if self._entries[number : number + 1] != [leaf._replace(key=self._met[0].key)]:
+            raise ValueError("the index above says something else of it")
+        self._counts.append(len(self._met))
+        self._met = []
+
+    def end(self, root: bytes) -> None:
+        """Raise ValueError if blocks are missing, or the root's middle key is another."""
+        if not self._has_leaves:
+            if self._met != self._entries or len(root) != len(encode_root(self._entries)):
+                raise ValueError("the index says something else of the data blocks")
+        elif self._met or len(self._counts) != len(self._entries):
+            raise ValueError("data blocks are missing, or have no index")
+        elif not root.endswith(encode_middle(self._entries, self._counts)):
+            raise ValueError("it gives another middle key")

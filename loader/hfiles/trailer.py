@@ -45,7 +45,7 @@ def decode_trailer(data: bytes) -> dict[Field, int]:
     """Read the trailer.
 
     Raises:
-        ValueError: it is none, or of another version or order.
+        ValueError: it is none, of another version or order, or has a byte that `encode_trailer` would not write.
     """
     if len(data) != TRAILER_BYTES or not data.startswith(_MAGIC):
         raise ValueError("it is no HFile, or its end is missing")
@@ -54,7 +54,10 @@ def decode_trailer(data: bytes) -> dict[Field, int]:
     fields = dict(_fields(_undelimited(data[len(_MAGIC) :])))
     if fields.get(_COMPARATOR_FIELD) != _COMPARATOR:
         raise ValueError(f"it is in the order of {fields.get(_COMPARATOR_FIELD)!r}")
-    return {field: fields.get(field, 0) for field in Field}
+    found = {field: fields.get(field, 0) for field in Field}
+    if not all(isinstance(value, int) for value in found.values()) or encode_trailer(found) != data:
+        raise ValueError("the trailer was changed")
+    return found
 
 
 def encode_info(info: Mapping[bytes, bytes]) -> bytes:

@@ -5,6 +5,7 @@ import os
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from operator import lt
@@ -16,11 +17,12 @@ from loader.hfiles.cells import LENGTH_BYTES, encode_rows, first_key, last_key, 
 from loader.hfiles.index import Entry, encode_index, encode_middle, encode_root, entry_size
 from loader.hfiles.trailer import TRAILER_BYTES, Field, encode_info, encode_trailer
 from predictions.errors import InputError
+from predictions.rowkey import MAX_KEY_BYTES
 
 BLOCK_BYTES = 64 << 10
 INDEX_BYTES = 128 << 10
+MAX_TIME = (1 << 63) - 1
 MIN_INDEX_ENTRIES = 16  # of an inner index block: each level has to be smaller than the one below
-MAX_KEY_BYTES = 0x7FFF
 LAST_KEY = b"hfile.LASTKEY"
 
 
@@ -48,8 +50,8 @@ class Facts:
 class HFileWriter:
     """Writes one HFile, as a context; where that ends with an exception or without a row, there is no file.
 
-    Memory is constant but for a key of every 8 MB of data. The same input gives the same bytes: the time that the file
-    has as that of its creation is the newest timestamp of its cells.
+    Memory is constant but for a key of every leaf of the index: of 200 MB of rows, where keys are short. The same input
+    gives the same bytes: the time that the file has as that of its creation is the newest timestamp of its cells.
 
     Args:
         path: of the file, which appears when it is whole.
@@ -75,6 +77,8 @@ class HFileWriter:
         self._pieces: list[bytes] = []  # of the next block: rows, or cells of a large one
         self._size = 0  # of these
         self._last_piece = b""
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # of an earlier run
         self._file = open(f"{path}.part", "wb")  # noqa: SIM115, it is closed with the context
         self._blocks = _Blocks(self._file, codec)
         self._index = _Index(self._blocks, index_bytes)
@@ -106,11 +110,16 @@ class HFileWriter:
             times: the timestamp of each row's cells, in milliseconds since 1970.
 
         Raises:
-            InputError: a row's key is not in order, empty or too long, or it has no cells; the message names it.
+            InputError: a row's key is not in order, empty or too long, it has no cells, or its time is none of HBase's;
+                the message names it.
+            ValueError: there are not as many values or times as keys.
         """
+        if {len(times), *map(len, columns.values())} != {len(keys)}:
+            raise ValueError(f"{len(keys)} keys need as many times, and as many values of each column")
         if not keys:
             return
         self._check(keys)
+        self._check_times(keys, times)
         rows, cells, value_bytes = encode_rows(keys, self._family, columns, times)
         if not all(rows):
             raise InputError(f"row {keys[rows.index(b'')]!r} has no cells, and an HFile holds nothing else")
@@ -131,17 +140,23 @@ class HFileWriter:
             key = max(keys, key=len)
             raise InputError(f"row {key[:80]!r}...: its key has {len(key):,} bytes, HBase takes {MAX_KEY_BYTES:,}")
 
+    def _check_times(self, keys: Sequence[bytes], times: Sequence[int]) -> None:
+        for time in set(times):
+            if not 0 <= time <= MAX_TIME:
+                raise InputError(f"row {keys[times.index(time)]!r}: {time} is no time in milliseconds since 1970")
+
     def _append(self, pieces: list[bytes]) -> None:
-        if max(map(len, pieces)) > self._block_bytes:
-            pieces = [cell for row in pieces for cell in split_cells(row)]
+        limit = self._block_bytes
+        if max(map(len, pieces)) > limit:
+            pieces = [piece for row in pieces for piece in (split_cells(row) if len(row) > limit else [row])]
         ends = list(accumulate(map(len, pieces)))
         start = done = 0
         while start < len(pieces):
-            stop = min(bisect_left(ends, done + self._block_bytes - self._size, start) + 1, len(pieces))
+            stop = min(bisect_left(ends, done + limit - self._size, start) + 1, len(pieces))
             self._pieces += pieces[start:stop]
             self._size += ends[stop - 1] - done
             start, done = stop, ends[stop - 1]
-            if self._size >= self._block_bytes:
+            if self._size >= limit:
                 self._end_block()
 
     def _end_block(self) -> None:
