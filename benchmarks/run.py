@@ -11,7 +11,8 @@ The records are the flights, so many times each, exported to HDFS before. What i
 - `bulk load`: `hbase` hands the HFiles to the region server; `verify`: each region's rows are counted and digested;
 - `serve`: the release becomes the current one, and a row of its table is read.
 
-`busy` is the share of the cores' time in which they worked, for whomever; the rest of a stage is waiting.
+`busy` is the share of the cores' time in which they worked, for whomever, and `stolen` that in which the machine's host
+had given them to somebody else; the rest of a stage is waiting.
 """
 
 import json
@@ -45,6 +46,12 @@ class Step(NamedTuple):
 
     seconds: float
     busy: float  # share of the cores' time, 0 to 1
+    stolen: float
+
+    @property
+    def waiting(self) -> float:
+        """Seconds in which a core waited, of all of them on average."""
+        return self.seconds * max(0.0, 1 - self.busy - self.stolen)
 
 
 class Steps:
@@ -58,15 +65,16 @@ class Steps:
         """Say that a stage ends, unless it has ended: the next one begins."""
         if name not in self.steps:
             now = _now()
-            seconds = now[0] - self._since[0]
-            idle = (now[1] - self._since[1]) / (seconds * (psutil.cpu_count() or 1)) if seconds else 0.0
-            self.steps[name] = Step(round(seconds, 2), round(1 - min(1.0, idle), 3))
+            seconds, idle, stolen, total = (after - before for before, after in zip(self._since, now, strict=True))
+            shares = [round(1 - (idle + stolen) / total, 3), round(stolen / total, 3)] if total else [0.0, 0.0]
+            self.steps[name] = Step(round(seconds, 2), *shares)
             self._since = now
 
 
-def _now() -> tuple[float, float]:
+def _now() -> tuple[float, ...]:
+    """The clock, and how many seconds the cores were idle, were stolen, and passed in all."""
     times = psutil.cpu_times()
-    return time.monotonic(), times.idle + times.iowait
+    return time.monotonic(), times.idle + times.iowait, times.steal, sum(times[:8])
 
 
 class Display(LoadDisplay):
@@ -106,7 +114,7 @@ def main(as_json: bool, copies: int) -> None:
         "stages": {name: step._asdict() for name, step in steps.items()},
         "machine": machine(),
     }
-    print(json.dumps(result) if as_json else _table(result))
+    print(json.dumps(result) if as_json else _table(result, steps))
 
 
 @contextmanager
@@ -155,14 +163,14 @@ def _run(settings: Settings, folder: ReleaseFolder) -> dict[str, Step]:
     return steps.steps
 
 
-def _table(result: dict) -> str:
+def _table(result: dict, steps: dict[str, Step]) -> str:
     lines = [
         f"{result['rows']:,} flights, from exported records to served predictions: {result['seconds']:.1f} s",
         result["machine"],
-        f"{'':12}{'seconds':>10}{'busy':>8}{'waiting, s':>14}",
+        f"{'':12}{'seconds':>10}{'busy':>8}{'stolen':>8}{'waiting, s':>12}",
     ]
-    for name, step in result["stages"].items():
-        lines.append(f"{name:12}{step['seconds']:10.1f}{step['busy']:8.0%}{step['seconds'] * (1 - step['busy']):14.1f}")
+    for name, step in steps.items():
+        lines.append(f"{name:12}{step.seconds:10.1f}{step.busy:8.0%}{step.stolen:8.0%}{step.waiting:12.1f}")
     return "\n".join(lines)
 
 
