@@ -8,7 +8,7 @@ and the value. Cells stand in the order of row key, family, qualifier and timest
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 PUT = 4
 
@@ -34,18 +34,6 @@ class Cell(NamedTuple):
         return self.row, self.family, self.qualifier, -self.time
 
 
-class _Heads(dict[tuple[int, int], bytes]):
-    """The lengths before a cell's row key, by those of row key and value: few differ, and to look one up is faster."""
-
-    def __init__(self, name_bytes: int) -> None:
-        self._rest = _KEY_OVERHEAD + name_bytes
-
-    def __missing__(self, lengths: tuple[int, int]) -> bytes:
-        row, value = lengths
-        self[lengths] = head = _LENGTHS.pack(self._rest + row, value, row)
-        return head
-
-
 def encode_rows(
     keys: Sequence[bytes], family: bytes, columns: Mapping[bytes, Sequence[bytes | None]], times: Sequence[int]
 ) -> tuple[list[bytes], int, int]:
@@ -61,25 +49,32 @@ def encode_rows(
     pieces: list[Iterable[bytes]] = []
     cells = value_bytes = 0
     for qualifier in sorted(columns):
-        heads = _Heads(len(family) + len(qualifier))
         tails = _tails(bytes([len(family)]) + family + qualifier, times)
-        values = [value for value in columns[qualifier] if value is not None]
-        sizes = list(map(len, values))
-        if len(values) == len(keys):
-            pieces += [map(heads.__getitem__, zip(lengths, sizes, strict=True)), keys, tails, values]
-        elif values:
-            rows = zip(lengths, keys, tails, columns[qualifier], strict=False)
-            pieces.append(
-                [
-                    b"" if value is None else b"".join([heads[length, len(value)], key, tail, value])
-                    for length, key, tail, value in rows
-                ]
-            )
-        cells += len(values)
+        values = columns[qualifier]
+        absent = values.count(None)
+        filled = [value or b"" for value in values] if absent else cast("Sequence[bytes]", values)
+        sizes = list(map(len, filled))
+        heads = _heads(_KEY_OVERHEAD + len(family) + len(qualifier), lengths, sizes)
+        if not absent:
+            pieces += [heads, keys, tails, filled]
+        elif absent < len(keys):
+            rows = zip(values, zip(heads, keys, tails, filled, strict=False), strict=True)
+            pieces.append([b"" if value is None else b"".join(row) for value, row in rows])
+        cells += len(keys) - absent
         value_bytes += sum(sizes)
     if not pieces:
         return [b""] * len(keys), 0, 0
     return list(map(b"".join, zip(*pieces, strict=False))), cells, value_bytes
+
+
+def _heads(rest: int, lengths: Sequence[int], sizes: Sequence[int]) -> Iterator[bytes]:
+    """Return what stands before the row key, for each row, from the lengths of key and value: few differ."""
+    if len(set(sizes)) == 1:
+        known = {row: _LENGTHS.pack(rest + row, sizes[0], row) for row in set(lengths)}
+        return map(known.__getitem__, lengths)
+    both = list(zip(lengths, sizes, strict=True))
+    heads = {(row, value): _LENGTHS.pack(rest + row, value, row) for row, value in set(both)}
+    return map(heads.__getitem__, both)
 
 
 def _tails(name: bytes, times: Sequence[int]) -> Iterator[bytes]:
