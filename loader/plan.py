@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
+from loader.regions import key_range
 from loader.server import Server
 from predictions.errors import InputError
 from predictions.release import release_table
@@ -45,8 +46,7 @@ class Plan:
 
     def range(self, part: int) -> tuple[bytes, bytes]:
         """Return the row keys between which a part lies: its first one and that of the next, empty at the ends."""
-        bounds = ["", *self.points, ""]
-        return bounds[part].encode(), bounds[part + 1].encode()
+        return key_range(self.points, part)
 
     def to_json(self) -> str:
         """Return the plan as JSON."""

@@ -1,5 +1,7 @@
 """Split points: the plain fractions of `0000`..`ffff` that a job's reducers and a release's regions share."""
 
+from collections.abc import Sequence
+
 from predictions.rowkey import PREFIX_DIGITS
 
 
@@ -11,3 +13,9 @@ def split_points(regions: int) -> list[bytes]:
     """
     size = 16**PREFIX_DIGITS // regions
     return [f"{size * region:0{PREFIX_DIGITS}x}".encode() for region in range(1, regions)]
+
+
+def key_range(points: Sequence[str], part: int) -> tuple[bytes, bytes]:
+    """Return the row keys between which a part lies: its first one and that of the next, empty at the ends."""
+    bounds = ["", *points, ""]
+    return bounds[part].encode(), bounds[part + 1].encode()

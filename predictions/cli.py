@@ -4,20 +4,15 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from predictions import exits
-from predictions.errors import VerificationError
-from predictions.exits import DONE, UNAVAILABLE, WITH_FAILURES
-from predictions.progress import LoadDisplay, bar, say
-from predictions.release import release_table
+from predictions import exits, stages
+from predictions.exits import DONE, UNAVAILABLE
+from predictions.progress import bar, say
 from predictions.settings import FILE_NAME, LOADERS, RUNNERS, VIAS, Settings, load_settings
-from predictions.storage import ReleaseFolder, Storage
-
-if TYPE_CHECKING:
-    from predictions.load import How
+from predictions.storage import Storage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,7 +74,7 @@ def init(url: str, table: str, record_id: str, label: str, name: str | None) -> 
 def export(session: Session) -> int:
     """Start a release: export every record from the database."""
     settings = session.settings
-    click.echo(_export(settings, session.storage(settings)).release)
+    click.echo(stages.run_export(settings, session.storage(settings)).release)
     return DONE
 
 
@@ -89,7 +84,7 @@ def export(session: Session) -> int:
 def train(session: Session, release: str | None) -> int:
     """Train the model on the exported records that have a label."""
     settings = session.settings
-    _train(settings, session.storage(settings).release(release))
+    stages.run_train(settings, session.storage(settings).release(release))
     return DONE
 
 
@@ -103,7 +98,7 @@ def score(session: Session, release: str | None, runner: str | None, dry_run: bo
     settings = session.settings
     folder = session.storage(settings).release(release)
     if not dry_run:
-        return _score(settings, folder, runner)
+        return stages.run_score(settings, folder, runner)
     if runner not in (None, "hadoop"):
         raise click.UsageError("--dry-run prints a Hadoop job: leave --runner out")
     from predictions.score import check_model
@@ -143,7 +138,7 @@ def load(
     from predictions.load import How
 
     settings = session.settings
-    _load(settings, session.storage(settings).release(release), How(via, runner, processes, rate))
+    stages.run_load(settings, session.storage(settings).release(release), How(via, runner, processes, rate))
     return DONE
 
 
@@ -157,17 +152,76 @@ def load(
 def verify(session: Session, release: str | None, full: bool, processes: int | None) -> int:
     """Compare what stands in a loaded release's table with what was scored."""
     settings = session.settings
-    _verify(settings, session.storage(settings).release(release), full, processes)
+    stages.run_verify(settings, session.storage(settings).release(release), full, processes)
     return DONE
 
 
 @cli.command()
 @release_option
+@click.option("--force", metavar="REASON", help="Though a gate refuses it, or it was rolled back from; is kept.")
 @click.pass_obj
-def activate(session: Session, release: str | None) -> int:
-    """Make a loaded release the one that is served, in one write."""
+def activate(session: Session, release: str | None, force: str | None) -> int:
+    """Make a loaded release the one that is served, in one write, if it is whole and the gates let it pass."""
     settings = session.settings
-    _activate(settings, release or session.storage(settings).release().release)
+    storage = session.storage(settings)
+    stages.run_activate(settings, storage, release or storage.release().release, force)
+    return DONE
+
+
+@cli.command()
+@click.pass_obj
+def rollback(session: Session) -> int:
+    """Make the release that was served before the current one the served one again, in one write."""
+    from loader.connection import Connection
+    from predictions.pointer import Releases
+
+    settings = session.settings
+    with Connection(settings.hbase.server()) as connection:
+        pointer = Releases(connection, settings.name).rollback()
+    say(f"release {pointer.current} is current again; {pointer.rolled_back[-1]} was rolled back from")
+    return DONE
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--clean", is_flag=True, help="Remove what has had its time ([retention]), and what crashes left behind.")
+@click.pass_obj
+def releases(session: Session, as_json: bool, clean: bool) -> int:
+    """List the releases, the newest first."""
+    from predictions.listing import list_releases, show
+
+    settings = session.settings
+    if clean:
+        stages.run_clean(settings, session.storage(settings))
+        return DONE
+    found = list_releases(settings, session.storage(settings))
+    if as_json:
+        for release in found:
+            click.echo(json.dumps(release._asdict()))
+    else:
+        show(found)
+    return DONE
+
+
+@cli.command()
+@click.argument("before")
+@click.argument("after")
+@processes_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def compare(session: Session, before: str, after: str, processes: int | None, as_json: bool) -> int:
+    """Show what release AFTER predicts otherwise than release BEFORE, and how both are distributed."""
+    from predictions.compare import compare_releases, show
+    from predictions.workers import cores
+
+    settings = session.settings
+    earlier, later = (session.storage(settings).release(release) for release in (before, after))
+    with bar("compare") as progress:
+        found = compare_releases(earlier, later, processes or cores(), lambda share: progress(share, 1.0))
+    if as_json:
+        click.echo(json.dumps(found.as_json(), allow_nan=False))
+    else:
+        show(found, earlier, later)
     return DONE
 
 
@@ -180,11 +234,11 @@ def run(session: Session, runner: str | None) -> int:
 
     settings = session.settings
     started = time.monotonic()
-    folder = _export(settings, session.storage(settings))
-    _train(settings, folder)
-    code = _score(settings, folder, runner)
-    _load(settings, folder, How())
-    _activate(settings, folder.release)
+    folder = stages.run_export(settings, session.storage(settings))
+    stages.run_train(settings, folder)
+    code = stages.run_score(settings, folder, runner)
+    stages.run_load(settings, folder, How())
+    stages.run_activate(settings, folder.storage, folder.release)
     say(f"done in {time.monotonic() - started:.0f} s")
     click.echo(folder.release)
     return code
@@ -209,6 +263,23 @@ def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
         if answer.status == "unavailable":
             code = UNAVAILABLE
     return code
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})  # -5 is an ID
+@click.argument("record_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def explain(session: Session, record_id: str, as_json: bool) -> int:
+    """Show what led to the prediction that is served for a record: release, model, lines as scored, record as it is."""
+    from predictions.explain import explain, show
+
+    settings = session.settings
+    found = explain(settings, session.storage(settings), record_id)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        show(found)
+    return DONE
 
 
 @cli.group()
@@ -254,81 +325,6 @@ def doctor(session: Session, job: str | None) -> int:
         if finding.error:
             code = code or finding.error.exit_code
     return code
-
-
-def _export(settings: Settings, storage: Storage) -> ReleaseFolder:
-    from predictions.export import export
-
-    with bar("export", "records") as progress:
-        folder = export(settings, storage, progress)
-    done = folder.manifest()["export"]
-    say(f"exported {done['rows']:,} records to {folder.path}/export in {done['seconds']:.1f} s")
-    if done["unfit_ids"]:
-        say(f"warning: {done['unfit_ids']:,} IDs cannot be row keys; `predictions score` will name them and stop")
-    return folder
-
-
-def _train(settings: Settings, folder: ReleaseFolder) -> None:
-    if folder.has("model"):
-        say(f"{folder.path}/model is there already; another model is another release (predictions export)")
-        return
-    from predictions.training import train
-
-    done = train(settings, folder, say)["training"]
-    baseline = done["baseline"]
-    metrics = ", ".join(
-        f"{name.replace('_', ' ')} {value:.4f} (baseline {baseline[name]:.4f})"
-        for name, value in sorted(done["metrics"].items(), reverse=True)
-    )
-    say(f"trained in {done['seconds']:.1f} s; on {done['holdout']:,} records held out: {metrics}")
-
-
-def _score(settings: Settings, folder: ReleaseFolder, runner: str | None) -> int:
-    from predictions.score import score
-
-    with bar("score") as progress:
-        done = score(settings, folder, runner, lambda share: progress(share, 1.0))
-    more = f", {done['duplicates']:,} came twice" if done["duplicates"] else ""
-    say(f"scored {done['scored']:,} records, {done['failed']:,} failed{more}; it took {done['seconds']:.1f} s")
-    return WITH_FAILURES if done["failed"] else DONE
-
-
-def _load(settings: Settings, folder: ReleaseFolder, how: "How") -> None:
-    from predictions.load import load
-
-    with LoadDisplay() as display:
-        loaded = load(settings, folder, how, display, say)
-    table = release_table(settings.name, folder.release)
-    say(f"{loaded['rows']:,} rows in table {table}, counted; loading took {loaded['seconds']:.1f} s")
-
-
-def _verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int | None) -> None:
-    from predictions.verify import verify
-    from predictions.workers import cores
-
-    processes = processes or cores()
-    with bar("verify", "rows") as progress:
-        found = verify(settings, folder, full, processes, progress)
-    for fault in found.faults:
-        click.echo(fault)
-    read = f"every cell ({found.cells:,}), beside the prediction lines" if full else "row keys alone"
-    say(
-        f"{found.rows:,} rows of table {release_table(settings.name, folder.release)}: read {read}, by scans of up to "
-        f"{processes} regions at once, in {found.seconds:.1f} s ({found.rows / found.seconds:,.0f} rows a second)"
-    )
-    if found.faults:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
-        raise VerificationError(f"release {folder.release} is not what was scored" + (f": {counts}" if counts else ""))
-
-
-def _activate(settings: Settings, release: str) -> None:
-    from loader.connection import Connection
-    from predictions.pointer import Releases
-
-    with Connection(settings.hbase.server()) as connection:
-        pointer = Releases(connection, settings.name).activate(release)
-    before = f", before it {pointer.history[-1]}" if pointer.history else ""
-    say(f"release {pointer.current} is current{before}")
 
 
 def main() -> None:

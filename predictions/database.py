@@ -42,6 +42,9 @@ class Database(Protocol):
     def columns(self) -> list[Column]:
         """Return the source's columns as its catalogue names them."""
 
+    def count(self) -> int:
+        """Return how many records there are now."""
+
     def record(self, record_id: str, features: Sequence[str]) -> tuple[dict[str, Any], bytes] | None:
         """Return a record's values by column and its feature bytes, or None where no ID is exactly this text."""
 
@@ -96,6 +99,11 @@ class SqliteDatabase:
     def columns(self) -> list[Column]:
         with self._transaction() as connection:
             return self._catalogue(connection)
+
+    def count(self) -> int:
+        with self._transaction() as connection:
+            self._catalogue(connection)
+            return _count(connection, self._source)
 
     def _catalogue(self, connection: sqlite3.Connection) -> list[Column]:
         rows = connection.execute(f"PRAGMA table_xinfo({self._source})").fetchall()
@@ -190,7 +198,7 @@ class SqliteSnapshot:
         self._connection = connection
         self._source = source
         self.columns = columns
-        (self.rows,) = connection.execute(f"SELECT count(*) FROM {source}").fetchone()
+        self.rows = _count(connection, source)
 
     def blocks(self) -> Iterator[list[tuple[bytes, ...]]]:
         """Yield the records' fields; afterwards `columns` has the types of what was found where none was declared."""
@@ -205,6 +213,11 @@ class SqliteSnapshot:
         for index in undeclared:
             declared = self.columns[index]
             self.columns[index] = Column(declared.name, _seen_type(seen[index], declared.type))
+
+
+def _count(connection: sqlite3.Connection, source: str) -> int:
+    (rows,) = connection.execute(f"SELECT count(*) FROM {source}").fetchone()
+    return int(rows)
 
 
 def _quote(name: str) -> str:

@@ -17,7 +17,7 @@ from loader.tables import make_table
 from predictions.errors import InputError, VerificationError
 from predictions.load_hfiles import HFileLoad, can_load
 from predictions.load_puts import PutLoad
-from predictions.pointer import LOADED, Releases
+from predictions.pointer import LOADED, REFUSED, Releases
 from predictions.progress import LoadDisplay, bar
 from predictions.release import release_table
 from predictions.settings import Settings
@@ -104,7 +104,7 @@ def load(
     with Connection(settings.hbase.server(loading=True)) as connection:
         releases = Releases(connection, settings.name)
         releases.make_table()
-        if releases.state(folder.release) == LOADED:
+        if releases.state(folder.release) in (LOADED, REFUSED):
             report(f"release {folder.release} is loaded already")
             return manifest["loaded"]
         releases.claim(folder.release)

@@ -1,34 +1,48 @@
 """What HBase knows of the releases: table NAME, family `r`.
 
-Row `release:ID` has `r:manifest`, `r:state` (building, loaded; claimed by a check that there is none yet) and `r:load`,
-to which the checkpoints of its load belong (`loader.checkpoints`).
-Row `pointer` has one cell, `r:pointer`: JSON with a serial number, the current release, and those that were current
-before it, oldest first. It changes only by a check-and-put against the bytes that were read, so of two writers at
-once one is told.
+Row `release:ID` has `r:manifest`, `r:state` (building, loaded, refused, dropped; claimed by a check that there is none
+yet), `r:gates` (what the gates said, in JSON), and `r:load`, to which the checkpoints of its load belong
+(`loader.checkpoints`).
+Row `pointer` has one cell, `r:pointer`: JSON with a serial number, the current release, those that were current before
+it, and those that were rolled back from, each oldest first. It changes only by a check-and-put against the bytes that
+were read, so of two writers at once one is told.
 """
 
 import json
 import uuid
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-from loader.connection import Connection
-from predictions.errors import InputError, RefusedError
+from loader.connection import Connection, RefusalError
+from predictions.errors import InputError, RefusedError, ServiceError
 
 FAMILY = "r"
-BUILDING, LOADED = "building", "loaded"
+BUILDING, LOADED, REFUSED, DROPPED = "building", "loaded", "refused", "dropped"
 
 _POINTER_ROW, _POINTER = b"pointer", b"r:pointer"
-_MANIFEST, _STATE, _LOAD = b"r:manifest", b"r:state", b"r:load"
+_MANIFEST, _STATE, _LOAD, _GATES = b"r:manifest", b"r:state", b"r:load", b"r:gates"
+_OVERTAKEN = "another release became current just now; look at it before {} replaces it"
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """Which release is served, and which ones were before it (oldest first)."""
+    """Which release is served, which ones were before it, and which were rolled back from (oldest first)."""
 
     serial: int = 0
     current: str | None = None
     history: list[str] = field(default_factory=list)
+    rolled_back: list[str] = field(default_factory=list)
+
+    def after(self, release: str) -> "Pointer":
+        """Return the pointer once a release has become the current one."""
+        history = [*self.history, self.current] if self.current else self.history
+        return Pointer(self.serial + 1, release, history, [other for other in self.rolled_back if other != release])
+
+    def back(self) -> "Pointer":
+        """Return the pointer once the release before the current one is current again; there must be one."""
+        assert self.current
+        return Pointer(self.serial + 1, self.history[-1], self.history[:-1], [*self.rolled_back, self.current])
 
 
 class Releases:
@@ -85,24 +99,84 @@ class Releases:
         """Return the pointer; an empty one where no release was ever made current."""
         return self._read()[1]
 
-    def activate(self, release: str) -> Pointer:
+    def known(self) -> dict[str, tuple[str, dict[str, Any] | None]]:
+        """Return the state of every release that was ever loaded here, oldest first, with its manifest once loaded."""
+        if not self.is_there:
+            return {}
+        rows = chain.from_iterable(self._connection.scan(self._name, _row(""), _row("~"), [_STATE, _MANIFEST]))
+        return {
+            row.key.decode().partition(":")[2]: (
+                row.cells[_STATE].value.decode(),
+                json.loads(row.cells[_MANIFEST].value) if _MANIFEST in row.cells else None,
+            )
+            for row in rows
+            if _STATE in row.cells
+        }
+
+    def judge(self, release: str, state: str, verdict: dict[str, Any]) -> None:
+        """Keep what the gates said of a release, which is `loaded` or `refused` then."""
+        self._connection.put(
+            self._name, _row(release), {_STATE: state.encode(), _GATES: json.dumps(verdict, allow_nan=False).encode()}
+        )
+
+    def drop(self, release: str) -> None:
+        """Enter a release as dropped, before its table is."""
+        self._connection.put(self._name, _row(release), {_STATE: DROPPED.encode()})
+
+    def activate(self, release: str, force: bool = False, serial: int | None = None) -> Pointer:
         """Make a loaded release the current one, in one write.
+
+        Args:
+            release: its ID.
+            force: make it current though it was rolled back from.
+            serial: of the pointer that the release was compared with; by default that which is there now.
 
         Raises:
             InputError: the release is not loaded.
-            RefusedError: another activation came between.
+            RefusedError: it was rolled back from, or another activation came between.
         """
-        state = self.state(release)
-        if state != LOADED:
-            raise InputError(f"release {release} is {state or 'not loaded'}; `predictions load` loads it")
+        self.require(release, LOADED)
         read, old = self._read()
         if old.current == release:
             return old
-        history = [*old.history, old.current] if old.current else old.history
-        new = Pointer(old.serial + 1, release, history)
+        if serial not in (None, old.serial):
+            raise RefusedError(_OVERTAKEN.format(release))
+        if release in old.rolled_back and not force:
+            raise RefusedError(f"release {release} was rolled back from; --force REASON makes it current all the same")
+        return self._switch(read, old.after(release))
+
+    def rollback(self) -> Pointer:
+        """Make the release current again that was before the current one, in one write.
+
+        Raises:
+            InputError: there is none, or it is not loaded any more.
+            RefusedError: another activation came between.
+        """
+        read, old = self._read() if self.is_there else (None, Pointer())
+        if not old.history:
+            raise InputError(f"no release was current before {old.current or 'one ever was'}: nothing to go back to")
+        self.require(old.history[-1], LOADED)
+        return self._switch(read, old.back())
+
+    def require(self, release: str, *states: str) -> None:
+        """Raise InputError unless a release is in one of these states."""
+        state = self.state(release)
+        if state not in states:
+            raise InputError(f"release {release} is {state or 'not loaded'}; `predictions load` loads it")
+
+    def _switch(self, read: bytes | None, new: Pointer) -> Pointer:
+        """Write a pointer in the place of the one that was read."""
         value = json.dumps(vars(new)).encode()
-        if not self._connection.check_and_put(self._name, _POINTER_ROW, _POINTER, read, value):
-            raise RefusedError(f"another release became current just now; look at it before {release} replaces it")
+        try:
+            switched = self._connection.check_and_put(self._name, _POINTER_ROW, _POINTER, read, value)
+        except RefusalError:
+            raise
+        except ServiceError:
+            if self._read()[0] != value:  # the answer was lost: whether it was done is seen
+                raise
+            switched = True
+        if not switched:
+            raise RefusedError(_OVERTAKEN.format(new.current))
         return new
 
     def _read(self) -> tuple[bytes | None, Pointer]:

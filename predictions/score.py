@@ -89,6 +89,7 @@ def score(
         scored = {name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable")} | {
             "rows": counts["scored"] + counts["failed"],
             "id_digest": f"{counts['written_digest'] % (1 << 64):016x}",
+            "duplicates_digest": f"{counts['duplicates_digest'] % (1 << 64):016x}",
             "split_points": [point.decode() for point in split_points(settings.hbase.regions)],
             "seconds": round(time.monotonic() - started, 3),
         }

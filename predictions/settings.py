@@ -133,9 +133,20 @@ class HadoopSettings(_Table):
 
 
 class GateSettings(_Table):
-    """`[gates]`: what a release must satisfy."""
+    """`[gates]`: what a release must satisfy; the last three, beside the one that is served."""
 
     max_failed: Annotated[float, Field(ge=0, le=1)] = 0.01
+    min_skill: Annotated[float, Field(ge=-1, le=1)] = 0.01
+    max_gone: Annotated[float, Field(ge=0, le=1)] = 0.2
+    max_psi: Annotated[float, Field(ge=0)] = 0.25
+    max_changed: Annotated[float, Field(ge=0, le=1)] = 0.3
+
+
+class RetentionSettings(_Table):
+    """`[retention]`: how many loaded releases are kept beside the current and the previous one, and hours of grace."""
+
+    keep: Annotated[int, Field(ge=1)] = 3
+    grace_hours: Annotated[float, Field(ge=0)] = 24.0
 
 
 class Settings(BaseSettings):
@@ -151,6 +162,7 @@ class Settings(BaseSettings):
     hbase: HbaseSettings = HbaseSettings()
     hadoop: HadoopSettings = HadoopSettings()
     gates: GateSettings = GateSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @classmethod
     def settings_customise_sources(

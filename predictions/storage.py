@@ -17,6 +17,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
@@ -74,6 +75,23 @@ class Storage:
                 return [path.rstrip("/").rpartition("/")[2] for path in self.fs.ls(folder, detail=False)]
             except FileNotFoundError:
                 return []
+
+    def size(self, release: str) -> int:
+        """Return the bytes of a release's files."""
+        with self.reachable():
+            return sum(int(file["size"]) for file in self.fs.find(f"{self.folder}/{release}", detail=True).values())
+
+    def temporaries(self, release: str, until: datetime) -> list[str]:
+        """Return the temporary files and folders of a release that nobody has changed since some time."""
+        with self.reachable():
+            found = self.fs.ls(f"{self.folder}/{release}", detail=True)
+        paths = [(file["name"].rstrip("/"), _modified(file)) for file in found]
+        return sorted(path for path, time in paths if path.rpartition("/")[2].startswith("_") and time < until)
+
+    def delete(self, path: str) -> None:
+        """Remove a file or a folder, if it is there."""
+        with self.reachable(), suppress(FileNotFoundError):
+            self.fs.rm(path, recursive=True)
 
     def may_enter(self, path: str) -> bool:
         """Ask HDFS whether a folder may be entered (WebHDFS, "Check access"); no, where it is not there."""
@@ -289,6 +307,12 @@ class ReleaseFolder:
             self.storage.fs._call("RENAME", method="put", path=source, destination=target, renameoptions=options)
         else:
             os.replace(source, target)
+
+
+def _modified(file: dict[str, Any]) -> datetime:
+    """Return when a file was last changed, as HDFS or the local disk has it."""
+    seconds = file["modificationTime"] / 1000 if "modificationTime" in file else file["mtime"]
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _split_url(url: str) -> SplitResult:

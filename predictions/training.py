@@ -24,6 +24,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils import get_tags
 
 import mapper
+from predictions.distribution import SHARES
 from predictions.errors import InputError
 from predictions.features import FrameReader, NumberDecoder
 from predictions.model import MANIFEST_FILE, MODEL_FILE, Model, read_manifest, save_model
@@ -184,6 +185,8 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, dict[
         "holdout": len(holdout),
         "metrics": metrics(pipeline, holdout, holdout_labels),
         "baseline": metrics(baseline, holdout, holdout_labels),
+        # The bins of a regressor's predictions (`predictions.distribution`).
+        "quantiles": None if classify else np.unique(np.quantile(sample.labels, SHARES)).tolist(),
     }
 
 

@@ -1,0 +1,132 @@
+"""Compare: any two scored releases, from their prediction lines, range by range in processes of this machine."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from rich.console import Console
+from rich.table import Table
+
+from loader.regions import key_range
+from predictions.comparison import AMOUNT_EDGES, Comparison, compare
+from predictions.distribution import Bins
+from predictions.errors import InputError
+from predictions.model import MANIFEST_FILE, parse_manifest
+from predictions.records import split_lines
+from predictions.storage import ReleaseFolder
+from predictions.workers import Report, run_tasks
+
+
+def compare_releases(
+    before: ReleaseFolder, after: ReleaseFolder, processes: int, progress: Callable[[float], None]
+) -> Comparison:
+    """Compare two releases' predictions.
+
+    Args:
+        before: the earlier one's folder.
+        after: the later one's; the numbers of their regions may differ.
+        processes: how many ranges are compared at once.
+        progress: called with the share that is done, 0 to 1.
+
+    Raises:
+        InputError: one is not scored, or they do not predict the same.
+    """
+    bins = [_bins(folder) for folder in (before, after)]
+    if bins[0].classes != bins[1].classes and not (bins[0].classes and bins[1].classes):
+        raise InputError(f"{before.release} and {after.release}: one has classes, the other numbers; nothing compares")
+    points = after.counts(after.manifest())["split_points"]
+    found = Comparison.of(bins[0])
+    ranges = [key_range(points, part) for part in range(len(points) + 1)]
+    for done, event in enumerate(run_tasks(partial(_compare, before, after, bins[0]), ranges, processes), 1):
+        found.merge(event.value)
+        progress(done / len(ranges))
+    return found
+
+
+def _bins(folder: ReleaseFolder) -> Bins:
+    folder.require("scored", "score")
+    path = f"model/{MANIFEST_FILE}"
+    return Bins.of_model(parse_manifest(folder.read(path), f"{folder.path}/{path}"))
+
+
+def _compare(
+    before: ReleaseFolder, after: ReleaseFolder, bins: Bins, bounds: tuple[bytes, bytes], _report: Report
+) -> Comparison:
+    return compare(lines_between(before, *bounds), lines_between(after, *bounds), bins)
+
+
+def lines_between(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[bytes]:
+    """Yield a release's prediction lines of a range of row keys, in blocks.
+
+    Args:
+        folder: the release's, whose own regions may be others.
+        start: the first row key.
+        stop: the row key to stop before; empty for all.
+    """
+    points = folder.counts(folder.manifest())["split_points"]
+    for part in range(len(points) + 1):
+        first, end = key_range(points, part)
+        if (end and end <= start) or (stop and first >= stop):
+            continue
+        for block in folder.blocks(folder.part("scored", part)):
+            # A row key has no tab, so lines are ordered as their keys are.
+            skipped = 0 if block >= start else sum(len(line) + 1 for line in split_lines(block) if line < start)
+            last = block[block.rfind(b"\n", 0, -1) + 1 :]
+            if not stop or last < stop:
+                kept = block[skipped:]
+            else:
+                kept = block[skipped : sum(len(line) + 1 for line in split_lines(block) if line < stop)]
+            if kept:
+                yield kept
+
+
+def show(found: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:
+    """Print a comparison to stdout."""
+    console = Console(highlight=False)
+    console.print(_sides(found, before.release, after.release))
+    console.print(
+        f"\n{found.both:,} records were scored in both: {found.changed:,} predictions are others "
+        f"({found.changed / max(1, found.both):.2%}); {found.gone:,} records are gone, {found.appeared:,} are new"
+    )
+    console.print(
+        f"population stability index {found.stability:.4f} (below 0.1: stable; above 0.25: another population)"
+    )
+    bounds = [f"below {AMOUNT_EDGES[0]:g}", *(f"from {edge:g}" for edge in AMOUNT_EDGES)]
+    counts = found.amounts.tolist()
+    console.print(
+        "by how much: " + ", ".join(f"{bound}: {count:,}" for bound, count in zip(bounds, counts, strict=True))
+    )
+    if found.examples:
+        console.print("\nthe records that changed most:")
+        console.print(_examples(found, before.release, after.release))
+
+
+def _sides(found: Comparison, before: str, after: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", before, after):
+        table.add_column(column, justify="right" if column else "left")
+    sides = [side.as_json() for side in (found.before, found.after)]
+    table.add_row("records", *(f"{side['rows']:,}" for side in sides))
+    table.add_row("failed", *(f"{side['failed']:,}" for side in sides))
+    for label in sorted(sides[0]["classes"].keys() | sides[1]["classes"].keys()):
+        shares = (side["classes"].get(label, 0) / max(1, side["rows"] - side["failed"]) for side in sides)
+        table.add_row(f"class {label}", *(f"{share:.2%}" for share in shares))
+    table.add_row("mean score", *(_number(side["mean"]) for side in sides))
+    for share in sides[0]["quantiles"]:
+        table.add_row(f"{float(share):.0%} below", *(_number(side["quantiles"][share]) for side in sides))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _examples(found: Comparison, before: str, after: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("record", before, after, "by"):
+        table.add_column(column, overflow="fold")
+    for change in found.as_json()["examples"]:
+        sides = [
+            label if share is None else f"{label} ({share})" for label, share in (change["before"], change["after"])
+        ]
+        table.add_row(change["id"], *sides, f"{change['amount']:.4g}")
+    return table

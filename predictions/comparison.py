@@ -1,0 +1,213 @@
+"""Two releases' predictions side by side: how each is distributed, and what became of each record.
+
+Both come as prediction lines in the order of their row keys, so they are joined in one pass, with memory for a block of
+each; what was found in two ranges of row keys adds up.
+"""
+
+import heapq
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import ne
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from predictions.distribution import Bins, Distribution, Rows, Values, text
+from predictions.records import NULL
+from predictions.rowkey import record_id
+
+EXAMPLES = 20  # of the records that changed most
+COARSE = 10  # fine bins in one of the population stability index: with more of these, chance alone moves small releases
+AMOUNT_EDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the histogram of changes
+
+
+class Change(NamedTuple):
+    """A record whose prediction changed: by how much, its row key, and both predictions with their probabilities."""
+
+    amount: float
+    row_key: bytes
+    before: tuple[bytes, bytes]
+    after: tuple[bytes, bytes]
+
+
+@dataclass
+class Comparison:
+    """A release's predictions beside those of the one before, or of a range of their row keys.
+
+    Args:
+        before, after: the distributions of each, over the same bins.
+        both: records that were scored in both, and failed in neither.
+        appeared, gone: records that only the later one has, or the earlier.
+        changed: of `both`, those with another prediction; of a classifier, another class.
+        moves: of a classifier, how many records went from one class to another.
+        amounts: of `both`, the histogram of how much changed, by `AMOUNT_EDGES`: of a regressor, the difference over
+            the spread of the earlier scores' bins; of a classifier, the probability that at least has moved.
+        examples: the records that changed most.
+    """
+
+    before: Distribution
+    after: Distribution
+    both: int = 0
+    appeared: int = 0
+    gone: int = 0
+    changed: int = 0
+    moves: Counter[tuple[bytes, bytes]] = field(default_factory=Counter)
+    amounts: Values = field(default_factory=lambda: np.zeros(len(AMOUNT_EDGES) + 1, dtype=np.int64))
+    examples: list[Change] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, bins: Bins) -> "Comparison":
+        """Return one of nothing yet."""
+        return cls(Distribution(bins), Distribution(bins))
+
+    @property
+    def stability(self) -> float:
+        """The population stability index: the sum over bins of (after - before) * ln(after / before), in shares.
+
+        A bin counts half a record more in each, so that an empty one does not make it infinite. Below 0.1 is commonly
+        taken as stable, over 0.25 as another population (Siddiqi, Credit Risk Scorecards, 2006).
+        """
+        if self.before.bins.classes and len(self.before.bins.classes) != 2:
+            return _stability(*(np.array([side.classes[c] for c in self._classes]) for side in self._sides))
+        return _stability(*(np.add.reduceat(s.histogram, range(0, len(s.histogram), COARSE)) for s in self._sides))
+
+    @property
+    def _sides(self) -> tuple[Distribution, Distribution]:
+        return self.before, self.after
+
+    @property
+    def _classes(self) -> list[bytes]:
+        return sorted(self.before.classes.keys() | self.after.classes.keys())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {
+            "before": self.before.as_json(),
+            "after": self.after.as_json(),
+            **{name: getattr(self, name) for name in ("both", "appeared", "gone", "changed", "stability")},
+            "moves": [
+                {"before": text(a), "after": text(b), "rows": count}
+                for (a, b), count in sorted(self.moves.items(), key=lambda move: (-move[1], move[0]))
+            ],
+            "amounts": {"edges": AMOUNT_EDGES, "counts": self.amounts.tolist()},
+            "examples": [
+                {
+                    "id": text(record_id(change.row_key)),
+                    "amount": change.amount,
+                    "before": list(map(text, change.before)),
+                    "after": list(map(text, change.after)),
+                }
+                for change in self.examples
+            ],
+        }
+
+    def add(self, before: Rows, after: Rows) -> None:
+        """Add the rows of one range of row keys."""
+        shared = before.keys == after.keys
+        ours, theirs = _shared(before.keys, after.keys) if not shared else (slice(None), slice(None))
+        scores = []
+        for side, rows in ((self.before, before), (self.after, after)):
+            fine = np.array([error == NULL for error in rows.errors], dtype=bool)
+            found = np.full(len(rows.keys), np.nan)
+            scored = rows if fine.all() else rows.take(np.flatnonzero(fine))
+            found[fine] = side.bins.scores(scored.predictions, scored.probabilities)
+            side.add(rows, found[fine])
+            scores.append(found)
+        old, new = (before, after) if shared else (before.take(ours), after.take(theirs))
+        self.gone += len(before.keys) - len(old.keys)
+        self.appeared += len(after.keys) - len(new.keys)
+        self._compare(old, new, scores[0][ours], scores[1][theirs])
+
+    def _compare(self, old: Rows, new: Rows, was: Values, now: Values) -> None:
+        valid = ~(np.isnan(was) | np.isnan(now))
+        self.both += int(valid.sum())
+        differ = np.fromiter(map(ne, old.predictions, new.predictions), dtype=bool, count=len(old.keys)) & valid
+        self.changed += int(differ.sum())
+        if self.before.bins.classes:
+            for row in np.flatnonzero(differ).tolist():
+                self.moves[old.predictions[row], new.predictions[row]] += 1
+        amounts = np.where(valid, self._amounts(differ, was, now), 0.0)
+        self.amounts = self.amounts + np.bincount(
+            np.searchsorted(AMOUNT_EDGES, amounts[valid], side="right"), minlength=len(AMOUNT_EDGES) + 1
+        )
+        largest = np.argsort(-amounts, kind="stable")[:EXAMPLES].tolist()
+        found = [
+            Change(float(amounts[row]), old.keys[row], old.answer(row), new.answer(row))
+            for row in largest
+            if amounts[row]
+        ]
+        self._keep(found)
+
+    def _amounts(self, differ: Values, was: Values, now: Values) -> Values:
+        bins = self.before.bins
+        if not bins.classes:
+            edges = bins.edges
+            return np.abs(now - was) / ((edges[-1] - edges[0]) or 1.0)
+        if len(bins.classes) == 2:
+            return np.abs(now - was)
+        # The total variation is at least what the one class that each predicted has gained or lost.
+        gained, lost = now - np.minimum(was, 1 - was), was - np.minimum(now, 1 - now)
+        return np.where(differ, np.maximum(gained, lost), np.abs(now - was))
+
+    def _keep(self, changes: list[Change]) -> None:
+        # Of those that changed alike, always the same ones, however the ranges were cut.
+        found = [*self.examples, *changes]
+        self.examples = heapq.nsmallest(EXAMPLES, found, key=lambda change: (-change.amount, change.row_key))
+
+    def merge(self, other: "Comparison") -> None:
+        """Add that of another range."""
+        self.before.merge(other.before)
+        self.after.merge(other.after)
+        for name in ("both", "appeared", "gone", "changed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.moves += other.moves
+        self.amounts = self.amounts + other.amounts
+        self._keep(other.examples)
+
+
+EMPTY = Rows((), (), (), ())
+
+
+def compare(before: Iterable[bytes], after: Iterable[bytes], bins: Bins) -> Comparison:
+    """Compare two releases' predictions.
+
+    Args:
+        before: blocks of the earlier one's prediction lines, in the order of their row keys.
+        after: of the later one's.
+        bins: the earlier one's.
+    """
+    found = Comparison.of(bins)
+    for old, new in _aligned(map(Rows.of, filter(None, before)), map(Rows.of, filter(None, after))):
+        found.add(old, new)
+    return found
+
+
+def _aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Rows, Rows]]:
+    """Yield rows of both that are all there is between two row keys."""
+    old, new = next(before, None), next(after, None)
+    while old and new:
+        stop = min(old.keys[-1], new.keys[-1])
+        ends = bisect_right(old.keys, stop), bisect_right(new.keys, stop)
+        yield old.take(slice(ends[0])), new.take(slice(ends[1]))
+        old = old.take(slice(ends[0], None)) if ends[0] < len(old.keys) else next(before, None)
+        new = new.take(slice(ends[1], None)) if ends[1] < len(new.keys) else next(after, None)
+    for rest in chain([old] if old else [], before):
+        yield rest, EMPTY
+    for rest in chain([new] if new else [], after):
+        yield EMPTY, rest
+
+
+def _shared(before: Sequence[bytes], after: Sequence[bytes]) -> tuple[Values, Values]:
+    """Return where the keys stand, in each, that both have."""
+    places = dict(zip(before, range(len(before)), strict=True))
+    pairs = [(places[key], row) for row, key in enumerate(after) if key in places]
+    found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def _stability(before: Values, after: Values) -> float:
+    old, new = ((side + 0.5) / (side.sum() + 0.5 * len(side)) for side in (before, after))
+    return float(((new - old) * np.log(new / old)).sum())

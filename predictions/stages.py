@@ -1,0 +1,114 @@
+"""The stages as a person sees them: each with its progress on stderr, and a line of what came of it."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from predictions.errors import VerificationError
+from predictions.exits import DONE, WITH_FAILURES
+from predictions.progress import LoadDisplay, bar, say
+from predictions.release import release_table
+from predictions.settings import Settings
+from predictions.storage import ReleaseFolder, Storage
+
+if TYPE_CHECKING:
+    from predictions.load import How
+
+
+def run_export(settings: Settings, storage: Storage) -> ReleaseFolder:
+    """Start a release and return its folder."""
+    from predictions.export import export
+
+    with bar("export", "records") as progress:
+        folder = export(settings, storage, progress)
+    done = folder.manifest()["export"]
+    say(f"exported {done['rows']:,} records to {folder.path}/export in {done['seconds']:.1f} s")
+    if done["unfit_ids"]:
+        say(f"warning: {done['unfit_ids']:,} IDs cannot be row keys; `predictions score` will name them and stop")
+    return folder
+
+
+def run_train(settings: Settings, folder: ReleaseFolder) -> None:
+    """Train its model, unless it has one."""
+    if folder.has("model"):
+        say(f"{folder.path}/model is there already; another model is another release (predictions export)")
+        return
+    from predictions.training import train
+
+    done = train(settings, folder, say)["training"]
+    baseline = done["baseline"]
+    metrics = ", ".join(
+        f"{name.replace('_', ' ')} {value:.4f} (baseline {baseline[name]:.4f})"
+        for name, value in sorted(done["metrics"].items(), reverse=True)
+    )
+    say(f"trained in {done['seconds']:.1f} s; on {done['holdout']:,} records held out: {metrics}")
+
+
+def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None) -> int:
+    """Score it; return the exit code."""
+    from predictions.score import score
+
+    with bar("score") as progress:
+        done = score(settings, folder, runner, lambda share: progress(share, 1.0))
+    more = f", {done['duplicates']:,} came twice" if done["duplicates"] else ""
+    say(f"scored {done['scored']:,} records, {done['failed']:,} failed{more}; it took {done['seconds']:.1f} s")
+    return WITH_FAILURES if done["failed"] else DONE
+
+
+def run_load(settings: Settings, folder: ReleaseFolder, how: "How") -> None:
+    """Load it into its table."""
+    from predictions.load import load
+
+    with LoadDisplay() as display:
+        loaded = load(settings, folder, how, display, say)
+    table = release_table(settings.name, folder.release)
+    say(f"{loaded['rows']:,} rows in table {table}, counted; loading took {loaded['seconds']:.1f} s")
+
+
+def run_verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int | None) -> None:
+    """Compare its table with what was scored; VerificationError where they differ."""
+    from predictions.verify import verify
+    from predictions.workers import cores
+
+    processes = processes or cores()
+    with bar("verify", "rows") as progress:
+        found = verify(settings, folder, full, processes, progress)
+    for fault in found.faults:
+        click.echo(fault)
+    read = f"every cell ({found.cells:,}), beside the prediction lines" if full else "row keys alone"
+    say(
+        f"{found.rows:,} rows of table {release_table(settings.name, folder.release)}: read {read}, by scans of up to "
+        f"{processes} regions at once, in {found.seconds:.1f} s ({found.rows / found.seconds:,.0f} rows a second)"
+    )
+    if found.faults:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
+        raise VerificationError(f"release {folder.release} is not what was scored" + (f": {counts}" if counts else ""))
+
+
+def run_activate(settings: Settings, storage: Storage, release: str, force: str | None = None) -> None:
+    """Make it the current one, if it is fit to be."""
+    from predictions.activation import activate
+
+    with bar("compare") as progress:
+        pointer = activate(settings, storage, release, force, say, lambda share: progress(share, 1.0))
+    before = f", before it {pointer.history[-1]}" if pointer.history else ""
+    say(f"release {pointer.current} is current{before}")
+
+
+def run_clean(settings: Settings, storage: Storage) -> None:
+    """Show what has had its time or was left behind, and remove it."""
+    from loader.connection import Connection
+    from predictions.retention import leftovers, remove
+
+    with Connection(settings.hbase.server(loading=True)) as connection:
+        found = leftovers(settings, storage, connection)
+        for leftover in found:
+            table = [f"table {release_table(settings.name, leftover.release)}"] if leftover.table else []
+            click.echo(f"{leftover.release}: {leftover.why}: {', '.join([*table, *leftover.paths])}")
+        if found and sys.stdin.isatty():
+            click.confirm("Remove all of that?", abort=True)
+        for leftover in remove(settings, storage, connection, found):
+            say(f"removed {leftover.release}" if leftover.table else f"removed {', '.join(leftover.paths)}")
+    if not found:
+        say("there is nothing to remove")

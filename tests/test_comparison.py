@@ -1,0 +1,160 @@
+"""Two releases' predictions side by side, against the same in plain Python."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from predictions.comparison import AMOUNT_EDGES, compare
+from predictions.distribution import Bins, Distribution, Rows
+from predictions.errors import InputError
+from predictions.records import join_lines, split_lines
+from predictions.rowkey import row_keys
+
+BINARY = Bins.of_model({"task": "classification", "classes": [0, 1]})
+THREE = Bins.of_model({"task": "classification", "classes": ["a", "b", "c"]})
+NUMBER = Bins.of_model({"task": "regression", "training": {"quantiles": [1.0, 2.5, 4.0]}})
+
+numbers = st.integers(-10, 70).map(lambda number: b"%.1f" % (number / 10))
+shares = st.integers(34, 100).map(lambda number: b"%.2f" % (number / 100))
+ANSWERS = {
+    BINARY: st.tuples(st.sampled_from([b"0", b"1"]), shares),
+    THREE: st.tuples(st.sampled_from([b"a", b"b", b"c"]), shares),
+    NUMBER: st.tuples(numbers, st.just(b"\\N")),
+}
+
+
+@st.composite
+def releases(draw, bins):
+    """Answers by record ID of two releases; None for a record that failed."""
+    answers = st.none() | ANSWERS[bins]
+    ids = st.integers(0, 40).map(lambda number: b"%d" % number)
+    return draw(st.dictionaries(ids, answers)), draw(st.dictionaries(ids, answers))
+
+
+def lines(answers):
+    found = []
+    for key, answer in zip(row_keys(list(answers)) if answers else [], answers.values(), strict=True):
+        fields = [b"\\N", b"\\N"] if answer is None else answer
+        found.append(b"\t".join([key, *fields, b"0" * 16, b"1795362300000", b"bad" if answer is None else b"\\N"]))
+    return sorted(found)
+
+
+def blocks(answers, sizes):
+    """The lines in blocks of so many, and so on."""
+    rest = lines(answers)
+    while rest:
+        size = next(sizes, 3)
+        yield join_lines(rest[:size])
+        rest = rest[size:]
+
+
+def score(bins, answer):
+    label, probability = answer
+    if not bins.classes:
+        return float(label)
+    return 1 - float(probability) if len(bins.classes) == 2 and label == bins.classes[0] else float(probability)
+
+
+@pytest.mark.parametrize("bins", [BINARY, THREE, NUMBER], ids=["binary", "three", "number"])
+@given(st.data())
+def test_it_counts_what_plain_python_counts(bins, data):
+    before, after = data.draw(releases(bins))
+    cuts = [iter(data.draw(st.lists(st.integers(1, 9)))) for _ in range(2)]
+    found = compare(blocks(before, cuts[0]), blocks(after, cuts[1]), bins)
+    for side, answers in ((found.before, before), (found.after, after)):
+        scored = [answer for answer in answers.values() if answer]
+        scores = [score(bins, answer) for answer in scored]
+        assert (side.rows, side.failed) == (len(answers), len(answers) - len(scored))
+        assert side.classes == (Counter(label for label, _share in scored) if bins.classes else {})
+        assert side.histogram.tolist() == [
+            sum(low <= value < high for value in scores)
+            for low, high in zip([-math.inf, *bins.edges], [*bins.edges, math.inf], strict=True)
+        ]
+        assert side.mean == (pytest.approx(sum(scores) / len(scores)) if scores else None)
+    both = [key for key in before if before[key] and after.get(key)]
+    changed = [key for key in both if before[key][0] != after[key][0]]
+    assert (found.both, found.changed) == (len(both), len(changed))
+    assert (found.gone, found.appeared) == (len(before.keys() - after.keys()), len(after.keys() - before.keys()))
+    if bins.classes:
+        assert found.moves == Counter((before[key][0], after[key][0]) for key in changed)
+    if bins is not THREE:
+        spread = 1 if bins.classes else 3
+        amounts = [abs(score(bins, after[key]) - score(bins, before[key])) / spread for key in both]
+        assert [change.amount for change in found.examples] == pytest.approx(sorted(filter(None, amounts))[::-1][:20])
+        assert found.amounts.sum() == len(both)
+    json.dumps(found.as_json(), allow_nan=False)
+
+
+@given(releases(BINARY), st.binary(min_size=4, max_size=4))
+def test_what_was_found_in_two_ranges_adds_up(pair, point):
+    whole = compare(*(blocks(answers, iter([])) for answers in pair), BINARY)
+    parts = [
+        compare(
+            *([join_lines(kept)] if (kept := [x for x in lines(a) if (x < point) == low]) else [] for a in pair), BINARY
+        )
+        for low in (True, False)
+    ]
+    parts[0].merge(parts[1])
+    assert rounded(parts[0]) == rounded(whole)
+
+
+def rounded(found):
+    """What was found, with sums that do not depend on their order."""
+    return json.loads(json.dumps(found.as_json()), parse_float=lambda text: round(float(text), 9))
+
+
+def of(*answers):
+    return {b"%d" % number: answer for number, answer in enumerate(answers)}
+
+
+def test_of_three_classes_the_probability_that_moved_at_least():
+    pairs = [
+        ((b"a", b"0.5"), (b"b", b"0.9"), 0.4),  # b had 0.5 at most
+        ((b"a", b"0.9"), (b"b", b"0.5"), 0.4),  # a has 0.5 at most
+        ((b"a", b"0.9"), (b"b", b"0.9"), 0.8),
+        ((b"a", b"0.4"), (b"a", b"0.9"), 0.5),
+    ]
+    for before, after, amount in pairs:
+        [change] = compare(blocks(of(before), iter([])), blocks(of(after), iter([])), THREE).examples
+        assert change.amount == pytest.approx(amount)
+
+
+def test_the_stability_index_is_that_of_the_formula():
+    old, new = [300, 700], [450, 550]
+    before = of(*[(b"0", b"0.95")] * old[0], *[(b"1", b"0.95")] * old[1])
+    after = of(*[(b"0", b"0.95")] * new[0], *[(b"1", b"0.95")] * new[1])
+    found = compare(blocks(before, iter([500])), blocks(after, iter([500])), BINARY)
+    shares = [[(count + 0.5) / 1005 for count in (side[0], *[0] * 8, side[1])] for side in (old, new)]
+    expected = sum((b - a) * math.log(b / a) for a, b in zip(*shares, strict=True))
+    assert found.stability == pytest.approx(expected)
+    assert 0.05 < found.stability < 0.25
+    same = compare(blocks(before, iter([500])), blocks(before, iter([7])), BINARY)
+    assert (same.stability, same.changed, same.examples) == (0, 0, [])
+    assert same.amounts.tolist() == [1000, *[0] * len(AMOUNT_EDGES)]
+
+
+def test_quantiles_are_near_those_of_the_scores():
+    rng = np.random.default_rng(1)
+    values = rng.normal(100, 15, 20_000).round(3)
+    edges = np.unique(np.quantile(values[:5000], np.arange(1, 100) / 100))
+    bins = Bins.of_model({"task": "regression", "training": {"quantiles": edges.tolist()}})
+    side = Distribution(bins)
+    for start in range(0, len(values), 700):
+        answers = {b"%d" % i: (b"%.3f" % value, b"\\N") for i, value in enumerate(values[start : start + 700])}
+        rows = Rows.of(join_lines(lines(answers)))
+        side.add(rows, bins.scores(rows.predictions, rows.probabilities))
+    for share in (0.05, 0.25, 0.5, 0.75, 0.95):
+        assert side.quantile(share) == pytest.approx(np.quantile(values, share), abs=0.5)
+    assert (side.quantile(0), side.quantile(1)) == (values.min(), values.max())
+    assert side.mean == pytest.approx(values.mean())
+
+
+def test_a_line_that_is_none_is_named():
+    with pytest.raises(InputError, match="a prediction line has 6 fields, this one 2"):
+        compare([b"0001:a\t1\n"], [], BINARY)
+    assert split_lines(b"") == []

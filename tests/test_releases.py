@@ -1,0 +1,271 @@
+"""Releases on the live cluster: the gates before the switch, the switch and the way back, under readers without pause."""
+
+import json
+import random
+import sqlite3
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from conftest import make_orders
+
+from loader.connection import Connection
+from predictions.client import Client
+from predictions.errors import RefusedError
+from predictions.pointer import DROPPED, LOADED, REFUSED, Releases
+from predictions.release import release_table
+from predictions.schema import texts
+
+pytestmark = pytest.mark.cluster
+
+READERS = 8
+FOLLOWS = 1.0  # seconds after a switch in which every reader sees it; on a busy machine it is far less all the same
+
+
+class Operated:
+    """Predictions of the orders, and what an operator does with their releases."""
+
+    def __init__(self, made):
+        self.made = made
+        self.name = made.name
+        self.connection = Connection(made.settings.hbase.server(loading=True))
+        self.releases = Releases(self.connection, made.name)
+
+    def load(self, **environment):
+        """Make a release, up to its table, and return its ID."""
+        release = self.made.succeed("export", **environment).stdout.strip()
+        for stage in (["train"], ["score", "--runner", "local"], ["load", "--via", "puts"]):
+            self.made.succeed(*stage, **environment)
+        return release
+
+    def change(self, statement):
+        with closing(sqlite3.connect(self.made.path.parent / "orders.db")) as connection, connection:
+            connection.execute(statement)
+
+    def list(self):
+        return {
+            line["release"]: line
+            for line in map(json.loads, self.made.succeed("releases", "--json").stdout.split("\n")[:-1])
+        }
+
+    @property
+    def pointer(self):
+        return self.releases.pointer()
+
+    def truth(self, release):
+        """A release's predictions by record ID, as they stand in its table."""
+        pages = self.connection.scan(release_table(self.name, release), b"", b"")
+        return {
+            row.key.decode().partition(":")[2]: texts({column: cell.value for column, cell in row.cells.items()})
+            for page in pages
+            for row in page
+        }
+
+
+@pytest.fixture(scope="module")
+def operated(project, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("orders")
+    operated = Operated(project((make_orders(folder) / "predictions.toml").read_text(), folder))
+    with operated.connection:
+        yield operated
+
+
+@pytest.fixture(scope="module")
+def two(operated):
+    """Two releases, loaded and activated one after the other; of the second one, every other record is another."""
+    first = operated.load()
+    operated.made.succeed("activate")
+    operated.change("UPDATE orders SET amount = 501 - amount WHERE items % 2")
+    second = operated.load()
+    operated.made.succeed("activate", "--release", second, "--force", "half of it is other on purpose")
+    return first, second
+
+
+def test_the_switch_the_way_back_and_the_list(operated, two):
+    first, second = two
+    made = operated.made
+    assert (operated.pointer.current, operated.pointer.history) == (second, [first])
+    assert [(line["role"], line["state"], line["rows"]) for line in operated.list().values()] == [
+        ("current", "loaded", 400),
+        ("previous", "loaded", 400),
+    ]
+    rolled = made.succeed("rollback")
+    assert f"release {first} is current again; {second} was rolled back from" in rolled.stderr
+    assert made.get("order-001")[0]["release"] == first
+    assert [line["role"] for line in operated.list().values()] == ["rolled back", "current"]
+    assert "nothing to go back to" in made.succeed("rollback", code=2).stderr
+    again = made.run("activate", "--release", second)
+    assert again.returncode == 3
+    made.succeed("activate", "--release", second, "--force", "looked at it")
+    assert (operated.pointer.current, operated.pointer.rolled_back) == (second, [])
+    printed = made.succeed("releases").stdout
+    assert [line.split()[:2] for line in printed.splitlines()[1:]] == [[second, "current"], [first, "previous"]]
+    row = operated.connection.row(operated.name, b"release:" + second.encode())
+    assert json.loads(row[b"r:gates"].value)["forced"] == "looked at it"
+
+
+def test_of_two_operators_at_once_one_is_told(operated, two):
+    first, second = two
+    serial = operated.pointer.serial
+    operated.releases.rollback()
+    with pytest.raises(RefusedError, match="another release became current just now"):
+        operated.releases.activate(second, force=True, serial=serial)
+    operated.releases.activate(second, force=True)
+    results = []
+
+    def operate():
+        with Connection(operated.made.settings.hbase.server(loading=True)) as connection:
+            releases = Releases(connection, operated.name)
+            barrier.wait()
+            try:
+                results.append(releases.rollback().current)
+            except RefusedError as error:
+                results.append(error)
+
+    for _attempt in range(20):  # until they meet
+        results.clear()
+        barrier = threading.Barrier(2)
+        threads = [threading.Thread(target=operate) for _ in range(2)]
+        operated.releases.activate(second, force=True)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if any(isinstance(result, RefusedError) for result in results):
+            break
+    assert sorted(map(str, results)) == sorted(
+        [first, str(RefusedError(f"another release became current just now; look at it before {first} replaces it"))]
+    )
+    operated.releases.activate(second, force=True)
+
+
+def test_a_prediction_is_explained_back_to_its_lines(operated, two):
+    operated.change("UPDATE orders SET note = 'other' WHERE id = 'order-007'")
+    found = json.loads(operated.made.succeed("explain", "--json", "order-007").stdout)
+    folder = operated.made.storage.release(found["release"])
+    assert (found["id"], found["status"], found["record"]["note"]) == ("order-007", "fresh", "other")
+    assert found["model"]["sha256"] == folder.manifest()["model"]["sha256"]
+    for line, first in ((found["prediction_line"], found["row_key"]), (found["record_line"], "order-007")):
+        lines = b"".join(folder.blocks(line["file"])).decode().splitlines()
+        assert lines[line["line"] - 1] == line["text"]
+        assert line["text"].split("\t")[0] == first
+    shown = operated.made.succeed("explain", "order-007").stdout
+    assert f"HistGradientBoostingClassifier, sha256 {found['model']['sha256']}" in " ".join(shown.split())
+    gone = json.loads(operated.made.succeed("explain", "--json", "nobody").stdout)
+    assert (gone["status"], gone["prediction_line"], gone["record_line"]) == ("missing", None, None)
+
+
+def test_readers_without_pause_while_releases_switch(operated, two, full):
+    truth = {release: operated.truth(release) for release in two}
+    ids = sorted(truth[two[0]])
+    assert any(truth[two[0]][name] != truth[two[1]][name] for name in ids)
+    stop, wrong, answered = threading.Event(), [], [0] * READERS
+    seen: list[dict[str, float]] = [{} for _ in range(READERS)]  # of each reader, when it last saw each release
+
+    def read(reader):
+        client, chance = Client(operated.made.settings), random.Random(reader)
+        while not stop.is_set():
+            name = chance.choice(ids)
+            began = time.monotonic()
+            answer = client.get(name)
+            expected = truth.get(answer.release, {}).get(name)
+            if not expected or answer.status not in ("fresh", "changed"):
+                right = False
+            else:
+                right = (str(answer.prediction), answer.probability) == (
+                    expected["prediction"],
+                    float(expected["probability"]),
+                )
+            if not right:
+                wrong.append(answer)
+            seen[reader][answer.release] = began
+            answered[reader] += 1
+
+    threads = [threading.Thread(target=read, args=(reader,)) for reader in range(READERS)]
+    for thread in threads:
+        thread.start()
+    switched = 0.0
+    try:
+        for turn in range(100 if full else 10):
+            if turn % 2:
+                operated.made.succeed("activate", "--release", two[1], "--force", "again")
+            else:
+                operated.made.succeed("rollback")
+            switched, before = time.monotonic(), list(answered)
+            old = two[0] if turn % 2 else two[1]
+            while any(now < then + 3 for now, then in zip(answered, before, strict=True)):
+                time.sleep(0.05)
+            assert max(last.get(old, 0.0) for last in seen) < switched + FOLLOWS
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+    assert min(answered) > 30
+
+
+def test_a_model_of_shuffled_labels_is_refused_and_kept_from_readers(operated, two):
+    current = operated.pointer.current
+    operated.change("UPDATE orders SET paid = (abs(random()) % 2) WHERE paid IS NOT NULL")
+    release = operated.load()
+    refused = operated.made.succeed("activate", code=3)
+    assert "gate min_skill: REFUSED: log loss on the holdout" in refused.stderr
+    assert f"release {release} is refused by gates.min_skill" in refused.stderr.splitlines()[-1]
+    assert (operated.pointer.current, operated.list()[release]["state"]) == (current, REFUSED)
+    assert operated.made.get("order-001")[0]["release"] == current
+    operated.made.succeed("activate", "--force", "to see it")
+    assert (operated.pointer.current, operated.releases.state(release)) == (release, LOADED)
+    operated.made.succeed("rollback")
+
+
+def test_too_many_records_that_are_gone_are_refused(operated, two):
+    current = operated.pointer.current
+    operated.change("UPDATE orders SET paid = (coalesce(amount, 0) > 200)")
+    operated.change("DELETE FROM orders WHERE id >= 'order-300'")
+    release = operated.load()
+    refused = operated.made.succeed("activate", code=3)
+    assert "gate max_gone: REFUSED: 100 of 400 records are gone: 25.00%, at most 20.00%" in refused.stderr
+    assert operated.pointer.current == current
+    operated.change("DELETE FROM orders WHERE id = 'order-299'")
+    told = operated.made.succeed("activate", code=3).stderr
+    assert "300 records were exported, the database has 299 now (-1)" in told
+    shown = operated.made.succeed("compare", current, release)
+    assert "100 records are gone, 0 are new" in shown.stdout
+
+
+def test_what_has_had_its_time_is_removed_and_never_what_is_served_or_was_before(operated, two):
+    made, storage = operated.made, operated.made.storage
+    at_once = {"PREDICTIONS_RETENTION_GRACE_HOURS": "0", "PREDICTIONS_RETENTION_KEEP": "1"}
+    assert "there is nothing to remove" in made.succeed("releases", "--clean").stderr  # it has a day of grace
+    crashed = made.succeed("export").stdout.strip()
+    storage.fs.pipe_file(f"{storage.folder}/{two[0]}/_part-00000.12345678", b"half of it")
+    pointer, before = operated.pointer, operated.list()
+    served = {pointer.current, pointer.history[-1]}
+    newest = max(release for release, line in before.items() if line["state"] in (LOADED, REFUSED))
+    shown = made.succeed("releases", "--clean", **at_once).stdout
+    assert f"{crashed}: it was begun and never loaded: {storage.folder}/{crashed}" in shown
+    assert "_part-00000.12345678" in shown
+    assert {release for release, line in operated.list().items() if line["state"] != DROPPED} == served | {newest}
+    tables = {name.decode() for name in operated.connection.tables() if name.decode().startswith(f"{operated.name}.")}
+    assert tables == {release_table(operated.name, release) for release in served | {newest}}
+    assert set(storage.names(storage.folder)) == served | {newest}
+    assert "there is nothing to remove" in made.succeed("releases", "--clean", **at_once).stderr
+    assert operated.pointer == pointer
+    for release in before.keys() - served - {newest, crashed}:
+        refused = made.run("activate", "--release", release)
+        assert (refused.returncode, f"release {release} is dropped" in refused.stderr) == (2, True)
+
+
+def test_what_does_not_add_up_is_refused_whatever_is_forced(operated, two):
+    first, _second = two
+    manifest = operated.releases.manifest(first)
+    part = manifest["loaded"]["parts"][0]
+    broken = manifest | {
+        "loaded": manifest["loaded"] | {"parts": [part | {"rows": part["rows"] - 1}, *manifest["loaded"]["parts"][1:]]}
+    }
+    operated.releases.finish(first, broken)
+    refused = operated.made.succeed("activate", "--release", first, "--force", "please", code=3)
+    assert "is not whole: 400 scored or failed (ID digest" in refused.stderr
+    assert "but 399 loaded (ID digest" in refused.stderr
+    operated.releases.finish(first, manifest)
