@@ -129,10 +129,20 @@ def test_the_stability_index_is_that_of_the_formula():
     before = of(*[(b"0", b"0.95")] * old[0], *[(b"1", b"0.95")] * old[1])
     after = of(*[(b"0", b"0.95")] * new[0], *[(b"1", b"0.95")] * new[1])
     found = compare(blocks(before, iter([500])), blocks(after, iter([500])), BINARY)
-    shares = [[(count + 0.5) / 1005 for count in (side[0], *[0] * 8, side[1])] for side in (old, new)]
+    # Scores of 0.05 and 0.95, in the middle of bins that begin there: not quite half way between two coarse ones.
+    spread = [(0.45 * low, 0.55 * low, *[0] * 7, 0.45 * high, 0.55 * high, 0) for low, high in (old, new)]
+    shares = [[(count + 0.5) / 1006 for count in side] for side in spread]
     expected = sum((b - a) * math.log(b / a) for a, b in zip(*shares, strict=True))
     assert found.stability == pytest.approx(expected)
     assert 0.05 < found.stability < 0.25
+    spread_evenly = [(b"1", b"%.4f" % (number / 1000)) for number in range(1000)]
+
+    def clump(at):
+        """Scores of which every third is the same."""
+        return blocks(of(*spread_evenly, *[(b"1", at)] * 500), iter([]))
+
+    moved = [compare(clump(b"0.7999"), clump(at), BINARY).stability for at in (b"0.8", b"0.85", b"0.95")]
+    assert moved[0] < 0.02 < 0.25 < moved[1] < moved[2]  # a third over an edge, half a bin, one and a half
     same = compare(blocks(before, iter([500])), blocks(before, iter([7])), BINARY)
     assert (same.stability, same.changed, same.examples) == (0, 0, [])
     assert same.amounts.tolist() == [1000, *[0] * len(AMOUNT_EDGES)]
