@@ -25,7 +25,7 @@ TASK_MODULES = (
             *("schema", "task", "unreadable", "upload"),
         )
     ),
-    *(f"loader/{name}.py" for name in ("__init__", "plan", "region_file", "server")),
+    *(f"loader/{name}.py" for name in ("__init__", "plan", "region_file", "regions", "server")),
     *(f"loader/hfiles/{name}.py" for name in ("__init__", "blocks", "cells", "index", "trailer", "writer")),
 )
 # What the loader's task imports.
@@ -41,6 +41,7 @@ LOAD_MODULES = (
             "plan",
             "puts",
             "reasons",
+            "regions",
             "server",
             "transport",
         )

@@ -11,7 +11,7 @@ from predictions.comparison import AMOUNT_EDGES, Comparison, compare
 from predictions.distribution import Bins
 from predictions.errors import InputError
 from predictions.model import MANIFEST_FILE, parse_manifest
-from predictions.records import split_lines
+from predictions.records import bytes_before
 from predictions.storage import ReleaseFolder
 from predictions.workers import Report, run_tasks
 
@@ -68,14 +68,9 @@ def lines_between(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[
         if (end and end <= start) or (stop and first >= stop):
             continue
         for block in folder.blocks(folder.part("scored", part)):
-            # A row key has no tab, so lines are ordered as their keys are.
-            skipped = 0 if block >= start else sum(len(line) + 1 for line in split_lines(block) if line < start)
-            last = block[block.rfind(b"\n", 0, -1) + 1 :]
-            if not stop or last < stop:
-                kept = block[skipped:]
-            else:
-                kept = block[skipped : sum(len(line) + 1 for line in split_lines(block) if line < stop)]
-            if kept:
+            begin = 0 if block >= start else bytes_before(block, start)
+            is_inside = not stop or block[block.rfind(b"\n", 0, -1) + 1 :] < stop
+            if kept := block[begin : None if is_inside else bytes_before(block, stop)]:
                 yield kept
 
 

@@ -108,8 +108,7 @@ class Comparison:
 
     def add(self, before: Rows, after: Rows) -> None:
         """Add the rows of one range of row keys."""
-        shared = before.keys == after.keys
-        ours, theirs = _shared(before.keys, after.keys) if not shared else (slice(None), slice(None))
+        ours, theirs = _shared(before.keys, after.keys)
         scores = []
         for side, rows in ((self.before, before), (self.after, after)):
             fine = np.array([error == NULL for error in rows.errors], dtype=bool)
@@ -118,7 +117,7 @@ class Comparison:
             found[fine] = side.bins.scores(scored.predictions, scored.probabilities)
             side.add(rows, found[fine])
             scores.append(found)
-        old, new = (before, after) if shared else (before.take(ours), after.take(theirs))
+        old, new = before.take(ours), after.take(theirs)
         self.gone += len(before.keys) - len(old.keys)
         self.appeared += len(after.keys) - len(new.keys)
         self._compare(old, new, scores[0][ours], scores[1][theirs])
@@ -202,8 +201,10 @@ def _aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Ro
         yield EMPTY, rest
 
 
-def _shared(before: Sequence[bytes], after: Sequence[bytes]) -> tuple[Values, Values]:
+def _shared(before: Sequence[bytes], after: Sequence[bytes]) -> tuple[slice | Values, slice | Values]:
     """Return where the keys stand, in each, that both have."""
+    if before == after:
+        return slice(None), slice(None)
     places = dict(zip(before, range(len(before)), strict=True))
     pairs = [(places[key], row) for row, key in enumerate(after) if key in places]
     found = np.array(pairs, dtype=np.int64).reshape(-1, 2)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from predictions.records import NULL, escape, split_columns, unescape
-from predictions.schema import FIELDS, fields_of
+from predictions.records import NULL, escape, unescape
+from predictions.schema import split_block
 
 REASONS = 100  # of failures that are told apart
 OTHERS = b"other reasons"
@@ -36,8 +36,7 @@ class Rows(NamedTuple):
     @classmethod
     def of(cls, block: bytes) -> "Rows":
         """Return those of a block; InputError where a line is none."""
-        fields_of(block)
-        keys, predictions, probabilities, _record, _scored, errors = split_columns(block, FIELDS)
+        keys, predictions, probabilities, _record, _scored, errors = split_block(block)
         return cls(keys, predictions, probabilities, errors)
 
     def answer(self, row: int) -> tuple[bytes, bytes]:
@@ -101,14 +100,13 @@ class Distribution:
     rows: int = 0
     classes: Counter[bytes] = field(default_factory=Counter)
     failures: Counter[bytes] = field(default_factory=Counter)
-    histogram: Values = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    histogram: Values = field(init=False)
     total: float = 0.0
     lowest: float = np.inf
     highest: float = -np.inf
 
     def __post_init__(self) -> None:
-        if not len(self.histogram):
-            self.histogram = np.zeros(len(self.bins.edges) + 1, dtype=np.int64)
+        self.histogram = np.zeros(len(self.bins.edges) + 1, dtype=np.int64)
 
     @property
     def failed(self) -> int:

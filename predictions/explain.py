@@ -47,12 +47,11 @@ def explain(settings: Settings, storage: Storage, record_id: str) -> dict[str, A
 
 def _find(folder: ReleaseFolder, paths: Iterable[str], field: bytes) -> dict[str, Any] | None:
     """Return the first line with this first field: its file, its number there, and its text."""
-    wanted = field + b"\t"
     for path in paths:
         number = 1
         for block in folder.blocks(path):
-            start = 0 if block.startswith(wanted) else block.find(b"\n" + wanted) + 1
-            if start or block.startswith(wanted):
+            start = (b"\n" + block).find(b"\n" + field + b"\t")
+            if start >= 0:
                 line = block[start : block.index(b"\n", start)]
                 number += block.count(b"\n", 0, start)
                 return {"file": path, "line": number, "text": line.decode(errors="backslashreplace")}

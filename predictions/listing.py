@@ -71,7 +71,7 @@ def _role(pointer: Pointer, release: str) -> str:
         return CURRENT
     if release in pointer.rolled_back:
         return ROLLED_BACK
-    return PREVIOUS if release in pointer.history[-1:] else ""
+    return PREVIOUS if release == pointer.previous else ""
 
 
 def show(releases: list[Listed]) -> None:

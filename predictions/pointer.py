@@ -34,6 +34,11 @@ class Pointer:
     history: list[str] = field(default_factory=list)
     rolled_back: list[str] = field(default_factory=list)
 
+    @property
+    def previous(self) -> str | None:
+        """The release that a rollback makes current again."""
+        return self.history[-1] if self.history else None
+
     def after(self, release: str) -> "Pointer":
         """Return the pointer once a release has become the current one."""
         history = [*self.history, self.current] if self.current else self.history
@@ -153,9 +158,9 @@ class Releases:
             RefusedError: another activation came between.
         """
         read, old = self._read() if self.is_there else (None, Pointer())
-        if not old.history:
+        if not old.previous:
             raise InputError(f"no release was current before {old.current or 'one ever was'}: nothing to go back to")
-        self.require(old.history[-1], LOADED)
+        self.require(old.previous, LOADED)
         return self._switch(read, old.back())
 
     def require(self, release: str, *states: str) -> None:

@@ -135,6 +135,11 @@ def split_records(block: bytes, fields: int) -> tuple[list[bytes], list[bytes]]:
     return first_fields(block, ends), [block[start:end] for start, end in bounds]
 
 
+def bytes_before(block: bytes, key: bytes) -> int:
+    """Return how many bytes of a block the lines before a key take; no key has a tab, so lines are ordered as keys."""
+    return sum(len(line) + 1 for line in split_lines(block) if line < key)
+
+
 def split_columns(block: bytes, fields: int) -> list[list[bytes]]:
     """Return the fields of a block of lines column by column; each line has this number of them."""
     flat = block[:-1].replace(b"\n", SEPARATOR).split(SEPARATOR)

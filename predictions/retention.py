@@ -41,7 +41,7 @@ def leftovers(settings: Settings, storage: Storage, connection: Connection) -> l
     releases = Releases(connection, settings.name)
     states = {release: state for release, (state, _manifest) in releases.known().items()}
     pointer = releases.pointer() if states else None
-    served = {pointer.current, *pointer.history[-1:]} if pointer else set()
+    served = {pointer.current, pointer.previous} if pointer else set()
     tables = {name.decode().partition(".")[2] for name in connection.tables() if _belongs(name.decode(), settings.name)}
     folders = set(filter(is_release_id, storage.names(storage.folder)))
     whole = [release for release, state in states.items() if state not in (BUILDING, DROPPED)]

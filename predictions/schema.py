@@ -71,6 +71,12 @@ def fields_of(block: bytes) -> np.ndarray:
         raise
 
 
+def split_block(block: bytes) -> list[list[bytes]]:
+    """Return the six fields of a block of prediction lines column by column; InputError where a line is none."""
+    fields_of(block)
+    return split_columns(block, FIELDS)
+
+
 def cells(line: PredictionLine) -> dict[bytes, bytes]:
     """Return the cells (column to value) of a prediction line."""
     values = (line.prediction, line.probability, line.record, line.error)
@@ -89,8 +95,7 @@ def columns(block: bytes) -> tuple[list[bytes], dict[bytes, Sequence[bytes | Non
     Raises:
         InputError: a line does not have six fields, or no time.
     """
-    fields_of(block)
-    keys, prediction, probability, record, scored, error = split_columns(block, FIELDS)
+    keys, prediction, probability, record, scored, error = split_block(block)
     values = zip(CELLS, map(_values, (prediction, probability, record, error)), strict=True)
     return keys, {column: of_rows for column, of_rows in values if of_rows}, _times(keys, scored)
 

@@ -23,7 +23,7 @@ from predictions import counters, task
 from predictions.errors import InputError, InternalError
 from predictions.model import MANIFEST_FILE, MODEL_FILE
 from predictions.processes import Processes, uninterrupted
-from predictions.records import read_blocks, split_lines
+from predictions.records import bytes_before, read_blocks
 from predictions.storage import ReleaseFolder
 from predictions.unreadable import Unreadable
 
@@ -201,7 +201,7 @@ def cut(stream: IO[bytes], points: Sequence[bytes], create: Callable[[int], Bina
         try:
             for block in read_blocks(stream):
                 while region < len(points) and block[block.rfind(b"\n", 0, -1) + 1 :] >= points[region]:
-                    before = sum(len(line) + 1 for line in split_lines(block) if line < points[region])
+                    before = bytes_before(block, points[region])
                     file.write(block[:before])
                     file.close()
                     region += 1

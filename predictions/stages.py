@@ -92,7 +92,7 @@ def run_activate(settings: Settings, storage: Storage, release: str, force: str 
 
     with bar("compare") as progress:
         pointer = activate(settings, storage, release, force, say, lambda share: progress(share, 1.0))
-    before = f", before it {pointer.history[-1]}" if pointer.history else ""
+    before = f", before it {pointer.previous}" if pointer.previous else ""
     say(f"release {pointer.current} is current{before}")
 
 
