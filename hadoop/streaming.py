@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from hadoop.diagnosis import attempt_logs, diagnose
-from hadoop.yarn import UNREACHABLE, kill_application, refused
+from hadoop.yarn import UNREACHABLE, complaints, kill_application, refused
 from predictions import counters
 from predictions.errors import InputError, InternalError, PredictionsError, ServiceError
 
@@ -124,7 +124,7 @@ def find_streaming_jar(hadoop: str, setting: Path | None) -> Path:
     raise InputError(f"no hadoop-streaming jar below {homes[-1]}; name it with hadoop.streaming_jar")
 
 
-def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> dict[str, int]:
+def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> counters.Outcome:
     """Run a job to its end.
 
     Args:
@@ -134,7 +134,7 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
         progress: called with the share that is done, 0 to 1: half of it the maps, half the reduces.
 
     Returns:
-        The scripts' counters from Hadoop's report.
+        The scripts' counters from Hadoop's report, and the job's ID.
 
     Raises:
         ServiceError: YARN cannot be reached, or HDFS takes nothing.
@@ -161,7 +161,8 @@ def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> 
     report = "".join(said)
     if process.returncode:
         raise _failure(report, hadoop)
-    return counters.parse_report(report)
+    found = _JOB.search(report)
+    return counters.Outcome(counters.parse_report(report), f"job_{found[1]}" if found else None)
 
 
 def _failure(report: str, hadoop: str) -> PredictionsError:
@@ -175,8 +176,8 @@ def _failure(report: str, hadoop: str) -> PredictionsError:
         return ServiceError(UNREACHABLE)
     if found := diagnose(report.splitlines()):
         return found.error(f"the job was not accepted: {found}")
-    errors = [line for line in report.splitlines() if "ERROR" in line or "Exception" in line]
-    return InternalError(f"the job was not accepted: {(errors or report.splitlines() or ['no message'])[-1].strip()}")
+    said = complaints(report) or report.splitlines() or ["no message"]
+    return InternalError(f"the job was not accepted: {said[-1].strip()}")
 
 
 def printable(command: Sequence[str]) -> str:

@@ -22,6 +22,11 @@ def refused(text: str) -> bool:
     return "Connection refused" in text or "ConnectException" in text
 
 
+def complaints(text: str) -> list[str]:
+    """Return the lines of what a Java client printed that say what went wrong."""
+    return [line for line in text.splitlines() if "ERROR" in line or "Exception" in line]
+
+
 def usable_nodes(hadoop: str) -> str:
     """Return a line on the nodes that can run tasks, and on those that cannot.
 
@@ -70,6 +75,6 @@ def _ask(hadoop: str, client: str, *arguments: str) -> str:
     # A client fails too where it is asked for what is not there; that is an answer.
     if done.returncode and not re.search(r"doesn't exist|Could not find", done.stdout + done.stderr):
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        telling = [line for line in said if "Exception" in line or "ERROR" in line] or said[-1:]
+        telling = complaints(done.stderr) or said[-1:]
         raise ServiceError(f"YARN's client failed: {telling[0]}")
     return done.stdout

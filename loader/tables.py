@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hadoop.streaming import find_command
+from hadoop.yarn import complaints
 from loader.connection import Connection
 from predictions.errors import InternalError
 from predictions.rowkey import PREFIX_DIGITS
@@ -42,7 +43,5 @@ def make_table(
     if made[1:] != points:
         if table.encode() in connection.tables():
             connection.delete_table(table)  # so that loading again makes it anew
-        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "Exception" in line]
-        raise InternalError(
-            f"table {table} was not made with {len(points) + 1} regions: {(said or ['no message'])[-1]}"
-        )
+        said = complaints(done.stderr) or ["no message"]
+        raise InternalError(f"table {table} was not made with {len(points) + 1} regions: {said[-1]}")

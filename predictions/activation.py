@@ -3,15 +3,14 @@
 from collections.abc import Callable
 
 from loader.connection import Connection
-from predictions.compare import compare_releases
-from predictions.comparison import Comparison
+from predictions.compare import compare_releases, keep
 from predictions.database import open_database
 from predictions.errors import InputError, PredictionsError, RefusedError
 from predictions.gates import gates
 from predictions.pointer import LOADED, REFUSED, Pointer, Releases
 from predictions.proof import faults
 from predictions.settings import Settings
-from predictions.storage import Storage
+from predictions.storage import ReleaseFolder, Storage
 from predictions.workers import cores
 
 
@@ -48,14 +47,16 @@ def activate(
         if pointer.current == release:
             return pointer
         report(_since_export(settings, manifest["export"]["rows"]))
+        comparison = None
+        before = _lines_of_current(storage, pointer.current, release, report)
         try:
-            comparison = _compare(storage, pointer.current, release, report, progress)
+            comparison = compare_releases(before, storage.release(release), cores(), progress)
+            keep(comparison, before, storage.release(release))
         except InputError as error:
             if force is None:
                 raise
             report(f"not compared with the current release: {error}")
-            comparison = None
-        found = gates(settings.gates, manifest, comparison)
+        found = gates(settings.gates, manifest, comparison if before else None)
         for gate in found:
             report(f"gate {gate.name}: {'passed' if gate.passed else 'REFUSED'}: {gate.text}")
         refusals = [gate for gate in found if not gate.passed]
@@ -77,16 +78,13 @@ def _since_export(settings: Settings, exported: int) -> str:
     return f"{exported:,} records were exported, the database has {now:,} now ({now - exported:+,})"
 
 
-def _compare(
-    storage: Storage,
-    current: str | None,
-    release: str,
-    report: Callable[[str], None],
-    progress: Callable[[float], None],
-) -> Comparison | None:
+def _lines_of_current(
+    storage: Storage, current: str | None, release: str, report: Callable[[str], None]
+) -> ReleaseFolder | None:
+    """Return the current release's folder; None where there is none, or its prediction lines are gone."""
     if current is None:
         return None
     if current not in storage.releases() or not storage.release(current).has("scored"):
         report(f"the prediction lines of the current release {current} are gone: nothing to compare {release} with")
         return None
-    return compare_releases(storage.release(current), storage.release(release), cores(), progress)
+    return storage.release(current)

@@ -1,7 +1,6 @@
 """The command line: each stage is a command; `run` is all of them in order."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -226,21 +225,30 @@ def compare(session: Session, before: str, after: str, processes: int | None, as
 
 
 @cli.command()
+@click.argument("release", required=False)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=".", metavar="FOLDER", help="For the files; by default here."
+)
+@click.pass_obj
+def report(session: Session, release: str | None, output: Path) -> int:
+    """Write the report of RELEASE (by default the newest): one HTML file, and its figures as PNGs."""
+    from predictions.report import write_report
+
+    settings = session.settings
+    with bar("compare") as progress:
+        path = write_report(settings, session.storage(settings), release, output, lambda share: progress(share, 1.0))
+    click.echo(path)
+    return DONE
+
+
+@cli.command()
 @runner_option
 @click.pass_obj
 def run(session: Session, runner: str | None) -> int:
-    """Export, train, score, load and activate a new release."""
-    from predictions.load import How
-
+    """Export, train, score, load and activate a new release; of two runs at once for one name, the second is told."""
     settings = session.settings
-    started = time.monotonic()
-    folder = stages.run_export(settings, session.storage(settings))
-    stages.run_train(settings, folder)
-    code = stages.run_score(settings, folder, runner)
-    stages.run_load(settings, folder, How())
-    stages.run_activate(settings, folder.storage, folder.release)
-    say(f"done in {time.monotonic() - started:.0f} s")
-    click.echo(folder.release)
+    release, code = stages.run_all(settings, session.storage(settings), runner)
+    click.echo(release)
     return code
 
 

@@ -1,7 +1,10 @@
 """Compare: any two scored releases, from their prediction lines, range by range in processes of this machine."""
 
+import io
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,14 +18,16 @@ from predictions.records import bytes_before
 from predictions.storage import ReleaseFolder
 from predictions.workers import Report, run_tasks
 
+COMPARISON_FILE = "comparison.json"  # of a release, with the one that it was to replace
+
 
 def compare_releases(
-    before: ReleaseFolder, after: ReleaseFolder, processes: int, progress: Callable[[float], None]
+    before: ReleaseFolder | None, after: ReleaseFolder, processes: int, progress: Callable[[float], None]
 ) -> Comparison:
     """Compare two releases' predictions.
 
     Args:
-        before: the earlier one's folder.
+        before: the earlier one's folder; None for the later one's distribution alone.
         after: the later one's; the numbers of their regions may differ.
         processes: how many ranges are compared at once.
         progress: called with the share that is done, 0 to 1.
@@ -30,8 +35,8 @@ def compare_releases(
     Raises:
         InputError: one is not scored, or they do not predict the same.
     """
-    bins = [_bins(folder) for folder in (before, after)]
-    if bins[0].classes != bins[1].classes and not (bins[0].classes and bins[1].classes):
+    bins = [_bins(folder) for folder in (before or after, after)]
+    if before and bool(bins[0].classes) != bool(bins[1].classes):
         raise InputError(f"{before.release} and {after.release}: one has classes, the other numbers; nothing compares")
     points = after.counts(after.manifest())["split_points"]
     found = Comparison.of(bins[0])
@@ -49,9 +54,21 @@ def _bins(folder: ReleaseFolder) -> Bins:
 
 
 def _compare(
-    before: ReleaseFolder, after: ReleaseFolder, bins: Bins, bounds: tuple[bytes, bytes], _report: Report
+    before: ReleaseFolder | None, after: ReleaseFolder, bins: Bins, bounds: tuple[bytes, bytes], _report: Report
 ) -> Comparison:
-    return compare(lines_between(before, *bounds), lines_between(after, *bounds), bins)
+    return compare(lines_between(before, *bounds) if before else (), lines_between(after, *bounds), bins)
+
+
+def keep(found: Comparison, before: ReleaseFolder | None, after: ReleaseFolder) -> dict[str, Any]:
+    """Put a comparison into the later release's folder, and return it as it stands there."""
+    kept = {"releases": {"before": before and before.release, "after": after.release}, **found.as_json()}
+    after.put(COMPARISON_FILE, io.BytesIO(json.dumps(kept, allow_nan=False).encode()))
+    return kept
+
+
+def kept(folder: ReleaseFolder) -> dict[str, Any] | None:
+    """Return what `keep` has put there; None where it has not."""
+    return json.loads(folder.read(COMPARISON_FILE)) if folder.has(COMPARISON_FILE) else None
 
 
 def lines_between(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[bytes]:

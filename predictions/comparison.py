@@ -72,9 +72,19 @@ class Comparison:
         another one. Below 0.1 is commonly taken as stable, over 0.25 as another population (Siddiqi, Credit Risk
         Scorecards, 2006).
         """
+        return float(sum(share for _bin, share in self.drift))
+
+    @property
+    def drift(self) -> list[tuple[str, float]]:
+        """What each bin, or each of more than two classes, adds to the population stability index."""
         if self.before.bins.classes and len(self.before.bins.classes) != 2:
-            return _stability(*(np.array([side.classes[c] for c in self._classes]) for side in self._sides))
-        return _stability(*(_coarse(side.histogram) for side in self._sides))
+            names = [str(text(label)) for label in self._classes]
+            counts = [np.array([side.classes[label] for label in self._classes]) for side in self._sides]
+        else:
+            counts = [_coarse(side.histogram) for side in self._sides]
+            bounds = self.before.bins.bounds
+            names = [f"{bounds[min(COARSE * place, len(bounds) - 1)]:.4g}" for place in range(len(counts[0]))]
+        return list(zip(names, _drift(*counts).tolist(), strict=True))
 
     @property
     def _sides(self) -> tuple[Distribution, Distribution]:
@@ -90,6 +100,7 @@ class Comparison:
             "before": self.before.as_json(),
             "after": self.after.as_json(),
             **{name: getattr(self, name) for name in ("both", "appeared", "gone", "changed", "stability")},
+            "drift": [{"bin": name, "value": value} for name, value in self.drift],
             "moves": [
                 {"before": text(a), "after": text(b), "rows": count}
                 for (a, b), count in sorted(self.moves.items(), key=lambda move: (-move[1], move[0]))
@@ -214,10 +225,10 @@ def _shared(before: Sequence[bytes], after: Sequence[bytes]) -> tuple[slice | Va
 def _coarse(histogram: Values) -> Values:
     """Return a histogram of every tenth bin or so, each count shared by the two of them next to it, by its distance."""
     places = (np.arange(len(histogram)) + 0.5) / COARSE
-    centers = np.arange(len(histogram) // COARSE + 2)
+    centers = np.arange((len(histogram) + COARSE - 1) // COARSE + 1)
     return histogram @ np.maximum(0, 1 - np.abs(places[:, None] - centers))
 
 
-def _stability(before: Values, after: Values) -> float:
+def _drift(before: Values, after: Values) -> Values:
     old, new = ((side + 0.5) / (side.sum() + 0.5 * len(side)) for side in (before, after))
-    return float(((new - old) * np.log(new / old)).sum())
+    return (new - old) * np.log(new / old)

@@ -6,11 +6,18 @@ counters in streaming applications?"). Hadoop adds them up over the attempts tha
 
 import re
 from collections import Counter
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 GROUP = "predictions"
 _WRITTEN = re.compile(rf"^reporter:counter:{GROUP},(\w+),(-?\d+)$", re.MULTILINE)
 _REPORTED = re.compile(rf"^\s*{GROUP}\s*\n((?:\s+[\w ]+=-?\d+\s*\n)+)", re.MULTILINE)
+
+
+class Outcome(NamedTuple):
+    """What a run of the scripts comes to: their counters, and the job that it was, if it was one."""
+
+    counters: dict[str, int]
+    job: str | None = None
 
 
 def report(stderr: TextIO, **counts: int) -> None:

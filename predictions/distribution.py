@@ -59,6 +59,11 @@ class Bins:
     classes: tuple[bytes, ...]
     edges: tuple[float, ...]
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Where each bin begins, and where the last one ends; of a regressor, the outermost ones have no other end."""
+        return (0.0, *self.edges, 1.0) if self.classes else (self.edges[0], *self.edges, self.edges[-1])
+
     @classmethod
     def of_model(cls, model: dict[str, Any]) -> "Bins":
         """Return those of a model's manifest: fixed ones for probabilities, a regressor's by its labels' quantiles."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from hadoop.streaming import Job, find_streaming_jar, printable, require_hadoop, run
 from hadoop.yarn import usable_nodes
+from predictions.counters import Outcome
 from predictions.errors import InputError
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder
@@ -56,6 +57,6 @@ class JobClient:
         """Raise ServiceError unless a node can run a task: a job would wait for ever."""
         usable_nodes(self._hadoop)
 
-    def run(self, job: Job, progress: Callable[[float], None]) -> dict[str, int]:
+    def run(self, job: Job, progress: Callable[[float], None]) -> Outcome:
         """Run a job, as `hadoop.streaming.run`."""
         return run(job, self._hadoop, self._jar, progress)

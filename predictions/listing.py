@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from loader.connection import Connection
 from predictions.pointer import Pointer, Releases
@@ -27,6 +28,8 @@ class Listed(NamedTuple):
         failed: records of these that could not be scored.
         estimator: the model's class.
         model: the first digits of the model's SHA-256.
+        refused_by: the gates that it did not pass; None where they were never asked.
+        forced: why it became current all the same.
         bytes: of its files in the storage.
     """
 
@@ -37,6 +40,8 @@ class Listed(NamedTuple):
     failed: int | None
     estimator: str | None
     model: str | None
+    refused_by: list[str] | None
+    forced: str | None
     bytes: int
 
 
@@ -52,26 +57,46 @@ def list_releases(settings: Settings, storage: Storage) -> list[Listed]:
     stored = set(storage.releases())
     found = []
     for release in sorted(known.keys() | stored, reverse=True):
-        state, manifest = known.get(release, (NOT_LOADED, None))
+        state, manifest, verdict = known.get(release, (NOT_LOADED, None, None))
         if manifest is None:
             manifest = storage.release(release).manifest() if release in stored else {}
         size = storage.size(release) if release in stored else 0
-        found.append(_listed(release, _role(pointer, release), state, manifest, size))
+        found.append(_listed(release, role(pointer, release), state, manifest, verdict or {}, size))
     return found
 
 
-def _listed(release: str, role: str, state: str, manifest: dict[str, Any], size: int) -> Listed:
-    scored, model = manifest.get("scored", {}), manifest.get("model", {})
-    digest = model["sha256"][:8] if model else None
-    return Listed(release, role, state, scored.get("rows"), scored.get("failed"), model.get("estimator"), digest, size)
+def _listed(
+    release: str, role: str, state: str, manifest: dict[str, Any], verdict: dict[str, Any], size: int
+) -> Listed:
+    scored, model, gates = manifest.get("scored", {}), manifest.get("model", {}), verdict.get("gates")
+    return Listed(
+        release,
+        role,
+        state,
+        scored.get("rows"),
+        scored.get("failed"),
+        model.get("estimator"),
+        model["sha256"][:8] if model else None,
+        None if gates is None else [gate["name"] for gate in gates if not gate["passed"]],
+        verdict.get("forced"),
+        size,
+    )
 
 
-def _role(pointer: Pointer, release: str) -> str:
+def role(pointer: Pointer, release: str) -> str:
+    """Return a release's role, as in `Listed`."""
     if release == pointer.current:
         return CURRENT
     if release in pointer.rolled_back:
         return ROLLED_BACK
     return PREVIOUS if release == pointer.previous else ""
+
+
+def _gates(listed: Listed) -> str:
+    if listed.refused_by is None:
+        return ""
+    said = f"refused: {', '.join(listed.refused_by)}" if listed.refused_by else "passed"
+    return f"{said}; forced: {listed.forced}" if listed.forced else said
 
 
 def show(releases: list[Listed]) -> None:
@@ -81,6 +106,7 @@ def show(releases: list[Listed]) -> None:
         table.add_column(column)
     for column in ("rows", "failed", "MB"):
         table.add_column(column, justify="right")
+    table.add_column("gates", overflow="fold")
     table.add_column("model", overflow="fold")
     now = datetime.now(UTC)
     for each in releases:
@@ -88,6 +114,6 @@ def show(releases: list[Listed]) -> None:
         counts = ("" if count is None else f"{count:,}" for count in (each.rows, each.failed))
         model = f"{each.estimator.rpartition('.')[2]} {each.model}" if each.estimator else ""
         style = "bold green" if each.role == CURRENT else "red" if each.role == ROLLED_BACK else None
-        row = (each.release, each.role, each.state, str(age), *counts, f"{each.bytes / 1e6:,.1f}", model)
-        table.add_row(*row, style=style)
+        row = (each.release, each.role, each.state, str(age), *counts, f"{each.bytes / 1e6:,.1f}", _gates(each), model)
+        table.add_row(*map(Text, row), style=style)
     Console(highlight=False).print(table)

@@ -12,6 +12,7 @@ import tempfile
 from functools import partial
 
 from hadoop.streaming import find_command
+from hadoop.yarn import complaints
 from loader.compare import count_range
 from loader.connection import Connection
 from loader.plan import Plan, part_name, part_number
@@ -163,5 +164,5 @@ def _bulk_load(settings: Settings, folder: ReleaseFolder, plan: Plan, is_last: b
             "it running (hadoop/cluster status)?"
         ) from error
     if done.returncode and is_last:
-        said = [line for line in done.stderr.splitlines() if "ERROR" in line or "Exception" in line]
-        raise InternalError(f"HBase's bulk load of {folder.path}/{HFILES} failed: {(said or ['no message'])[-1]}")
+        said = complaints(done.stderr) or ["no message"]
+        raise InternalError(f"HBase's bulk load of {folder.path}/{HFILES} failed: {said[-1]}")

@@ -12,7 +12,7 @@ import json
 import uuid
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from loader.connection import Connection, RefusalError
 from predictions.errors import InputError, RefusedError, ServiceError
@@ -48,6 +48,14 @@ class Pointer:
         """Return the pointer once the release before the current one is current again; there must be one."""
         assert self.current
         return Pointer(self.serial + 1, self.history[-1], self.history[:-1], [*self.rolled_back, self.current])
+
+
+class Known(NamedTuple):
+    """A release whose load was begun: its state, its manifest once it is loaded, what the gates said once asked."""
+
+    state: str
+    manifest: dict[str, Any] | None
+    verdict: dict[str, Any] | None
 
 
 class Releases:
@@ -104,15 +112,15 @@ class Releases:
         """Return the pointer; an empty one where no release was ever made current."""
         return self._read()[1]
 
-    def known(self) -> dict[str, tuple[str, dict[str, Any] | None]]:
-        """Return the state of every release that was ever loaded here, oldest first, with its manifest once loaded."""
+    def known(self) -> dict[str, Known]:
+        """Return what is known of every release that was ever loaded here, oldest first."""
         if not self.is_there:
             return {}
-        rows = chain.from_iterable(self._connection.scan(self._name, _row(""), _row("~"), [_STATE, _MANIFEST]))
+        rows = chain.from_iterable(self._connection.scan(self._name, _row(""), _row("~"), [_STATE, _MANIFEST, _GATES]))
         return {
-            row.key.decode().partition(":")[2]: (
+            row.key.decode().partition(":")[2]: Known(
                 row.cells[_STATE].value.decode(),
-                json.loads(row.cells[_MANIFEST].value) if _MANIFEST in row.cells else None,
+                *(json.loads(row.cells[c].value) if c in row.cells else None for c in (_MANIFEST, _GATES)),
             )
             for row in rows
             if _STATE in row.cells

@@ -39,7 +39,7 @@ def leftovers(settings: Settings, storage: Storage, connection: Connection) -> l
         connection: to HBase.
     """
     releases = Releases(connection, settings.name)
-    states = {release: state for release, (state, _manifest) in releases.known().items()}
+    states = {release: known.state for release, known in releases.known().items()}
     pointer = releases.pointer() if states else None
     served = {pointer.current, pointer.previous} if pointer else set()
     tables = {name.decode().partition(".")[2] for name in connection.tables() if _belongs(name.decode(), settings.name)}

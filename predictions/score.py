@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from loader.regions import split_points
 from predictions import unreadable
+from predictions.counters import Outcome
 from predictions.errors import InputError, InternalError, RefusedError
 from predictions.model import MANIFEST_FILE, parse_manifest
 from predictions.records import split_lines, unescape
@@ -28,8 +29,8 @@ class Runner(Protocol):
 
     makes_output: bool  # whether it makes the output folder itself
 
-    def run(self, output: str, progress: Callable[[float], None]) -> dict[str, int]:
-        """Write `output/part-*`, one for each region, and return the scripts' counters."""
+    def run(self, output: str, progress: Callable[[float], None]) -> Outcome:
+        """Write `output/part-*`, one for each region, and return what it comes to."""
 
     def locate(self, line: unreadable.Unreadable) -> unreadable.Unreadable:
         """Return the line with its place in the exported files, from the one that its mapper knew."""
@@ -82,7 +83,7 @@ def score(
     run = make_runner(runner, settings, folder)
     folder.remove(unreadable.FILE)
     with folder.writing("scored", make=not run.makes_output) as output:
-        counts = run.run(output, progress)
+        counts, job = run.run(output, progress)
         _check_counts(counts, manifest["export"])
         _refuse(counts, settings.gates.max_failed, folder, output, run)
         _check_digests(counts, manifest["export"])
@@ -91,6 +92,7 @@ def score(
             "id_digest": f"{counts['written_digest'] % (1 << 64):016x}",
             "duplicates_digest": f"{counts['duplicates_digest'] % (1 << 64):016x}",
             "split_points": [point.decode() for point in split_points(settings.hbase.regions)],
+            "job": job,
             "seconds": round(time.monotonic() - started, 3),
         }
         if folder.has("scored"):

@@ -7,6 +7,7 @@ from hadoop.partitions import partition_file
 from hadoop.streaming import Job
 from loader.regions import split_points
 from predictions import task
+from predictions.counters import Outcome
 from predictions.job import JobClient
 from predictions.model import MANIFEST_FILE, MODEL_FILE
 from predictions.settings import Settings
@@ -83,8 +84,8 @@ class ScoreJob:
         """Return the `hadoop jar` command, as one would type it; what it names is there after `ship`."""
         return self._client.command(self.job(f"{self._folder.path}/scored"))
 
-    def run(self, output: str, progress: Callable[[float], None]) -> dict[str, int]:
-        """Run the job and return the scripts' counters."""
+    def run(self, output: str, progress: Callable[[float], None]) -> Outcome:
+        """Run the job and return what it comes to."""
         self._client.require_nodes()
         self.ship()
         return self._client.run(self.job(output), progress)

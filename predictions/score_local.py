@@ -55,8 +55,8 @@ class LocalRun:
         self._cores = 1 if pipe else len(os.sched_getaffinity(0))
         self._input = _Input(folder)
 
-    def run(self, output: str, progress: Callable[[float], None]) -> dict[str, int]:
-        """Write `output/part-*` and return the scripts' counters.
+    def run(self, output: str, progress: Callable[[float], None]) -> counters.Outcome:
+        """Write `output/part-*` and return what it comes to.
 
         Raises:
             InternalError: a process failed.
@@ -79,7 +79,7 @@ class LocalRun:
                     self._input.stop()
                     processes.end()
                     reduces.shutdown(cancel_futures=True)
-            return counters.parse_lines(processes.said())
+            return counters.Outcome(counters.parse_lines(processes.said()))
 
     def locate(self, line: Unreadable) -> Unreadable:
         """Return the line with the file that it is in and its number there: a mapper here reads blocks of any file."""

@@ -1,6 +1,7 @@
 """The stages as a person sees them: each with its progress on stderr, and a line of what came of it."""
 
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -94,6 +95,22 @@ def run_activate(settings: Settings, storage: Storage, release: str, force: str 
         pointer = activate(settings, storage, release, force, say, lambda share: progress(share, 1.0))
     before = f", before it {pointer.previous}" if pointer.previous else ""
     say(f"release {pointer.current} is current{before}")
+
+
+def run_all(settings: Settings, storage: Storage, runner: str | None) -> tuple[str, int]:
+    """Make a release by all stages in order, holding the lease of the name; return its ID and the exit code."""
+    from predictions.lease import lease
+    from predictions.load import How
+
+    started = time.monotonic()
+    with lease(settings.hbase.server(), settings.name, say):
+        folder = run_export(settings, storage)
+        run_train(settings, folder)
+        code = run_score(settings, folder, runner)
+        run_load(settings, folder, How())
+        run_activate(settings, storage, folder.release)
+    say(f"done in {time.monotonic() - started:.0f} s")
+    return folder.release, code
 
 
 def run_clean(settings: Settings, storage: Storage) -> None:

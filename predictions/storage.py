@@ -216,9 +216,7 @@ class ReleaseFolder:
 
     def remove(self, name: str) -> None:
         """Remove a part of the release, if it is there."""
-        if self.has(name):
-            with self.storage.reachable():
-                self.storage.fs.rm(f"{self.path}/{name}", recursive=True)
+        self.storage.delete(f"{self.path}/{name}")
 
     def sizes(self, name: str) -> dict[str, int]:
         """Return the names of a part's files (`part-*`) with their sizes in bytes."""

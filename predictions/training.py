@@ -34,6 +34,7 @@ from predictions.storage import ReleaseFolder
 
 HOLDOUT = 0.2  # share of the sample that the model never sees and is measured on
 GOLDEN_RECORDS = 5
+CALIBRATION_BINS = 10
 MAX_CATEGORIES = 254  # a column; the rarer ones share one. HistGradientBoosting takes 255 at most
 
 
@@ -185,6 +186,7 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, dict[
         "holdout": len(holdout),
         "metrics": metrics(pipeline, holdout, holdout_labels),
         "baseline": metrics(baseline, holdout, holdout_labels),
+        "calibration": _calibration(pipeline, holdout, holdout_labels),
         # The bins of a regressor's predictions (`predictions.distribution`).
         "quantiles": None if classify else np.unique(np.quantile(sample.labels, SHARES)).tolist(),
     }
@@ -210,6 +212,26 @@ def _regressor_metrics(regressor: Any, features: pd.DataFrame, labels: np.ndarra
         "rmse": float(root_mean_squared_error(labels, values)),
         "mae": float(mean_absolute_error(labels, values)),
     }
+
+
+def _calibration(model: Any, features: pd.DataFrame, labels: np.ndarray) -> list[dict[str, float]]:
+    """Return predicted and actual means of the holdout in bins of equally many records, by what was predicted.
+
+    Of two classes, it is the share of the second one that is predicted; of more, that of the class that was chosen; of
+    a regressor, its value.
+    """
+    if is_regressor(model):
+        predicted, actual = model.predict(features), labels
+    else:
+        shares = model.predict_proba(features)
+        column = np.ones(len(labels), dtype=int) if len(model.classes_) == 2 else shares.argmax(axis=1)
+        predicted, actual = shares[np.arange(len(labels)), column], labels == model.classes_[column]
+    order = np.argsort(predicted, kind="stable")
+    bins = [rows for rows in np.array_split(order, CALIBRATION_BINS) if len(rows)]
+    return [
+        {"predicted": float(predicted[rows].mean()), "actual": float(actual[rows].mean()), "records": len(rows)}
+        for rows in bins
+    ]
 
 
 def _read_sample(

@@ -130,8 +130,8 @@ def test_the_stability_index_is_that_of_the_formula():
     after = of(*[(b"0", b"0.95")] * new[0], *[(b"1", b"0.95")] * new[1])
     found = compare(blocks(before, iter([500])), blocks(after, iter([500])), BINARY)
     # Scores of 0.05 and 0.95, in the middle of bins that begin there: not quite half way between two coarse ones.
-    spread = [(0.45 * low, 0.55 * low, *[0] * 7, 0.45 * high, 0.55 * high, 0) for low, high in (old, new)]
-    shares = [[(count + 0.5) / 1006 for count in side] for side in spread]
+    spread = [(0.45 * low, 0.55 * low, *[0] * 7, 0.45 * high, 0.55 * high) for low, high in (old, new)]
+    shares = [[(count + 0.5) / 1005.5 for count in side] for side in spread]
     expected = sum((b - a) * math.log(b / a) for a, b in zip(*shares, strict=True))
     assert found.stability == pytest.approx(expected)
     assert 0.05 < found.stability < 0.25

@@ -1,0 +1,158 @@
+"""The report's figures: plain data in, matplotlib figures out, as SVG that takes the page's colours and as PNG."""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+# The colours of a PNG, and the properties of the page that take their place in its SVG.
+INK, SOFT, GRID, NOW, BEFORE = "#1b1f24", "#6b7280", "#d8dce2", "#0b6fa4", "#d9822b"
+_PROPERTIES = {
+    INK: "var(--ink)",
+    SOFT: "var(--soft)",
+    GRID: "var(--grid)",
+    NOW: "var(--now)",
+    BEFORE: "var(--before)",
+}
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": SOFT,
+    "axes.grid": True,
+    "axes.labelcolor": SOFT,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 10,
+    "grid.color": GRID,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "svg.fonttype": "none",
+}
+_DOTS_PER_INCH = 160
+_WIDE, _HALF = 9.0, 4.5  # inches, of a figure over the whole page and of one of two beside each other
+
+Sides = Sequence[tuple[str, Sequence[float]]]
+
+
+def distribution(label: str, height: str, bounds: Sequence[float], sides: Sides) -> Figure:
+    """Draw histograms of scores over each other.
+
+    Args:
+        label: what the scores are.
+        height: what the heights of the bins are.
+        bounds: where each bin begins, and where the last one ends.
+        sides: names and heights; the last one is the release that the report is of.
+    """
+    figure, axes = _figure()
+    for (name, heights), colour in zip(sides, (BEFORE, NOW)[-len(sides) :], strict=True):
+        axes.stairs(heights, bounds, color=colour, linewidth=1.6, label=name)
+        if colour == NOW:
+            axes.stairs(heights, bounds, color=colour, alpha=0.15, fill=True)
+    axes.set(xlabel=label, ylabel=height, ylim=(0, None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    _legend(axes)
+    return figure
+
+
+def classes(names: Sequence[str], sides: Sides) -> Figure:
+    """Draw the shares of classes, a bar of each side for each."""
+    figure, axes = _figure(height=1.2 + 0.28 * len(names) * len(sides))
+    thick = 0.8 / len(sides)
+    for place, ((name, shares), colour) in enumerate(zip(sides, (BEFORE, NOW)[-len(sides) :], strict=True)):
+        rows = [row + (place - (len(sides) - 1) / 2) * thick for row in range(len(names))]
+        axes.barh(rows, shares, height=thick, color=colour, label=name)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="share of the records")
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    _legend(axes)
+    return figure
+
+
+def drift(label: str, names: Sequence[str], values: Sequence[float]) -> Figure:
+    """Draw what each bin adds to the population stability index."""
+    figure, axes = _figure(_HALF, 2.6)
+    axes.bar(range(len(names)), values, color=NOW, width=0.7)
+    axes.set(xticks=range(len(names)), xticklabels=names, xlabel=label, ylabel="added to the index")
+    axes.grid(visible=False, axis="x")
+    return figure
+
+
+def calibration(label: str, predicted: Sequence[float], actual: Sequence[float]) -> Figure:
+    """Draw what was predicted on the holdout against what was so, with the line on which both agree."""
+    figure, axes = _figure(_HALF, 3.0)
+    ends = min(*predicted, *actual), max(*predicted, *actual)
+    axes.plot(ends, ends, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="where both are alike")
+    axes.plot(predicted, actual, color=NOW, linewidth=1.6, marker="o", markersize=4.5, label="a tenth of the holdout")
+    axes.set(xlabel=label, ylabel="as it was")
+    _legend(axes)
+    return figure
+
+
+def amounts(label: str, names: Sequence[str], counts: Sequence[int]) -> Figure:
+    """Draw how many records changed by how much."""
+    figure, axes = _figure(_HALF, 2.6)
+    bars = axes.bar(range(len(names)), counts, color=NOW, width=0.7)
+    axes.bar_label(bars, [f"{count:,}" for count in counts], padding=2, color=INK, fontsize=8.5)
+    axes.set(xticks=range(len(names)), xticklabels=names, xlabel=label, ylabel="records")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.15)
+    return figure
+
+
+def durations(names: Sequence[str], seconds: Sequence[float]) -> Figure:
+    """Draw how long each stage took, one after the other."""
+    figure, axes = _figure(height=0.8 + 0.34 * len(names))
+    starts = [sum(seconds[:place]) for place in range(len(seconds))]
+    axes.barh(range(len(names)), seconds, left=starts, color=NOW, height=0.6)
+    for row, (start, took) in enumerate(zip(starts, seconds, strict=True)):
+        axes.annotate(f"{took:,.1f} s", (start + took, row), (4, 0), textcoords="offset points", va="center")
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="seconds")
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.12)
+    return figure
+
+
+def svg(figure: Figure, name: str) -> str:
+    """Return a figure as an SVG element for an HTML page that has the properties `--ink`, `--now` and so on.
+
+    Args:
+        figure: to draw.
+        name: unlike those of the page's other figures: what is in this one must not be taken for theirs.
+    """
+    target = io.StringIO()
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = target.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)  # it is as wide as its place
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # nothing refers to these, and other figures have the same
+    for colour, its_property in _PROPERTIES.items():
+        text = text.replace(colour, its_property)
+    return text
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG, on white."""
+    target = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(target, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
+    return target.getvalue()
+
+
+def _figure(width: float = _WIDE, height: float = 3.0) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, labelcolor=INK)

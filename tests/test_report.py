@@ -1,0 +1,128 @@
+"""The report: what is drawn, and that the page stands by itself and shows what it is given as text."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from predictions import figures
+from predictions.comparison import compare
+from predictions.distribution import SHARES, Bins
+from predictions.pointer import Known
+from predictions.report import render
+from predictions.rowkey import row_keys
+
+BOUNDS = [0.0, 0.5, 1.0]
+DRAWN = {
+    "distribution": lambda: figures.distribution("p", "share", BOUNDS, [("then", [0.5, 0.5]), ("now", [0.2, 0.8])]),
+    "one side": lambda: figures.distribution("p", "share", BOUNDS, [("now", [0.2, 0.8])]),
+    "classes": lambda: figures.classes(["a", "b"], [("then", [0.5, 0.5]), ("now", [0.2, 0.8])]),
+    "drift": lambda: figures.drift("p", ["0", "1"], [0.1, 0.2]),
+    "calibration": lambda: figures.calibration("p", [0.1, 0.9], [0.2, 0.8]),
+    "amounts": lambda: figures.amounts("p", ["less", "0.1"], [10, 3]),
+    "durations": lambda: figures.durations(["export", "train"], [1.0, 2.5]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_takes_the_colours_of_its_page_and_is_the_same_each_time(name):
+    drawn, again = (figures.svg(DRAWN[name](), name) for _ in range(2))
+    assert drawn == again
+    assert re.findall(r"#[0-9a-f]{6}\b", drawn) == []
+    assert "var(--now)" in drawn
+    # It is as wide as its place, and every reference in it leads to something in it alone.
+    assert re.search(r"<svg[^>]* (width|height)=", drawn) is None
+    identifiers = re.findall(r'\bid="([^"]*)"', drawn)
+    assert set(re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', drawn)) <= {
+        pair for identifier in identifiers for pair in ((identifier, ""), ("", identifier))
+    }
+    other = figures.svg(DRAWN[name](), f"another {name}")
+    assert not set(identifiers) & set(re.findall(r'\bid="([^"]*)"', other))
+    assert figures.png(DRAWN[name]()).startswith(b"\x89PNG")
+
+
+class Page(HTMLParser):
+    """The text of a page, and whatever in it would be loaded from elsewhere."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.loaded, self.open = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value[0] != "#"]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+MANIFEST = {
+    "task": "classification",
+    "label": {"name": "paid"},
+    "features": [{"name": "country"}],
+    "snapshot": {"time": "2026-11-22T15:45:00.000+00:00"},
+    "source": {"table": "orders", "id": "id"},
+    "export": {"rows": 3, "labelled": 2, "id_digest": "00000000000000ff", "seconds": 1.5},
+    "model": {
+        "estimator": "sklearn.linear_model.LogisticRegression",
+        "sha256": "ab" * 32,
+        "versions": {"scikit-learn": "1.9.0"},
+        "training": {
+            "fitted": 8,
+            "holdout": 2,
+            "seed": 0,
+            "seconds": 2.0,
+            "metrics": {"log_loss": 0.4},
+            "baseline": {"log_loss": 0.6},
+            "calibration": [{"predicted": 0.25, "actual": 0.5, "records": 2}],
+        },
+    },
+    "scored": {"rows": 3, "split_points": ["8000"], "job": "job_1_0002", "seconds": 3.0},
+}
+
+
+def compared(before, after):
+    """A comparison as it is kept, of lines made for it."""
+    bins = Bins((b"0", b"1"), SHARES)
+    found = compare([before] if before else [], [after], bins)
+    releases = {"before": "20261121T154500Z" if before else None, "after": "20261122T154500Z"}
+    return json.loads(json.dumps({"releases": releases, **found.as_json()}))
+
+
+def line(name, prediction, probability, error="\\N"):
+    return f"{row_keys([name.encode()])[0].decode()}\t{prediction}\t{probability}\t00ff\t1\t{error}\n".encode()
+
+
+BEFORE = b"".join(sorted(line(f"<b>{n}</b>", 0, 0.9) for n in range(3)))
+AFTER = b"".join(
+    sorted(
+        [
+            line("<b>0</b>", 1, 0.8),
+            line("<b>1</b>", 0, 0.7),
+            line("<b>2</b>", "\\N", "\\N", "amount: <script>x</script>"),
+        ]
+    )
+)
+
+
+@pytest.mark.parametrize("before", [BEFORE, None])
+def test_the_page_stands_by_itself_and_shows_all_it_is_given_as_text(before):
+    verdict = {"gates": [{"name": "max_failed", "passed": False, "text": "1 of 3"}], "forced": "<i>because</i>"}
+    html, pictures = render("orders", "current", Known("loaded", MANIFEST, verdict), MANIFEST, compared(before, AFTER))
+    page = Page(html)
+    shown = " ".join(" ".join(page.text).split())
+    assert page.loaded == []
+    assert not {"script", "b>0", "i"} & set(page.open)
+    for text in (
+        "amount: <script>x</script>",
+        "<i>because</i>",
+        "gates.max_failed",
+        "job_1_0002",
+        "ab" * 32,
+        "8 records",
+    ):
+        assert text in shown
+    assert page.open.count("svg") == len(pictures) == (6 if before else 4)
+    assert ("<b>0</b> 0 (0.9) 1 (0.8)" in shown, "population stability" in shown) == (bool(before), bool(before))
