@@ -10,17 +10,24 @@ prediction: its line says so, and the job is refused. Lines that no one could re
 
 With a folder, its region's HFile is written beside the lines (`loader.region_file`): there, and in a job into a folder
 of this name in the job's output.
+
+    ... | ./reducer.py FOLDER AGAINST
+
+In a job, with the file AGAINST (`predictions.against`), the lines are compared with the current release's as they are
+written, and what was found goes into the folder too.
 """
 
 import sys
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter, lt
+from pathlib import Path
 
 from loader.region_file import RegionFile
 from predictions import counters, task, unreadable
+from predictions.against import Against, write_state
 from predictions.errors import InputError, PredictionsError, RefusedError
 from predictions.records import first_fields, id_digest, join_lines, read_blocks, split_lines
 from predictions.rowkey import record_id
@@ -103,22 +110,34 @@ def refuse(counts: Counter[str], conflicts: list[str]) -> None:
         raise RefusedError(f"{counts['unreadable_written']:,} lines could not be read; they stand last in the output")
 
 
-def write(lines: Iterable[bytes], folder: str | None = None) -> None:
-    """Write the lines, and into a folder their HFile."""
+def write(lines: Iterable[bytes], folder: str | None = None, against: str | None = None) -> None:
+    """Write the lines, into a folder their HFile, and beside it how they compare with the current release's."""
     if folder:
-        with RegionFile(folder, task.partition()) as file:
-            for block in lines:
-                sys.stdout.buffer.write(block)
-                file.write(unreadable.records(block))
+        part = task.partition()
+        with RegionFile(folder, part) as file:
+            written = write_both(lines, file)
+            if not against:
+                deque(written, maxlen=0)
+            elif found := Against.parse(Path(against).read_bytes()).compare(written, part):
+                write_state(found, folder, part)
         upload(folder)
     else:
         sys.stdout.buffer.writelines(lines)
     sys.stdout.flush()
 
 
+def write_both(lines: Iterable[bytes], file: RegionFile) -> Iterator[bytes]:
+    """Write the lines, and those of records into their HFile; yield the latter."""
+    for block in lines:
+        sys.stdout.buffer.write(block)
+        records = unreadable.records(block)
+        file.write(records)
+        yield records
+
+
 def main(*arguments: str) -> int:
-    if len(arguments) > 1:
-        print("usage: reducer.py [FOLDER] < prediction lines", file=sys.stderr)
+    if len(arguments) > 2:
+        print("usage: reducer.py [FOLDER [AGAINST]] < prediction lines", file=sys.stderr)
         return InputError.exit_code
     names = ("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written")
     counts, conflicts = Counter(dict.fromkeys(names, 0)), list[str]()

@@ -1,16 +1,18 @@
 """Activate: the proof that a release is whole, the gates, and the switch."""
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 from loader.connection import Connection
-from predictions.compare import compare_releases, keep
+from predictions.compare import compare_releases, keep, kept, to_json
 from predictions.database import open_database
 from predictions.errors import InputError, PredictionsError, RefusedError
 from predictions.gates import gates
 from predictions.pointer import LOADED, REFUSED, Pointer, Releases
 from predictions.proof import faults
 from predictions.settings import Settings
-from predictions.storage import ReleaseFolder, Storage
+from predictions.storage import Storage
 from predictions.workers import cores
 
 
@@ -48,15 +50,13 @@ def activate(
             return pointer
         report(_since_export(settings, manifest["export"]["rows"]))
         comparison = None
-        before = _lines_of_current(storage, pointer.current, release, report)
         try:
-            comparison = compare_releases(before, storage.release(release), cores(), progress)
-            keep(comparison, before, storage.release(release))
+            comparison = _compare(storage, pointer.current, release, report, progress)
         except InputError as error:
             if force is None:
                 raise
             report(f"not compared with the current release: {error}")
-        found = gates(settings.gates, manifest, comparison if before else None)
+        found = gates(settings.gates, manifest, comparison)
         for gate in found:
             report(f"gate {gate.name}: {'passed' if gate.passed else 'REFUSED'}: {gate.text}")
         refusals = [gate for gate in found if not gate.passed]
@@ -78,13 +78,20 @@ def _since_export(settings: Settings, exported: int) -> str:
     return f"{exported:,} records were exported, the database has {now:,} now ({now - exported:+,})"
 
 
-def _lines_of_current(
-    storage: Storage, current: str | None, release: str, report: Callable[[str], None]
-) -> ReleaseFolder | None:
-    """Return the current release's folder; None where there is none, or its prediction lines are gone."""
-    if current is None:
-        return None
-    if current not in storage.releases() or not storage.release(current).has("scored"):
+def _compare(
+    storage: Storage,
+    current: str | None,
+    release: str,
+    report: Callable[[str], None],
+    progress: Callable[[float], None],
+) -> dict[str, Any]:
+    """Return the comparison with the current release, made now unless the scoring job has made it."""
+    folder, before = storage.release(release), storage.scored(current)
+    if current and not before:
         report(f"the prediction lines of the current release {current} are gone: nothing to compare {release} with")
-        return None
-    return storage.release(current)
+    known, name = kept(folder), before.release if before else None
+    if known and known["releases"]["before"] == name:
+        return known
+    found = to_json(compare_releases(before, folder, cores(), progress), name, release)
+    keep(found, folder)
+    return json.loads(found)

@@ -104,7 +104,7 @@ def score(session: Session, release: str | None, runner: str | None, dry_run: bo
     from predictions.score_hadoop import ScoreJob
 
     check_model(folder, folder.manifest())
-    job = ScoreJob(settings, folder)
+    job = ScoreJob(settings, folder, stages.served(settings, folder.storage))
     job.ship()
     click.echo(job.command())
     return DONE
@@ -210,7 +210,7 @@ def releases(session: Session, as_json: bool, clean: bool) -> int:
 @click.pass_obj
 def compare(session: Session, before: str, after: str, processes: int | None, as_json: bool) -> int:
     """Show what release AFTER predicts otherwise than release BEFORE, and how both are distributed."""
-    from predictions.compare import compare_releases, show
+    from predictions.compare import compare_releases, show, to_json
     from predictions.workers import cores
 
     settings = session.settings
@@ -218,7 +218,7 @@ def compare(session: Session, before: str, after: str, processes: int | None, as
     with bar("compare") as progress:
         found = compare_releases(earlier, later, processes or cores(), lambda share: progress(share, 1.0))
     if as_json:
-        click.echo(json.dumps(found.as_json(), allow_nan=False))
+        click.echo(to_json(found, before, after))
     else:
         show(found, earlier, later)
     return DONE

@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loader.regions import key_range
-from predictions.comparison import AMOUNT_EDGES, Comparison, compare
+from loader.regions import key_range, split_points
+from predictions.against import Against, comparison_name, read_state
+from predictions.comparison import AMOUNT_EDGES, Comparison, compare, lines_between
 from predictions.distribution import Bins
 from predictions.errors import InputError
 from predictions.model import MANIFEST_FILE, parse_manifest
-from predictions.records import bytes_before
-from predictions.storage import ReleaseFolder
+from predictions.storage import HFILES, ReleaseFolder
 from predictions.workers import Report, run_tasks
 
 COMPARISON_FILE = "comparison.json"  # of a release, with the one that it was to replace
@@ -35,20 +35,51 @@ def compare_releases(
     Raises:
         InputError: one is not scored, or they do not predict the same.
     """
-    bins = [_bins(folder) for folder in (before or after, after)]
-    if before and bool(bins[0].classes) != bool(bins[1].classes):
+    for folder in filter(None, (before, after)):
+        folder.require("scored", "score")
+    bins = _bins(before or after)
+    if before and not bins.are_like(_bins(after)):
         raise InputError(f"{before.release} and {after.release}: one has classes, the other numbers; nothing compares")
     points = after.counts(after.manifest())["split_points"]
-    found = Comparison.of(bins[0])
+    found = Comparison.of(bins)
     ranges = [key_range(points, part) for part in range(len(points) + 1)]
-    for done, event in enumerate(run_tasks(partial(_compare, before, after, bins[0]), ranges, processes), 1):
+    for done, event in enumerate(run_tasks(partial(_compare, before, after, bins), ranges, processes), 1):
         found.merge(event.value)
         progress(done / len(ranges))
     return found
 
 
+def against(before: ReleaseFolder | None, after: ReleaseFolder, regions: int) -> Against:
+    """Return what the reducers of a release's job need to compare it with another one, or to look at it alone.
+
+    Args:
+        before: the other one, which is scored, on HDFS.
+        after: the release that is to be scored.
+        regions: how many it will have.
+
+    Raises:
+        InputError: a part file is not there.
+    """
+    bins, ours = _bins(before or after), [point.decode() for point in split_points(regions)]
+    if not before or not bins.are_like(_bins(after)):  # `activate` will say so
+        return Against.of(None, _bins(after), [], [], ours)
+    points = before.counts(before.manifest())["split_points"]
+    parts = [before.part("scored", part) for part in range(len(points) + 1)]
+    return Against.of(before.release, bins, points, parts, ours)
+
+
+def gather(folder: ReleaseFolder, found: Against) -> None:
+    """Keep what the reducers of a release's job found, if each of them could compare."""
+    names = folder.storage.names(f"{folder.path}/{HFILES}")
+    wanted = [comparison_name(part) for part in range(len(found.regions) + 1)]
+    if set(wanted) <= set(names):
+        comparison = Comparison.of(found.bins)
+        for name in wanted:
+            comparison.merge(read_state(found.bins, folder.read(f"{HFILES}/{name}")))
+        keep(to_json(comparison, found.release, folder.release), folder)
+
+
 def _bins(folder: ReleaseFolder) -> Bins:
-    folder.require("scored", "score")
     path = f"model/{MANIFEST_FILE}"
     return Bins.of_model(parse_manifest(folder.read(path), f"{folder.path}/{path}"))
 
@@ -56,14 +87,17 @@ def _bins(folder: ReleaseFolder) -> Bins:
 def _compare(
     before: ReleaseFolder | None, after: ReleaseFolder, bins: Bins, bounds: tuple[bytes, bytes], _report: Report
 ) -> Comparison:
-    return compare(lines_between(before, *bounds) if before else (), lines_between(after, *bounds), bins)
+    return compare(lines_of(before, *bounds) if before else (), lines_of(after, *bounds), bins)
 
 
-def keep(found: Comparison, before: ReleaseFolder | None, after: ReleaseFolder) -> dict[str, Any]:
-    """Put a comparison into the later release's folder, and return it as it stands there."""
-    kept = {"releases": {"before": before and before.release, "after": after.release}, **found.as_json()}
-    after.put(COMPARISON_FILE, io.BytesIO(json.dumps(kept, allow_nan=False).encode()))
-    return kept
+def to_json(found: Comparison, before: str | None, after: str) -> str:
+    """Return a comparison of two releases, by their IDs, as JSON."""
+    return json.dumps({"releases": {"before": before, "after": after}, **found.as_json()}, allow_nan=False)
+
+
+def keep(comparison: str, folder: ReleaseFolder) -> None:
+    """Put a comparison, as JSON, into the later release's folder."""
+    folder.put(COMPARISON_FILE, io.BytesIO(comparison.encode()))
 
 
 def kept(folder: ReleaseFolder) -> dict[str, Any] | None:
@@ -71,24 +105,10 @@ def kept(folder: ReleaseFolder) -> dict[str, Any] | None:
     return json.loads(folder.read(COMPARISON_FILE)) if folder.has(COMPARISON_FILE) else None
 
 
-def lines_between(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[bytes]:
-    """Yield a release's prediction lines of a range of row keys, in blocks.
-
-    Args:
-        folder: the release's, whose own regions may be others.
-        start: the first row key.
-        stop: the row key to stop before; empty for all.
-    """
+def lines_of(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[bytes]:
+    """Yield a release's prediction lines of a range of row keys, as `lines_between`."""
     points = folder.counts(folder.manifest())["split_points"]
-    for part in range(len(points) + 1):
-        first, end = key_range(points, part)
-        if (end and end <= start) or (stop and first >= stop):
-            continue
-        for block in folder.blocks(folder.part("scored", part)):
-            begin = 0 if block >= start else bytes_before(block, start)
-            is_inside = not stop or block[block.rfind(b"\n", 0, -1) + 1 :] < stop
-            if kept := block[begin : None if is_inside else bytes_before(block, stop)]:
-                yield kept
+    return lines_between(points, lambda part: folder.blocks(folder.part("scored", part)), start, stop)
 
 
 def show(found: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:

@@ -7,7 +7,7 @@ each; what was found in two ranges of row keys adds up.
 import heapq
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import ne
@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from predictions.distribution import Bins, Distribution, Rows, Values, text
-from predictions.records import NULL
+from loader.regions import key_range
+from predictions.distribution import BYTES, Bins, Distribution, Rows, Values, text
+from predictions.records import NULL, bytes_before
 from predictions.rowkey import record_id
 
 EXAMPLES = 20  # of the records that changed most
 COARSE = 10  # fine bins in one of the population stability index: with more of these, chance alone moves small releases
+COUNTS = ("both", "appeared", "gone", "changed")
 AMOUNT_EDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the histogram of changes
 
 
@@ -99,7 +101,7 @@ class Comparison:
         return {
             "before": self.before.as_json(),
             "after": self.after.as_json(),
-            **{name: getattr(self, name) for name in ("both", "appeared", "gone", "changed", "stability")},
+            **{name: getattr(self, name) for name in (*COUNTS, "stability")},
             "drift": [{"bin": name, "value": value} for name, value in self.drift],
             "moves": [
                 {"before": text(a), "after": text(b), "rows": count}
@@ -116,6 +118,38 @@ class Comparison:
                 for change in self.examples
             ],
         }
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it for JSON, for `of_state`; bytes as the characters of the same numbers."""
+        return {
+            "before": self.before.state(),
+            "after": self.after.state(),
+            **{name: getattr(self, name) for name in COUNTS},
+            "moves": [[*map(_decoded, move), count] for move, count in self.moves.items()],
+            "amounts": self.amounts.tolist(),
+            "examples": [
+                [
+                    each.amount,
+                    _decoded(each.row_key),
+                    *(list(map(_decoded, side)) for side in (each.before, each.after)),
+                ]
+                for each in self.examples
+            ],
+        }
+
+    @classmethod
+    def of_state(cls, bins: Bins, state: dict[str, Any]) -> "Comparison":
+        """Return what `state` was taken of."""
+        found = cls(Distribution.of_state(bins, state["before"]), Distribution.of_state(bins, state["after"]))
+        for name in COUNTS:
+            setattr(found, name, state[name])
+        found.moves = Counter({(before.encode(BYTES), after.encode(BYTES)): n for before, after, n in state["moves"]})
+        found.amounts = np.array(state["amounts"], dtype=np.int64)
+        found.examples = [
+            Change(amount, key.encode(BYTES), (a.encode(BYTES), b.encode(BYTES)), (c.encode(BYTES), d.encode(BYTES)))
+            for amount, key, (a, b), (c, d) in state["examples"]
+        ]
+        return found
 
     def add(self, before: Rows, after: Rows) -> None:
         """Add the rows of one range of row keys."""
@@ -173,7 +207,7 @@ class Comparison:
         """Add that of another range."""
         self.before.merge(other.before)
         self.after.merge(other.after)
-        for name in ("both", "appeared", "gone", "changed"):
+        for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.moves += other.moves
         self.amounts = self.amounts + other.amounts
@@ -195,6 +229,28 @@ def compare(before: Iterable[bytes], after: Iterable[bytes], bins: Bins) -> Comp
     for old, new in _aligned(map(Rows.of, filter(None, before)), map(Rows.of, filter(None, after))):
         found.add(old, new)
     return found
+
+
+def lines_between(
+    points: Sequence[str], read: Callable[[int], Iterable[bytes]], start: bytes, stop: bytes
+) -> Iterator[bytes]:
+    """Yield a release's prediction lines of a range of row keys, in blocks.
+
+    Args:
+        points: the split points between its parts, which may be others than those of the range.
+        read: returns the blocks of a part.
+        start: the first row key.
+        stop: the row key to stop before; empty for all.
+    """
+    for part in range(len(points) + 1):
+        first, end = key_range(points, part)
+        if (end and end <= start) or (stop and first >= stop):
+            continue
+        for block in read(part):
+            begin = 0 if block >= start else bytes_before(block, start)
+            is_inside = not stop or block[block.rfind(b"\n", 0, -1) + 1 :] < stop
+            if kept := block[begin : None if is_inside else bytes_before(block, stop)]:
+                yield kept
 
 
 def _aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Rows, Rows]]:
@@ -220,6 +276,10 @@ def _shared(before: Sequence[bytes], after: Sequence[bytes]) -> tuple[slice | Va
     pairs = [(places[key], row) for row, key in enumerate(after) if key in places]
     found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return found[:, 0], found[:, 1]
+
+
+def _decoded(value: bytes) -> str:
+    return value.decode(BYTES)
 
 
 def _coarse(histogram: Values) -> Values:

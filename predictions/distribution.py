@@ -12,6 +12,7 @@ from predictions.schema import split_block
 
 REASONS = 100  # of failures that are told apart
 OTHERS = b"other reasons"
+BYTES = "latin-1"  # any bytes as text: a failed record's may be no UTF-8
 FINE_BINS = 100  # of a distribution's histogram; quantiles are read from it
 SHARES = tuple(edge / FINE_BINS for edge in range(1, FINE_BINS))  # of the labels, below the edges of the bins
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -70,6 +71,10 @@ class Bins:
         if model["task"] == "regression":
             return cls((), tuple(model["training"]["quantiles"]))
         return cls(tuple(escape(str(label).encode()) for label in model["classes"]), SHARES)
+
+    def are_like(self, other: "Bins") -> bool:
+        """Whether both are of classifiers, or both of regressors."""
+        return bool(self.classes) == bool(other.classes)
 
     def scores(self, predictions: Sequence[bytes], probabilities: Sequence[bytes]) -> Values:
         """Return the scores of predictions (shape: predictions)."""
@@ -142,6 +147,30 @@ class Distribution:
             "quantiles": {str(share): self.quantile(share) for share in QUANTILES},
             "histogram": {"edges": self.bins.edges, "counts": self.histogram.tolist()},
         }
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it for JSON, for `of_state`; bytes as the characters of the same numbers."""
+        return {
+            "rows": self.rows,
+            "classes": {label.decode(BYTES): count for label, count in self.classes.items()},
+            "failures": {reason.decode(BYTES): count for reason, count in self.failures.items()},
+            "histogram": self.histogram.tolist(),
+            "total": self.total,
+            "ends": [self.lowest, self.highest] if self.lowest <= self.highest else None,
+        }
+
+    @classmethod
+    def of_state(cls, bins: Bins, state: dict[str, Any]) -> "Distribution":
+        """Return what `state` was taken of."""
+        found = cls(bins, state["rows"], total=state["total"])
+        found.classes, found.failures = (
+            Counter({name.encode(BYTES): count for name, count in state[kind].items()})
+            for kind in ("classes", "failures")
+        )
+        found.histogram = np.array(state["histogram"], dtype=np.int64)
+        if state["ends"]:
+            found.lowest, found.highest = state["ends"]
+        return found
 
     def add(self, rows: Rows, scores: Values) -> None:
         """Add predictions; `scores` are those of them that did not fail."""

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-from predictions.comparison import Comparison
 from predictions.settings import GateSettings
 
 # What a model is measured by on the holdout, against the baseline that knows no feature; less is better.
@@ -23,16 +22,16 @@ class Gate(NamedTuple):
     text: str
 
 
-def gates(limits: GateSettings, manifest: dict[str, Any], comparison: Comparison | None) -> list[Gate]:
+def gates(limits: GateSettings, manifest: dict[str, Any], comparison: dict[str, Any] | None) -> list[Gate]:
     """Return every gate for a release.
 
     Args:
         limits: the settings.
         manifest: of the release, which was trained and scored.
-        comparison: with the current release; None where there is none.
+        comparison: with the current release, or of the release alone (`predictions.compare`); None where there is none.
     """
     found = [_skill(limits.min_skill, manifest), _failed(limits.max_failed, manifest["scored"])]
-    return found + _changes(limits, comparison) if comparison else found
+    return found + _changes(limits, comparison) if comparison and comparison["releases"]["before"] else found
 
 
 def _skill(limit: float, manifest: dict[str, Any]) -> Gate:
@@ -49,13 +48,14 @@ def _failed(limit: float, scored: dict[str, Any]) -> Gate:
     return Gate("max_failed", share <= limit, text)
 
 
-def _changes(limits: GateSettings, found: Comparison) -> list[Gate]:
-    gone, stability = found.gone / max(1, found.before.rows), found.stability
+def _changes(limits: GateSettings, found: dict[str, Any]) -> list[Gate]:
+    before, both, changed = found["before"], found["both"], found["changed"]
+    gone, stability = found["gone"] / max(1, before["rows"]), found["stability"]
     gates = [
         Gate(
             "max_gone",
             gone <= limits.max_gone,
-            f"{found.gone:,} of {found.before.rows:,} records are gone: {gone:.2%}, at most {limits.max_gone:.2%}",
+            f"{found['gone']:,} of {before['rows']:,} records are gone: {gone:.2%}, at most {limits.max_gone:.2%}",
         ),
         Gate(
             "max_psi",
@@ -63,8 +63,8 @@ def _changes(limits: GateSettings, found: Comparison) -> list[Gate]:
             f"population stability index {stability:.3f}, at most {limits.max_psi:g}",
         ),
     ]
-    if found.before.bins.classes:  # of numbers, all of them change a little with every model
-        share = found.changed / max(1, found.both)
-        text = f"{found.changed:,} of {found.both:,} predictions are another class: {share:.2%}"
+    if before["classes"]:  # of numbers, all of them change a little with every model
+        share = changed / max(1, both)
+        text = f"{changed:,} of {both:,} predictions are another class: {share:.2%}"
         gates.append(Gate("max_changed", share <= limits.max_changed, f"{text}, at most {limits.max_changed:.2%}"))
     return gates

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from loader.connection import Connection
 from predictions import figures
-from predictions.compare import compare_releases, kept
+from predictions.compare import compare_releases, kept, to_json
 from predictions.errors import InputError
 from predictions.gates import LOSSES
 from predictions.listing import NOT_LOADED, role
@@ -96,11 +96,9 @@ def _compare(
 ) -> dict[str, Any]:
     """Return the comparison with the current release of one that the gates have not seen."""
     current = pointer.current if pointer.current != folder.release else pointer.previous
-    stored = current in storage.releases() and storage.release(current).has("scored")
-    before = storage.release(current) if stored else None
-    found = compare_releases(before, folder, cores(), progress).as_json()
-    # As a file would give it.
-    return json.loads(json.dumps({"releases": {"before": before and current, "after": folder.release}, **found}))
+    before = storage.scored(current)
+    found = compare_releases(before, folder, cores(), progress)
+    return json.loads(to_json(found, before.release if before else None, folder.release))
 
 
 def _pictures(manifest: dict[str, Any], comparison: dict[str, Any]) -> Iterator[Picture]:

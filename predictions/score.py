@@ -32,17 +32,21 @@ class Runner(Protocol):
     def run(self, output: str, progress: Callable[[float], None]) -> Outcome:
         """Write `output/part-*`, one for each region, and return what it comes to."""
 
+    def finish(self) -> None:
+        """Keep what the run found beside the lines, once they are in their place."""
+
     def locate(self, line: unreadable.Unreadable) -> unreadable.Unreadable:
         """Return the line with its place in the exported files, from the one that its mapper knew."""
 
 
-def make_runner(name: str | None, settings: Settings, folder: ReleaseFolder) -> Runner:
+def make_runner(name: str | None, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None) -> Runner:
     """Return a runner; by default `hadoop` for a release on HDFS, `local` for one in a folder.
 
     Args:
         name: `pipe`, one process of each script; `local`, as many mappers and reducers as there are cores; `hadoop`.
         settings: where and how the job runs.
         folder: a release that was exported and has a model.
+        current: the release that is served, with which the reducers of a job compare.
 
     Raises:
         InputError: as the runners say.
@@ -50,14 +54,18 @@ def make_runner(name: str | None, settings: Settings, folder: ReleaseFolder) -> 
     if (name or ("hadoop" if folder.storage.is_hdfs else "local")) == "hadoop":
         from predictions.score_hadoop import ScoreJob
 
-        return ScoreJob(settings, folder)
+        return ScoreJob(settings, folder, current)
     from predictions.score_local import LocalRun
 
     return LocalRun(settings.hbase.regions, folder, pipe=name == "pipe")
 
 
 def score(
-    settings: Settings, folder: ReleaseFolder, runner: str | None, progress: Callable[[float], None]
+    settings: Settings,
+    folder: ReleaseFolder,
+    runner: str | None,
+    progress: Callable[[float], None],
+    current: ReleaseFolder | None = None,
 ) -> dict[str, Any]:
     """Score every record of a release, unless that has been done.
 
@@ -66,6 +74,7 @@ def score(
         folder: a release that was exported and has a model.
         runner: see `make_runner`.
         progress: called with the share of the job that is done, 0 to 1.
+        current: see `make_runner`.
 
     Returns:
         The part `scored` of the release's manifest.
@@ -80,7 +89,7 @@ def score(
         return folder.counts(manifest)
     started = time.monotonic()
     model = check_model(folder, manifest)
-    run = make_runner(runner, settings, folder)
+    run = make_runner(runner, settings, folder, current)
     folder.remove(unreadable.FILE)
     with folder.writing("scored", make=not run.makes_output) as output:
         counts, job = run.run(output, progress)
@@ -106,6 +115,7 @@ def score(
                 "scored": scored,
             }
         )
+    run.finish()
     return scored
 
 

@@ -7,6 +7,8 @@ from hadoop.partitions import partition_file
 from hadoop.streaming import Job
 from loader.regions import split_points
 from predictions import task
+from predictions.against import AGAINST_FILE
+from predictions.compare import against, gather
 from predictions.counters import Outcome
 from predictions.job import JobClient
 from predictions.model import MANIFEST_FILE, MODEL_FILE
@@ -32,16 +34,18 @@ class ScoreJob:
     Args:
         settings: names the commands, the interpreter, the regions.
         folder: a release that was exported and has a model.
+        current: the release that is served, with which the reducers compare; None where nothing is.
 
     Raises:
-        InputError: `hadoop` is not there, or the storage is not HDFS.
+        InputError: `hadoop` is not there, the storage is not HDFS, or the releases do not predict the same.
     """
 
     makes_output = True
 
-    def __init__(self, settings: Settings, folder: ReleaseFolder) -> None:
+    def __init__(self, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None = None) -> None:
         self._settings = settings
         self._folder = folder
+        self._against = against(current, folder, settings.hbase.regions)
         self._client = JobClient(settings, folder)
 
     def ship(self) -> None:
@@ -50,6 +54,7 @@ class ScoreJob:
             **{script: (CHECKOUT / script).read_bytes() for script in SCRIPTS},
             BUNDLE: bundle(),
             PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
+            AGAINST_FILE: self._against.to_json(),
         }
         if self._folder.has("job"):
             if all(self._folder.read(f"job/{name}") == data for name, data in shipped.items()):
@@ -68,11 +73,11 @@ class ScoreJob:
             input=f"{path}/export/part-*",
             output=output,
             mapper=f"{python} mapper.py {MANIFEST_FILE} {release}",
-            reducer=f"{python} reducer.py {HFILES}",
+            reducer=f"{python} reducer.py {HFILES} {AGAINST_FILE}",
             reduces=self._settings.hbase.regions,
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
-                *(f"hdfs://{path}/job/{script}" for script in SCRIPTS),
+                *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, AGAINST_FILE)),
                 *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
             ],
             archives=archives,
@@ -89,6 +94,10 @@ class ScoreJob:
         self._client.require_nodes()
         self.ship()
         return self._client.run(self.job(output), progress)
+
+    def finish(self) -> None:
+        """Keep how the release compares with the current one, as the reducers found it."""
+        gather(self._folder, self._against)
 
     def locate(self, line: Unreadable) -> Unreadable:
         """Return the line as it is: a task's split is one of the exported files."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from predictions.errors import VerificationError
+from predictions.errors import ServiceError, VerificationError
 from predictions.exits import DONE, WITH_FAILURES
 from predictions.progress import LoadDisplay, bar, say
 from predictions.release import release_table
@@ -50,11 +50,28 @@ def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None) -> 
     """Score it; return the exit code."""
     from predictions.score import score
 
+    current = served(settings, folder.storage) if runner in (None, "hadoop") else None
     with bar("score") as progress:
-        done = score(settings, folder, runner, lambda share: progress(share, 1.0))
+        done = score(settings, folder, runner, lambda share: progress(share, 1.0), current)
     more = f", {done['duplicates']:,} came twice" if done["duplicates"] else ""
     say(f"scored {done['scored']:,} records, {done['failed']:,} failed{more}; it took {done['seconds']:.1f} s")
     return WITH_FAILURES if done["failed"] else DONE
+
+
+def served(settings: Settings, storage: Storage) -> ReleaseFolder | None:
+    """Return the release that is served, if a job can read its lines; `activate` asks again."""
+    from loader.connection import Connection
+    from predictions.pointer import Releases
+
+    if not storage.is_hdfs:
+        return None
+    try:
+        with Connection(settings.hbase.server()) as connection:
+            releases = Releases(connection, settings.name)
+            return storage.scored(releases.pointer().current if releases.is_there else None)
+    except ServiceError as error:
+        say(f"the job compares with no other release: {error}")
+        return None
 
 
 def run_load(settings: Settings, folder: ReleaseFolder, how: "How") -> None:

@@ -115,6 +115,11 @@ class Storage:
             raise InputError(f"{self.folder}: no release {release}; the newest is {known[-1]}")
         return ReleaseFolder(self, release or known[-1])
 
+    def scored(self, release: str | None) -> "ReleaseFolder | None":
+        """Return a release's folder if its prediction lines are there."""
+        folder = ReleaseFolder(self, release) if release in self.releases() and release else None
+        return folder if folder and folder.has("scored") else None
+
     def new_release(self) -> "ReleaseFolder":
         """Make the folder of a release that starts now."""
         with self.reachable():

@@ -47,7 +47,7 @@ def upload(folder: str) -> None:
     ]
     place = urlsplit(target)
     try:
-        address = _web_address(place.hostname)
+        address = web_address(place.hostname)
         for name in names:
             put(os.path.join(folder, name), address, f"{place.path}/{os.path.basename(folder)}/{name}")
     except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
@@ -55,7 +55,17 @@ def upload(folder: str) -> None:
         _put_by_hadoop(folder, target)
 
 
-def _web_address(name_node: str | None) -> str:
+def user() -> str:
+    """Return who runs the job."""
+    return os.environ.get(_USER) or getpass.getuser()
+
+
+def output_host() -> str | None:
+    """Return the NameNode of the task's output, as its URL has it."""
+    return urlsplit(os.environ[_TARGET]).hostname
+
+
+def web_address(name_node: str | None) -> str:
     """Return where WebHDFS is, as the job's configuration has it; ValueError where only Hadoop's own client may ask."""
     if os.environ.get(_AUTHENTICATION, "simple") != "simple":
         raise ValueError("it wants a ticket")
@@ -74,8 +84,7 @@ def put(path: str, address: str, target: str) -> None:
     Raises:
         OSError, http.client.HTTPException, ValueError, KeyError: it could not be had, or does not take the file.
     """
-    user = os.environ.get(_USER) or getpass.getuser()
-    query = urlencode({"op": "CREATE", "overwrite": "true", "noredirect": "true", "user.name": user})
+    query = urlencode({"op": "CREATE", "overwrite": "true", "noredirect": "true", "user.name": user()})
     told = _request(address, f"/webhdfs/v1{quote(target)}?{query}", HTTPStatus.OK)
     place = urlsplit(json.loads(told)["Location"])
     with open(path, "rb") as file:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from predictions.compare import compare_releases, lines_between
+from predictions.compare import compare_releases, lines_of
 from predictions.errors import InputError
 from predictions.records import split_lines
 from predictions.storage import Storage
@@ -52,7 +52,7 @@ def test_the_lines_of_any_range(two):
     for folder in two:
         for start, stop in ((b"", b""), (b"", b"4000"), (b"3fff", b"c001"), (b"5555", b"5556"), (b"ffff", b"")):
             expected = [line for line in scored(folder) if line >= start and (not stop or line < stop)]
-            assert b"".join(lines_between(folder, start, stop)) == b"".join(line + b"\n" for line in expected)
+            assert b"".join(lines_of(folder, start, stop)) == b"".join(line + b"\n" for line in expected)
     assert [line.split(b"\t")[0] for line in lines] == [line.split(b"\t")[0] for line in scored(after)]
 
 

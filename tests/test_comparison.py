@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictions.comparison import AMOUNT_EDGES, compare
+from predictions.comparison import AMOUNT_EDGES, Comparison, compare
 from predictions.distribution import Bins, Distribution, Rows
 from predictions.errors import InputError
 from predictions.records import join_lines, split_lines
@@ -87,7 +87,11 @@ def test_it_counts_what_plain_python_counts(bins, data):
         amounts = [abs(score(bins, after[key]) - score(bins, before[key])) / spread for key in both]
         assert [change.amount for change in found.examples] == pytest.approx(sorted(filter(None, amounts))[::-1][:20])
         assert found.amounts.sum() == len(both)
-    json.dumps(found.as_json(), allow_nan=False)
+    # What a reducer writes of it is all of it.
+    again = Comparison.of_state(bins, json.loads(json.dumps(found.state(), allow_nan=False)))
+    assert json.dumps(again.as_json(), allow_nan=False) == json.dumps(found.as_json())
+    again.merge(found)
+    assert (again.both, again.before.rows) == (2 * found.both, 2 * found.before.rows)
 
 
 @given(releases(BINARY), st.binary(min_size=4, max_size=4))

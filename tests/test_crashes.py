@@ -11,6 +11,7 @@ import pytest
 from conftest import CHECKOUT, make_orders
 
 from loader.connection import Connection
+from predictions.compare import kept
 from predictions.lease import SILENT_SECONDS
 from predictions.pointer import BUILDING, DROPPED, Releases
 
@@ -77,6 +78,18 @@ class Crashing:
         assert {(answer["status"], answer["release"]) for answer in answers} == {("fresh", release)}
 
 
+def assert_compared_in_the_job(made, before, after):
+    """The reducers have compared, and found what is found by reading both releases again."""
+    folder = made.storage.release(after)
+    found = {name for name in folder.storage.names(f"{folder.path}/hfiles") if name.endswith(".comparison.json")}
+    assert found == {f"part-{part:05d}.comparison.json" for part in range(4)}
+    in_job, again = kept(folder), json.loads(made.succeed("compare", "--json", before, after).stdout)
+    for each in (in_job, again):
+        for side in ("before", "after"):
+            each[side]["mean"] = pytest.approx(each[side]["mean"])  # a sum depends on its order
+    assert in_job == again
+
+
 @pytest.fixture(scope="module")
 def crashing(project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("orders")
@@ -99,6 +112,7 @@ def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goe
             crashing.lookup(current)
     previous, current = current, crashing.run()
     crashing.lookup(current)
+    assert_compared_in_the_job(crashing.made, previous, current)
     # What was left of the runs is found, shown and removed; what is served stays, and so does the way back.
     begun = {release for release, known in crashing.known()[1].items() if known.state == BUILDING}
     assert begun or full

@@ -22,7 +22,8 @@ def verdicts(limits=None, comparison=None, **facts):
 
 
 def comparison(before, after):
-    return compare(blocks(of(*before), iter([])), blocks(of(*after), iter([])), BINARY)
+    found = compare(blocks(of(*before), iter([])), blocks(of(*after), iter([])), BINARY)
+    return {"releases": {"before": "20261121T154500Z"}, **found.as_json()}
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -41,7 +42,9 @@ def test_few_records_may_fail(failed, passed):
 
 
 def test_without_a_release_before_it_nothing_is_compared():
-    assert verdicts().keys() == {"min_skill", "max_failed"}
+    alone = comparison([], [(b"1", b"0.9")]) | {"releases": {"before": None}}
+    for found in (None, alone):
+        assert verdicts(comparison=found).keys() == {"min_skill", "max_failed"}
 
 
 @pytest.mark.parametrize(("gone", "passed"), [(0, True), (20, True), (21, False)])

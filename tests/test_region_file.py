@@ -117,7 +117,10 @@ def test_lines_that_are_none_are_named_and_leave_neither(tmp_path, line, message
 
 def test_a_reducer_that_cannot_write_says_so(tmp_path):
     (tmp_path / "file").touch()
-    for arguments, message in ([["file"], b"no HFile can be written into file"], [["a", "b"], b"usage: reducer.py"]):
+    for arguments, message in (
+        [["file"], b"no HFile can be written into file"],
+        [["a", "b", "c"], b"usage: reducer.py"],
+    ):
         done = run_reducer(tmp_path, [], *arguments)
         assert (done.returncode, len(done.stderr.splitlines()), message in done.stderr) == (2, 1, True)
 

@@ -29,6 +29,15 @@ def trained(orders):
     return trained
 
 
+def assert_calibrated(training):
+    """The bins hold the holdout, by what was predicted, and what was so rises with it."""
+    bins = training["calibration"]
+    assert sum(each["records"] for each in bins) == training["holdout"]
+    predicted, actual = ([each[side] for each in bins] for side in ("predicted", "actual"))
+    assert predicted == sorted(predicted)
+    assert np.corrcoef(predicted, actual)[0, 1] > 0.5
+
+
 @pytest.mark.parametrize(
     ("estimator", "params"),
     [
@@ -46,6 +55,7 @@ def test_classifiers(trained, estimator, params):
     training = manifest["training"]
     assert (training["labelled"], training["fitted"] + training["holdout"]) == (376, 376)
     assert training["metrics"]["roc_auc"] > 0.8 > training["baseline"]["roc_auc"] == 0.5
+    assert_calibrated(training)
     # Missing values, and a category that was never seen.
     scores = model.score(b"1\tAT\t450\t2\t\\N\n2\t\\N\t\\N\t\\N\t\\N\n3\tnever seen\t1\t2\t\\N\n")
     assert set(scores.predictions) <= {b"0", b"1"}
@@ -65,6 +75,7 @@ def test_regressors(trained, estimator, params):
     model, manifest = trained(estimator=estimator, params=params, label="amount", features=["country", "paid"])
     assert (manifest["task"], manifest["classes"]) == ("regression", None)
     assert manifest["training"]["metrics"]["rmse"] < manifest["training"]["baseline"]["rmse"]
+    assert_calibrated(manifest["training"])
     scores = model.score(b"1\tAT\t1\t\\N\n")
     assert math.isfinite(float(scores.predictions[0]))
     assert scores.probabilities == [b"\\N"]
