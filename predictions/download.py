@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from http import HTTPStatus
@@ -14,7 +15,7 @@ from predictions.records import read_blocks
 from predictions.upload import TIMEOUT, output_host, user, web_address
 
 # What `blocks` may raise: nobody is there, or who is there answers otherwise, or wants a ticket; and a damaged file.
-FAILURES = (OSError, EOFError, http.client.HTTPException, ValueError, KeyError)
+FAILURES = (OSError, EOFError, zlib.error, http.client.HTTPException, ValueError, KeyError)
 
 
 def blocks(path: str) -> Iterator[bytes]:

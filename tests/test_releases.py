@@ -5,7 +5,7 @@ import random
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from conftest import make_orders
@@ -14,7 +14,9 @@ from loader.connection import Connection
 from predictions.client import Client
 from predictions.errors import RefusedError
 from predictions.pointer import DROPPED, LOADED, REFUSED, Releases
+from predictions.records import join_lines, split_lines
 from predictions.release import release_table
+from predictions.rowkey import row_keys
 from predictions.schema import texts
 
 pytestmark = pytest.mark.cluster
@@ -138,6 +140,78 @@ def test_of_two_operators_at_once_one_is_told(operated, two):
         [first, str(RefusedError(f"another release became current just now; look at it before {first} replaces it"))]
     )
     operated.releases.activate(second, force=True)
+
+
+@contextmanager
+def damaged(folder, path, damage):
+    """A file of a release with other lines for a while; None for a copy of it beside it, under the next name."""
+    data = b"".join(folder.blocks(path))
+    copy = path[:-1] + "9"
+    if damage:
+        folder.storage.fs.pipe_file(path, join_lines(damage(split_lines(data))))
+    else:
+        folder.storage.fs.pipe_file(copy, data)
+    yield
+    if damage:
+        folder.storage.fs.pipe_file(path, data)
+    else:
+        folder.storage.fs.rm(copy)
+
+
+def other_id(lines):
+    """Another ID for the second line's, whose row key stands between its neighbours."""
+    first, second, third = (line.partition(b"\t")[0] for line in lines[:3])
+    names = (b"other-%d" % number for number in range(1_000_000))
+    key = next(key for key in (row_keys([name])[0] for name in names) if first < key < third)
+    return [lines[0], lines[1].replace(second, key), *lines[2:]]
+
+
+def test_what_was_tampered_with_is_refused_and_nobody_reads_it(operated, two):
+    made, pointer = operated.made, operated.pointer
+    release = made.succeed("export").stdout.strip()
+    made.succeed("train")
+    folder = made.storage.release(release)
+    exported = folder.files("export")[0]
+    for damage, message in (
+        (lambda lines: lines[1:], "400 records were exported, but the job read 399"),
+        (
+            lambda lines: [lines[0].replace(b"order-", b"other-", 1), *lines[1:]],
+            "the job did not score the records that were exported, by the digest of their IDs",
+        ),
+    ):
+        with damaged(folder, exported, damage):
+            assert message in made.succeed("score", "--runner", "local", code=6).stderr
+    made.succeed("score", "--runner", "local")
+    scored = folder.files("scored")[0]
+    for damage, code, message in (
+        (None, 2, "part-00009: the release has 4 parts, and each may stand there once"),
+        (lambda lines: lines[1:], 5, "400 rows were scored, but 399 were loaded, or others"),
+        (other_id, 5, "400 rows were scored, but 400 were loaded, or others"),
+    ):
+        with damaged(folder, scored, damage):
+            assert message in made.succeed("load", "--via", "puts", code=code).stderr
+            refused = made.succeed("activate", "--force", "now", code=2).stderr
+            assert f"release {release} is {'building' if damage else 'not loaded'}" in refused
+    assert operated.pointer == pointer
+    assert made.get("order-001")[0]["release"] == pointer.current
+    # As it was scored, it is loaded whole, in place of what the refused ones have left.
+    made.succeed("load", "--via", "puts")
+    made.succeed("verify", "--full")
+
+
+def test_two_percent_of_failed_records_are_refused_by_either_gate(operated, two):
+    made, pointer = operated.made, operated.pointer
+    operated.change("UPDATE orders SET amount = 'x' || amount WHERE id < 'order-009' AND amount IS NOT NULL")
+    made.succeed("export")
+    made.succeed("train")
+    failed = "8 of 400 records could not be scored"
+    refused = made.succeed("score", "--runner", "local", code=3).stderr
+    assert f"{failed}, more than gates.max_failed (1.00%) allows: amount: not a number (8)" in refused
+    made.succeed("score", "--runner", "local", code=1, PREDICTIONS_GATES_MAX_FAILED="0.05")
+    made.succeed("load", "--via", "puts")
+    assert f"gate max_failed: REFUSED: {failed}: 2.00%, at most 1.00%" in made.succeed("activate", code=3).stderr
+    assert operated.pointer == pointer
+    operated.change("UPDATE orders SET amount = substr(amount, 2) WHERE amount LIKE 'x%'")
 
 
 def test_a_prediction_is_explained_back_to_its_lines(operated, two):
