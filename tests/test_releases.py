@@ -45,6 +45,15 @@ class Operated:
         with closing(sqlite3.connect(self.made.path.parent / "orders.db")) as connection, connection:
             connection.execute(statement)
 
+    def shuffle_labels(self):
+        """Give the labels to other records, the same ones each time."""
+        with closing(sqlite3.connect(self.made.path.parent / "orders.db")) as connection, connection:
+            rows = connection.execute("SELECT paid, id FROM orders WHERE paid IS NOT NULL ORDER BY id").fetchall()
+            labels = [paid for paid, _id in rows]
+            random.Random(1).shuffle(labels)
+            shuffled = [(label, name) for label, (_paid, name) in zip(labels, rows, strict=True)]
+            connection.executemany("UPDATE orders SET paid = ? WHERE id = ?", shuffled)
+
     def list(self):
         return {
             line["release"]: line
@@ -281,7 +290,7 @@ def test_readers_without_pause_while_releases_switch(operated, two, full):
 
 def test_a_model_of_shuffled_labels_is_refused_and_kept_from_readers(operated, two):
     current = operated.pointer.current
-    operated.change("UPDATE orders SET paid = (abs(random()) % 2) WHERE paid IS NOT NULL")
+    operated.shuffle_labels()
     release = operated.load()
     refused = operated.made.succeed("activate", code=3)
     assert "gate min_skill: REFUSED: log loss on the holdout" in refused.stderr
