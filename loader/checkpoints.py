@@ -49,6 +49,14 @@ class Rejected(NamedTuple):
     reason: str
 
 
+def forget_loads(connection: Connection, name: str, release: str) -> None:
+    """Forget every load of a release, of part files that were replaced too."""
+    rows = f"load:{release}".encode()
+    for page in connection.keys(name, rows + b":", rows + b";"):
+        for key in page:
+            connection.delete_row(name, key)
+
+
 class Checkpoints:
     """The checkpoints of one load, through one connection."""
 
@@ -97,10 +105,7 @@ class Checkpoints:
 
     def remove_all(self) -> None:
         """Forget every load of the release, of part files that were replaced too."""
-        release = f"load:{self._plan.release}".encode()
-        for page in self._connection.keys(self._plan.name, release + b":", release + b";"):
-            for key in page:
-                self._connection.delete_row(self._plan.name, key)
+        forget_loads(self._connection, self._plan.name, self._plan.release)
 
     def _key(self, part: int) -> bytes:
         return f"load:{self._plan.release}:{self._plan.load}:{part:05d}".encode()

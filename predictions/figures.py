@@ -34,6 +34,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
 }
 _DOTS_PER_INCH = 160
+_SHORT = 4  # characters of the name of a bin that has its place below it
 _WIDE, _HALF = 9.0, 4.5  # inches, of a figure over the whole page and of one of two beside each other
 
 Sides = Sequence[tuple[str, Sequence[float]]]
@@ -79,6 +80,7 @@ def drift(label: str, names: Sequence[str], values: Sequence[float]) -> Figure:
     figure, axes = _figure(_HALF, 2.6)
     axes.bar(range(len(names)), values, color=NOW, width=0.7)
     axes.set(xticks=range(len(names)), xticklabels=names, xlabel=label, ylabel="added to the index")
+    axes.tick_params(axis="x", labelsize=8, rotation=0 if max(map(len, names)) < _SHORT else 45)
     axes.grid(visible=False, axis="x")
     return figure
 

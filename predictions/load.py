@@ -112,7 +112,7 @@ def load(
         done = loader.load(connection, plan, scored["rows"], display)
         regions = [{"rows": region.rows, "id_digest": f"{region.id_digest:016x}"} for region in done]
         checkpoints = Checkpoints(connection, plan)
-        _prove(plan, checkpoints, regions, scored)
+        _prove(connection, plan, checkpoints, regions, scored)
         loaded = {"rows": scored["rows"], "seconds": round(time.monotonic() - started, 3), "parts": regions}
         folder.write_manifest(manifest | {"loaded": loaded})
         releases.finish(folder.release, manifest | {"loaded": loaded})
@@ -160,8 +160,10 @@ def _plan(
     return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
 
 
-def _prove(plan: Plan, checkpoints: Checkpoints, parts: list[dict[str, Any]], scored: dict[str, Any]) -> None:
-    """Raise VerificationError unless what was scored was loaded, and stands in the table."""
+def _prove(
+    connection: Connection, plan: Plan, checkpoints: Checkpoints, parts: list[dict[str, Any]], scored: dict[str, Any]
+) -> None:
+    """Raise VerificationError, and leave no table, unless what was scored was loaded, and stands in the table."""
     digest = sum(int(part["id_digest"], 16) for part in parts) % (1 << 64)
     rows = sum(part["rows"] for part in parts)
     if (rows, f"{digest:016x}") == (scored["rows"], scored["id_digest"]):
@@ -172,4 +174,5 @@ def _prove(plan: Plan, checkpoints: Checkpoints, parts: list[dict[str, Any]], sc
     if faults:
         for part in range(plan.parts):
             checkpoints.remove(part)  # they were wrong
+        connection.delete_table(plan.table)  # a row that is nobody's would stay in it
         raise VerificationError(f"table {plan.table}: {'; '.join(faults)}: load it again, from the start")

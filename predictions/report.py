@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ from predictions.workers import cores
 
 TEMPLATE = "report.html"
 COARSE = 2  # fine bins in one that is drawn
+CLASSES = 20  # that are drawn, the most frequent ones
 STAGES = ("export", "train", "score", "load")
 
 
@@ -113,12 +115,15 @@ def _pictures(manifest: dict[str, Any], comparison: dict[str, Any]) -> Iterator[
     yield Picture("distribution", f"How many records have which {score}.", drawn)
     if comparison["after"]["classes"]:
         sides = [comparison[side]["classes"] for side in shown]
-        labels = sorted(set().union(*sides))
+        frequent = Counter(sides[0]) | Counter(sides[-1])
+        labels = sorted(label for label, _count in frequent.most_common(CLASSES))
         shares = [[side.get(each, 0) / max(1, sum(side.values())) for each in labels] for side in sides]
         drawn = figures.classes(labels, list(zip(names, shares, strict=True)))
         yield Picture("classes", f"Which {label} is predicted.", drawn)
     if releases["before"]:
         drift = [(each["bin"], each["value"]) for each in comparison["drift"]]
+        if len(drift) > CLASSES:
+            drift = sorted(drift, key=lambda each: -each[1])[:CLASSES]
         caption = "What each bin adds to the population stability index."
         yield Picture("drift", caption, figures.drift(score, *zip(*drift, strict=True)))
         edges = comparison["amounts"]["edges"]

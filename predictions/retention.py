@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from loader.checkpoints import forget_loads
 from loader.connection import Connection
 from predictions.pointer import BUILDING, DROPPED, Releases
 from predictions.release import is_release_id, release_table, release_time
@@ -16,12 +17,14 @@ class Leftover(NamedTuple):
 
     Args:
         release: which it belongs to.
-        table: whether it has a table in HBase.
+        known: whether HBase has it among the releases that were not dropped.
+        table: whether it has a table there.
         paths: in the storage.
         why: it is not needed.
     """
 
     release: str
+    known: bool
     table: bool
     paths: tuple[str, ...]
     why: str
@@ -48,15 +51,17 @@ def leftovers(settings: Settings, storage: Storage, connection: Connection) -> l
     kept = served | set(sorted(whole)[-settings.retention.keep :])
     until = datetime.now(UTC) - timedelta(hours=settings.retention.grace_hours)
     found = []
-    for release in sorted(tables | folders):
+    known = {release for release, state in states.items() if state != DROPPED}
+    for release in sorted(tables | folders | known):
         state = states.get(release)
         if release in kept:
             paths = tuple(storage.temporaries(release, until))
             if paths:
-                found.append(Leftover(release, False, paths, "temporary files of a run that was ended"))
+                found.append(Leftover(release, False, False, paths, "temporary files of a run that was ended"))
         elif release_time(release) < until:
             paths = (f"{storage.folder}/{release}",) if release in folders else ()
-            found.append(Leftover(release, release in tables, paths, _why(state, settings.retention.keep)))
+            why = _why(state, settings.retention.keep)
+            found.append(Leftover(release, release in known, release in tables, paths, why))
     return found
 
 
@@ -77,9 +82,10 @@ def remove(settings: Settings, storage: Storage, connection: Connection, found: 
     """Remove what `leftovers` found, and yield each when it is gone; ended in the middle, the rest is found again."""
     releases = Releases(connection, settings.name)
     for leftover in found:
+        if leftover.known:
+            releases.drop(leftover.release)  # first: nobody can make it current any more
+            forget_loads(connection, settings.name, leftover.release)
         if leftover.table:
-            if releases.state(leftover.release):
-                releases.drop(leftover.release)  # first: nobody can make it current any more
             connection.delete_table(release_table(settings.name, leftover.release))
         for path in leftover.paths:
             storage.delete(path)

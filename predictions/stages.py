@@ -139,10 +139,12 @@ def run_clean(settings: Settings, storage: Storage) -> None:
         found = leftovers(settings, storage, connection)
         for leftover in found:
             table = [f"table {release_table(settings.name, leftover.release)}"] if leftover.table else []
-            click.echo(f"{leftover.release}: {leftover.why}: {', '.join([*table, *leftover.paths])}")
+            places = ", ".join([*table, *leftover.paths]) or "an entry in HBase"
+            click.echo(f"{leftover.release}: {leftover.why}: {places}")
         if found and sys.stdin.isatty():
             click.confirm("Remove all of that?", abort=True)
         for leftover in remove(settings, storage, connection, found):
-            say(f"removed {leftover.release}" if leftover.table else f"removed {', '.join(leftover.paths)}")
+            is_release = leftover.known or leftover.table
+            say(f"removed {leftover.release if is_release else ', '.join(leftover.paths)}")
     if not found:
         say("there is nothing to remove")

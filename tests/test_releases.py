@@ -239,6 +239,21 @@ def test_a_prediction_is_explained_back_to_its_lines(operated, two):
     assert (gone["status"], gone["prediction_line"], gone["record_line"]) == ("missing", None, None)
 
 
+def test_the_report_of_a_release_names_the_one_before_it_and_what_the_gates_said(operated, two, tmp_path):
+    first, second = two
+    path = operated.made.succeed("report", second, "--output", str(tmp_path / "new")).stdout.strip()
+    assert path == str(tmp_path / "new" / f"report-{second}.html")
+    shown = (tmp_path / "new" / f"report-{second}.html").read_text()
+    assert all(text in shown for text in (f"compared with {first}", "gates.max_psi", "refused", "Forced: looked at it"))
+    pictures = ("calibration", "changes", "classes", "distribution", "drift", "stages")
+    assert sorted(each.name for each in (tmp_path / "new").glob("*.png")) == [
+        f"report-{second}-{n}.png" for n in pictures
+    ]
+    (tmp_path / "file").write_text("")
+    refused = operated.made.succeed("report", first, "--output", str(tmp_path / "file"), code=2).stderr
+    assert f"{tmp_path / 'file'}: File exists; choose another folder with --output" in refused
+
+
 def test_readers_without_pause_while_releases_switch(operated, two, full):
     truth = {release: operated.truth(release) for release in two}
     ids = sorted(truth[two[0]])

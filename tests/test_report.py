@@ -17,6 +17,7 @@ BOUNDS = [0.0, 0.5, 1.0]
 DRAWN = {
     "distribution": lambda: figures.distribution("p", "share", BOUNDS, [("then", [0.5, 0.5]), ("now", [0.2, 0.8])]),
     "one side": lambda: figures.distribution("p", "share", BOUNDS, [("now", [0.2, 0.8])]),
+    "no bins": lambda: figures.distribution("p", "share", [1.0], [("now", [])]),
     "classes": lambda: figures.classes(["a", "b"], [("then", [0.5, 0.5]), ("now", [0.2, 0.8])]),
     "drift": lambda: figures.drift("p", ["0", "1"], [0.1, 0.2]),
     "calibration": lambda: figures.calibration("p", [0.1, 0.9], [0.2, 0.8]),
