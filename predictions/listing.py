@@ -101,19 +101,27 @@ def _gates(listed: Listed) -> str:
 
 def show(releases: list[Listed]) -> None:
     """Print the releases to stdout, as a table."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")  # it fits 80 characters
     for column in ("release", "", "state", "age"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)  # one copies the first
     for column in ("rows", "failed", "MB"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("model", no_wrap=True)
     table.add_column("gates", overflow="fold")
-    table.add_column("model", overflow="fold")
     now = datetime.now(UTC)
     for each in releases:
         age = timedelta(seconds=int((now - release_time(each.release)).total_seconds()))
         counts = ("" if count is None else f"{count:,}" for count in (each.rows, each.failed))
-        model = f"{each.estimator.rpartition('.')[2]} {each.model}" if each.estimator else ""
         style = "bold green" if each.role == CURRENT else "red" if each.role == ROLLED_BACK else None
-        row = (each.release, each.role, each.state, str(age), *counts, f"{each.bytes / 1e6:,.1f}", _gates(each), model)
+        row = (
+            each.release,
+            each.role,
+            each.state,
+            str(age),
+            *counts,
+            f"{each.bytes / 1e6:,.1f}",
+            each.model or "",
+            _gates(each),
+        )
         table.add_row(*map(Text, row), style=style)
     Console(highlight=False).print(table)
