@@ -60,11 +60,11 @@ def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None) -> 
 
 def served(settings: Settings, storage: Storage) -> ReleaseFolder | None:
     """Return the release that is served, if a job can read its lines; `activate` asks again."""
+    if not storage.is_hdfs:
+        return None
     from loader.connection import Connection
     from predictions.pointer import Releases
 
-    if not storage.is_hdfs:
-        return None
     try:
         with Connection(settings.hbase.server()) as connection:
             releases = Releases(connection, settings.name)
