@@ -38,6 +38,12 @@ POINTS = {
     "the gates have spoken, nothing is switched": "predictions.pointer:Releases._switch:enter",
     "switched": "predictions.pointer:Releases._switch:exit",
 }
+WITH_FULL = {  # beside a point that is much the same
+    "exported, without a manifest",
+    "what the job ships is there",
+    "the HFiles are renamed, not the lines",
+    "the table is made, and empty",
+}
 
 
 class Crashing:
@@ -99,6 +105,8 @@ def crashing(project, tmp_path_factory):
 def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goes_through(crashing, full):
     current = crashing.run()
     for name, point in POINTS.items():
+        if name in WITH_FULL and not full:
+            continue
         said = crashing.crash(point)
         pointer, _known = crashing.known()
         if name == "switched":
