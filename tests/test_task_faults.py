@@ -1,5 +1,6 @@
 """What happens to a job's tasks on a real cluster: whatever dies or lags, the bytes are those of an undisturbed run."""
 
+import json
 import random
 import re
 import signal
@@ -11,6 +12,7 @@ import pytest
 from conftest import make_orders, properties, replace_export
 
 from loader.region_file import RegionFile, facts_name, hfile_name
+from predictions.against import comparison_name
 from predictions.records import split_lines
 from predictions.rowkey import row_keys
 
@@ -71,7 +73,12 @@ def check_hfiles(folder, tmp_path):
         if file.facts.rows:
             expected[hfile_name(part)] = (tmp_path / "hfiles" / hfile_name(part)).read_bytes()
     found = storage.fs.find(f"{folder.path}/hfiles")
-    assert {path.removeprefix(f"{folder.path}/hfiles/"): storage.fs.cat_file(path) for path in found} == expected
+    files = {path.removeprefix(f"{folder.path}/hfiles/"): storage.fs.cat_file(path) for path in found}
+    compared = [name for name in sorted(files) if name.endswith(".comparison.json")]
+    assert compared == [comparison_name(part) for part in range(len(folder.files("scored")))]
+    rows = sum(json.loads(files.pop(name))["after"]["rows"] for name in compared)
+    assert rows == folder.manifest()["scored"]["rows"]
+    assert files == expected
 
 
 def copies(lines, number):
