@@ -27,6 +27,7 @@ IDLE_SECONDS = 30.0  # the server closes a connection that was idle for 60
 ATTEMPT_SECONDS = 60.0  # after which a request is given up and made again, if there is time left
 WAIT_SECONDS = 5.0  # the longest time between two attempts
 FIRST_WAIT_SECONDS = 0.1
+GRACE_SECONDS = 0.5  # for a reply that may have come while whoever asked for it did something else
 _KEYS = b"FirstKeyOnlyFilter() AND KeyOnlyFilter()"  # of a row its first cell, of that no value
 
 
@@ -65,20 +66,22 @@ class Row(NamedTuple):
 class Connection:
     """A connection to HBase for one thread, which opens with the first request.
 
-    Each request raises ServiceError where HBase could not be had within `server.timeout` seconds, RefusalError where it
-    refuses, and RuntimeError in another thread or process than that which made the connection.
+    Each request raises ServiceError where HBase could not be had within `server.timeout` seconds, and by `deadline`;
+    RefusalError where it refuses; and RuntimeError in another thread or process than that which made or adopted it.
 
     Args:
         server: the Thrift server.
         waiting: called with the reason each time before a request is made again.
     """
 
+    deadline = float("inf")  # by the monotonic clock, of whatever is requested until another one is set
+
     def __init__(self, server: Server, waiting: Callable[[str], None] = lambda _reason: None) -> None:
         self._server = server
         self._waiting = waiting
-        self._owner = os.getpid(), threading.get_ident()
         self._channel: Channel | None = None
         self._used = 0.0
+        self.adopt()
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +94,14 @@ class Connection:
         if self._channel:
             self._channel.close()
             self._channel = None
+
+    def adopt(self) -> None:
+        """Make the calling thread the one that it belongs to; whose it was must not use it any more."""
+        self._owner = os.getpid(), threading.get_ident()
+
+    def forget(self) -> None:
+        """Let go of it in a forked process, without a word to the server: it is the parent's."""
+        self.close()
 
     def tables(self) -> set[bytes]:
         """Return the names of all tables."""
@@ -118,6 +129,25 @@ class Connection:
         """Return a row's cells by their columns; none where there is no such row."""
         found = self._request(lambda hbase: hbase.table(table).row(key, columns=columns, include_timestamp=True))
         return {column: Cell(*cell) for column, cell in found.items()}
+
+    def ask_rows(self, table: str, keys: Sequence[bytes], columns: Sequence[bytes] = ()) -> Callable[[], list[Row]]:
+        """Send a request for rows, and return what waits for them.
+
+        Between the two, others can be asked, on other connections. What goes wrong is found, and the request made
+        again, when the rows are waited for; the time for it counts from here.
+
+        Args:
+            table: whose rows.
+            keys: the row keys. Rows that are not there are left out.
+            columns: columns or families; all by default.
+        """
+        arguments: dict[str, Any] = {"tableName": table.encode(), "rows": keys, "attributes": {}}
+        call = "getRowsWithColumns" if columns else "getRows"
+        reply = self._ask(call, arguments | {"columns": columns} if columns else arguments)
+        return lambda: [
+            Row(row.row, {column: Cell(cell.value, cell.timestamp) for column, cell in row.columns.items()})
+            for row in reply()
+        ]
 
     def put(self, table: str, key: bytes, cells: Mapping[bytes, bytes], timestamp: int | None = None) -> None:
         """Write a row's cells, all or none of them."""
@@ -210,36 +240,94 @@ class Connection:
             with suppress(ServiceError):  # all rows are there, and the server forgets scanners by itself
                 self._request(lambda hbase: hbase.client.scannerClose(scanner[1]), repeat=False)
 
-    def _request(self, request: Callable[[happybase.Connection], T], repeat: bool = True) -> T:
-        """Make a request, with a connection that is open, and again where it failed and may be repeated."""
-        if self._owner != (os.getpid(), threading.get_ident()):
-            raise RuntimeError("a connection belongs to the thread and the process that made it: open one here")
-        timeout = self._server.timeout
-        deadline = time.monotonic() + timeout
+    def _ask(self, call: str, arguments: dict[str, Any]) -> Callable[[], Any]:
+        self._check_owner()
+        started = time.monotonic()
+        deadline = started + self._attempt_seconds(started)
+        channel = lost = None
+        try:
+            channel = self._open(deadline)
+            channel.client.begin(call, arguments)
+        except (OSError, TException) as error:
+            lost = error
+
+        def reply() -> Any:
+            if lost or not channel:
+                raise lost or TTransportException()
+            channel.until(max(deadline, time.monotonic() + GRACE_SECONDS))
+            return channel.client.end(call)
+
+        return lambda: self._request(lambda hbase: getattr(hbase.client, call)(**arguments), first=reply, since=started)
+
+    def _request(
+        self,
+        request: Callable[[happybase.Connection], T],
+        repeat: bool = True,
+        first: Callable[[], T] | None = None,
+        since: float | None = None,
+    ) -> T:
+        """Make a request, with a connection that is open, and again where it failed and may be repeated.
+
+        Args:
+            request: what to do with a HappyBase connection.
+            repeat: whether it may be done twice.
+            first: the first attempt, if that is another one.
+            since: when that was begun, by the monotonic clock.
+        """
+        self._check_owner()
+        started = time.monotonic() if since is None else since
+        deadline = min(started + self._server.timeout, self.deadline)
         # One that is lost leaves time for another, where there may be another.
-        attempt_seconds = min(ATTEMPT_SECONDS, timeout / 2) if repeat else timeout
+        attempt_seconds = self._attempt_seconds(started) if repeat else deadline - started
         sent = False
 
         def attempt() -> T:
             nonlocal sent
             channel = self._open(min(deadline, time.monotonic() + attempt_seconds))
             sent = True
-            found = request(channel.happybase)
+            return request(channel.happybase)
+
+        try:
+            found = (first or attempt)()
+        except (OSError, TException) as error:
+            lost = error
+        else:
             self._used = time.monotonic()
             return found
+        # Only now tenacity, which takes a tenth of the time of a lookup.
+        found = self._again(attempt, lost, deadline - time.monotonic(), lambda: repeat or not sent)
+        self._used = time.monotonic()
+        return found
+
+    def _again(self, attempt: Callable[[], T], lost: BaseException, timeout: float, may_repeat: Callable[[], bool]) -> T:
+        """Make an attempt whose first one was lost again and again, while it may be repeated and there is time."""
+        failures = [lost]
+
+        def first_or_next() -> T:
+            if failures:
+                raise failures.pop()
+            return attempt()
 
         retrying = Retrying(
             stop=stop_before_delay(timeout),
             # A wait that would not fit is the end: short ones let no patience go unused.
-            wait=wait_random_exponential(FIRST_WAIT_SECONDS, min(WAIT_SECONDS, timeout / 10)),
-            retry=retry_if_exception(lambda error: (repeat or not sent) and may_pass(error)),
+            wait=wait_random_exponential(FIRST_WAIT_SECONDS, min(WAIT_SECONDS, self._server.timeout / 10)),
+            retry=retry_if_exception(lambda error: may_repeat() and may_pass(error)),
             before_sleep=self._tell,
             reraise=True,
         )
         try:
-            return retrying(attempt)
+            return retrying(first_or_next)
         except (OSError, TException) as error:
             raise self._error(error, retrying.statistics["attempt_number"]) from error
+
+    def _attempt_seconds(self, started: float) -> float:
+        timeout = min(self._server.timeout, self.deadline - started)
+        return min(ATTEMPT_SECONDS, timeout / 2)
+
+    def _check_owner(self) -> None:
+        if self._owner != (os.getpid(), threading.get_ident()):
+            raise RuntimeError("a connection belongs to the thread and the process that made it: open one here")
 
     def _open(self, deadline: float) -> Channel:
         if self._channel and self._channel.is_open and time.monotonic() - self._used > IDLE_SECONDS:

@@ -95,12 +95,15 @@ class _Client(TClient):
     _seqid: int
 
     def _req(self, _api: str, *args: Any, **kwargs: Any) -> Any:
-        self._seqid = self._iprot.expected = (self._seqid + 1) % _NUMBERS
         try:
             return super()._req(_api, *args, **kwargs)
         except BaseException:
             self.close()
             raise
+
+    def _send(self, _api: str, **kwargs: Any) -> None:
+        self._seqid = self._iprot.expected = (self._seqid + 1) % _NUMBERS
+        super()._send(_api, **kwargs)
 
     def _recv(self, _api: str) -> Any:
         try:
@@ -109,6 +112,22 @@ class _Client(TClient):
             raise
         except Exception as error:  # whatever thriftpy2 stumbles over in what is no reply
             raise TProtocolException(TProtocolException.INVALID_DATA, f"this is not Thrift: {error}") from error
+
+    def begin(self, call: str, arguments: dict[str, Any]) -> None:
+        """Send a request whose reply `end` takes; until then there is no other one."""
+        try:
+            self._send(call, **arguments)
+        except BaseException:
+            self.close()
+            raise
+
+    def end(self, call: str) -> Any:
+        """Wait for the reply to the request that `begin` sent, and return what a call of it would."""
+        try:
+            return self._recv(call)
+        except BaseException:
+            self.close()
+            raise
 
 
 def _context(ca: str | None) -> ssl.SSLContext:
@@ -134,9 +153,8 @@ class Channel:
         self.happybase = happybase.Connection(server.host, server.port, autoconnect=False)
         # HappyBase's own are slower (pure Python) and know neither deadlines nor numbers.
         self.happybase.transport = _TRANSPORTS[server.transport](self._socket)
-        self.happybase.client = _Client(
-            Hbase, _PROTOCOLS[server.protocol](self.happybase.transport, decode_response=False)
-        )
+        self.client = _Client(Hbase, _PROTOCOLS[server.protocol](self.happybase.transport, decode_response=False))
+        self.happybase.client = self.client
         self.happybase.open()
 
     @property

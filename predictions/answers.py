@@ -5,7 +5,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from predictions.client import Answer
+from predictions.answer import Answer
 
 COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "failed": "red", "unavailable": "red"}
 

@@ -1,69 +1,76 @@
-"""The client: a record from the database and its prediction from HBase, in two requests."""
+"""The client: records from the database and their predictions from HBase, in two requests at the same time."""
 
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from loader.connection import Connection
-from predictions.database import open_database
-from predictions.errors import ServiceError
-from predictions.pointer import Releases
-from predictions.records import escape, fingerprints
-from predictions.release import release_table
-from predictions.rowkey import row_keys
-from predictions.schema import texts
+from loader.pool import Pool
+from predictions.answer import Answer, answer
+from predictions.database import Reader, Record, open_database
+from predictions.errors import InputError, ServiceError
+from predictions.records import escape
+from predictions.rowkey import row_keys, unfit
+from predictions.served import Found, Served
 from predictions.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
-class Answer:
-    """What is known of one record ID.
+__all__ = ["Answer", "Client"]
 
-    `status` is the first that applies: `unavailable` (one half could not be had, `error` says why), `missing` (no
-    record has exactly this ID), `unscored` (not in the release), `changed` (since it was scored), `failed` (could not
-    be scored, `error` says why), `fresh`.
-    """
-
-    id: str
-    status: str
-    record: dict[str, Any] | None = None
-    prediction: Any = None
-    probability: float | None = None
-    release: str | None = None
-    scored: str | None = None
-    error: str | None = None
-    unavailable: list[str] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the answer for JSON, without what is not known."""
-        known = {key: value for key, value in asdict(self).items() if value is not None}
-        if self.status == "failed":
-            known |= {"prediction": None, "probability": None}
-        return known
-
-
-@dataclass(frozen=True)
-class _Prediction:
-    """A release's row of one record: its cells as texts, the time of its writing, and the release's manifest."""
-
-    release: str
-    manifest: dict[str, Any]
-    cells: dict[str, str | None] | None
-    scored: str | None
+BLOCK_IDS = 1_000  # looked up at once
+JOINED = ("status", "prediction", "probability", "release", "scored", "age", "source", "error")
 
 
 class Client:
-    """Answers record IDs.
+    """Answers record IDs, for any number of threads, and in processes forked from the one that made it.
+
+    The release that is current is looked up anew after half a second. A client keeps connections for its next lookups;
+    `close` closes them, as does leaving it as a context.
 
     Args:
         settings: the settings, or the path of their file; by default `predictions.toml` of the working directory.
+        max_age: seconds since its scoring after which an unchanged record's prediction is `expired`, not `fresh`.
+        model: where the releases' models are, a storage as in `hadoop.storage`, or True for that of the settings:
+            records that are not in the release, or have changed since, are then scored by its model, now (`fresh`, with
+            `source` "online"). Needs the extra `online`.
+
+    Raises:
+        InputError: the settings are wrong, or the database is not there.
     """
 
-    def __init__(self, settings: Settings | Path | str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | Path | str | None = None,
+        *,
+        max_age: float | None = None,
+        model: str | bool = False,
+    ) -> None:
         if not isinstance(settings, Settings):
             settings = load_settings(Path(settings) if settings else None)
-        self._settings = settings
+        self._max_age = max_age
+        self._id = settings.database.id
+        self._served = Served(settings)
+        self._readers: Pool[Reader] = Pool(open_database(settings.database).reader)
+        self._scorer = None
+        if model:
+            from predictions.online import Scorer
+
+            self._scorer = Scorer(settings.hadoop.storage if model is True else model, settings.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, those that are in use as soon as they are not."""
+        self._served.close()
+        self._readers.close()
 
     def get(self, record_id: str | int) -> Answer:
         """Look up a record and its prediction.
@@ -72,76 +79,91 @@ class Client:
             record_id: the ID as text, exactly as the database writes it; an integer stands for its decimal digits.
 
         Raises:
-            InputError: the settings name a database, a table or a column that is not there.
+            InputError: the settings name a database, a table or a column that is not there, or this is no ID.
         """
-        record_id = str(record_id)
+        return self.get_many([record_id])[0]
+
+    def get_many(self, record_ids: Iterable[str | int]) -> list[Answer]:
+        """Look up records and their predictions.
+
+        Args:
+            record_ids: the IDs, as in `get`. Each thousand of them is of one release and one moment of the database.
+
+        Returns:
+            The answers in the order of the IDs; to an ID that comes twice, two.
+        """
+        names = [_name(record_id) for record_id in record_ids]
+        blocks = [names[start : start + BLOCK_IDS] for start in range(0, len(names), BLOCK_IDS)]
+        return [found for block in blocks for found in self._answers(block)]
+
+    def join(self, frame: "pd.DataFrame", on: str | None = None) -> "pd.DataFrame":
+        """Return a data frame with the predictions of its records beside them.
+
+        Args:
+            frame: of which a column, or the index, holds the IDs, as text or integers.
+            on: that column; by default the one, or the index, that is called as the ID is in the database.
+
+        Returns:
+            The frame with more columns: `status`, `prediction`, `probability`, `release`, `scored`, `age`, `source` and
+            `error`, as of an `Answer`; its rows, their order and its index stay as they are.
+
+        Raises:
+            InputError: there is no such column, one of the new ones is there already, or something is no ID.
+        """
+        import pandas as pd
+
+        on = on or self._id
+        if on not in frame.columns and on != frame.index.name:
+            raise InputError(f"the data frame has no column {on!r}, nor is its index called so: name the IDs' with on=")
+        if there := [name for name in JOINED if name in frame.columns]:
+            raise InputError(f"the data frame has columns {', '.join(there)} already: rename them")
+        answers = self.get_many(frame[on] if on in frame.columns else frame.index)
+        columns = {name: [getattr(found, name) for found in answers] for name in JOINED}
+        return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis="columns")
+
+    def _answers(self, names: Sequence[str]) -> list[Answer]:
+        keys = _keys(names)
         unavailable: dict[str, str] = {}
-        prediction = found = None
-        try:
-            prediction = self._prediction(record_id)
-        except ServiceError as error:
-            unavailable["hbase"] = str(error)
-        features = [column["name"] for column in prediction.manifest["features"]] if prediction else []
-        try:
-            found = open_database(self._settings.database).record(record_id, features)
-        except ServiceError as error:
-            unavailable["database"] = str(error)
-        return self._answer(record_id, found, prediction, unavailable)
-
-    def _prediction(self, record_id: str) -> _Prediction | None:
-        name = self._settings.name
-        with Connection(self._settings.hbase.server()) as connection:
-            releases = Releases(connection, name)
-            if not releases.is_there:
-                return None
-            release = releases.pointer().current
-            if release is None:
-                return None
-            [key] = row_keys([escape(record_id.encode(errors="surrogatepass"))])
-            row = connection.row(release_table(name, release), key)
-            cells = texts({column: cell.value for column, cell in row.items()}) if row else None
-            times = {cell.timestamp for cell in row.values()}
-            return _Prediction(release, releases.manifest(release), cells, _iso(max(times)) if times else None)
-
-    def _answer(
-        self,
-        record_id: str,
-        found: tuple[dict[str, Any], bytes] | None,
-        prediction: _Prediction | None,
-        unavailable: dict[str, str],
-    ) -> Answer:
-        record, feature_bytes = found or (None, b"")
-        cells = prediction.cells if prediction else None
-        values: dict[str, Any] = {}
-        if prediction and cells:
-            values = {
-                "prediction": _typed(cells["prediction"], prediction.manifest),
-                "probability": float(cells["probability"]) if cells["probability"] else None,
-                "error": cells["error"],
-                "scored": prediction.scored,
-            }
-        if prediction:
-            values["release"] = prediction.release
-        if unavailable:
-            values["error"] = "; ".join(unavailable.values())
-            return Answer(record_id, "unavailable", record, unavailable=list(unavailable), **values)
-        if record is None:
-            return Answer(record_id, "missing", release=values.get("release"))
-        if cells is None:
-            return Answer(record_id, "unscored", record, **values)
-        if fingerprints([feature_bytes]) != [(cells["record"] or "").encode()]:
-            return Answer(record_id, "changed", record, **values)
-        return Answer(record_id, "failed" if cells["error"] else "fresh", record, **values)
+        found: Found | None = None
+        records: dict[str, Record] = {}
+        with ExitStack() as lent:
+            rows = self._served.ask(list(set(keys.values())), lent)
+            # HBase is at work while the database is.
+            try:
+                with self._readers.lend() as reader:
+                    records = reader.records(names)
+            except ServiceError as error:
+                unavailable["database"] = str(error)
+            try:
+                found = rows()
+            except ServiceError as error:
+                unavailable = {"hbase": str(error), **unavailable}
+        current = found.current if found else None
+        answers = [
+            answer(
+                name,
+                records.get(name),
+                found.rows.get(keys[name]) if found and name in keys else None,
+                current,
+                unavailable,
+                self._max_age,
+            )
+            for name in names
+        ]
+        return self._scorer.rescore(answers, records, current) if self._scorer and current else answers
 
 
-def _typed(text: str | None, manifest: dict[str, Any]) -> Any:
-    """Return a prediction in the type of its label; a regressor's is a number whatever the label's."""
-    if text is None:
-        return None
-    if manifest["task"] == "regression" or manifest["label"]["type"] == "real":
-        return float(text)
-    return int(text) if manifest["label"]["type"] == "integer" else text
+def _name(record_id: Any) -> str:
+    """Return an ID as text."""
+    if isinstance(record_id, str):
+        return str(record_id)
+    if isinstance(record_id, Integral) and not isinstance(record_id, bool):
+        return str(int(record_id))
+    raise InputError(f"{record_id!r} is no record ID: it must be text or an integer")
 
 
-def _iso(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+def _keys(names: Sequence[str]) -> dict[str, bytes]:
+    """Return the row keys of those IDs that can have one; others are in no release."""
+    fields = [escape(name.encode(errors="surrogatepass")) for name in names]
+    bad = unfit(fields)
+    return {name: key for place, (name, key) in enumerate(zip(names, row_keys(fields), strict=True)) if place not in bad}

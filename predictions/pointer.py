@@ -10,6 +10,7 @@ were read, so of two writers at once one is told.
 
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
@@ -112,6 +113,21 @@ class Releases:
         """Return the pointer; an empty one where no release was ever made current."""
         return self._read()[1]
 
+    def ask_pointer(self) -> Callable[[], Pointer]:
+        """Send the request for the pointer, and return what waits for it (see `Connection.ask_rows`)."""
+        reply = self._connection.ask_rows(self._name, [_POINTER_ROW], [_POINTER])
+
+        def wait() -> Pointer:
+            try:
+                rows = reply()
+            except RefusalError:
+                if self.is_there:
+                    raise
+                return Pointer()  # nothing was ever loaded
+            return _pointer(rows[0].cells[_POINTER].value if rows else None)
+
+        return wait
+
     def known(self) -> dict[str, Known]:
         """Return what is known of every release that was ever loaded here, oldest first."""
         if not self.is_there:
@@ -194,11 +210,15 @@ class Releases:
 
     def _read(self) -> tuple[bytes | None, Pointer]:
         value = self._value(_POINTER_ROW, _POINTER)
-        return value, Pointer(**json.loads(value)) if value else Pointer()
+        return value, _pointer(value)
 
     def _value(self, row: bytes, column: bytes) -> bytes | None:
         cell = self._connection.row(self._name, row, [column]).get(column)
         return cell.value if cell else None
+
+
+def _pointer(value: bytes | None) -> Pointer:
+    return Pointer(**json.loads(value)) if value else Pointer()
 
 
 def _row(release: str) -> bytes:

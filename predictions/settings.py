@@ -48,12 +48,13 @@ class _Table(BaseModel):
 
 
 class DatabaseSettings(_Table):
-    """`[database]`: where the records are."""
+    """`[database]`: where the records are; `timeout` is how many seconds a lookup waits for them."""
 
     url: str
     table: str | None = None
     query: str | None = None
     id: str
+    timeout: Annotated[float, Field(gt=0)] = 10.0
 
     @model_validator(mode="after")
     def _one_source(self) -> "DatabaseSettings":

@@ -12,15 +12,22 @@ from predictions.settings import DatabaseSettings
 def make(tmp_path):
     """Make a database by a script and open a source of it."""
 
-    def make(script, table=None, query=None, id="id", rows=()):  # noqa: A002
+    def make(script, table=None, query=None, id="id", rows=(), timeout=10.0):  # noqa: A002
         path = tmp_path / "test.db"
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.executescript(script)
             for statement, values in rows:
                 connection.execute(statement, values)
-        return open_database(DatabaseSettings(url=f"sqlite:///{path}", table=table, query=query, id=id))
+        return open_database(DatabaseSettings(url=f"sqlite:///{path}", table=table, query=query, id=id, timeout=timeout))
 
     return make
+
+
+def record_of(database, record_id, *features):
+    """A record's values and its features; None where there is none."""
+    with closing(database.reader()) as reader:
+        found = reader.records([record_id]).get(record_id)
+        return (found.values, found.features(features)) if found else None
 
 
 def rows_of(database, *columns):
@@ -84,7 +91,7 @@ def test_a_column_declared_a_date_has_the_type_of_what_it_holds(make, declared, 
 
 
 def test_a_value_of_another_kind_in_a_later_block_counts_too(make, monkeypatch):
-    monkeypatch.setattr("predictions.database.FETCH_ROWS", 2)
+    monkeypatch.setattr("predictions.sqlite.FETCH_ROWS", 2)
     database = make(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, day DATE); INSERT INTO t (day) VALUES ('2026-11-22'), (NULL), (NULL), (7)",
         table="t",
@@ -107,28 +114,28 @@ def test_ids_are_matched_by_their_exact_text(make):
         table="t",
     )
     for record_id, n in (("007", 1), ("7", 2), (" 7", 3), ("1e3", 4), ("é", 5)):
-        record, features = database.record(record_id, ["n"])
+        record, features = record_of(database, record_id, "n")
         assert record == {"id": record_id, "n": n}
         assert features == b"%d" % n
     for record_id in ("1000", "07", "e\u0301", "7 ", "7\0", "", "' OR 1=1 --", "\udcff", "9" * 400):
-        assert database.record(record_id, ["n"]) is None
+        assert record_of(database, record_id, "n") is None
 
 
 def test_an_integer_id_is_its_digits_only(make):
     database = make(
         f"CREATE TABLE t (id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES (7, 1), ({2**63 - 1}, 2)", table="t"
     )
-    assert database.record("7", ["n"])[0]["n"] == 1
-    assert database.record(str(2**63 - 1), ["n"])[0]["n"] == 2
+    assert record_of(database, "7", "n")[0]["n"] == 1
+    assert record_of(database, str(2**63 - 1), "n")[0]["n"] == 2
     for record_id in ("007", "7.0", " 7", "7 ", "+7", str(2**63), "x"):
-        assert database.record(record_id, ["n"]) is None
+        assert record_of(database, record_id, "n") is None
 
 
 def test_an_id_of_any_storage_class_is_found(make):
     database = make("CREATE TABLE t (id, n); INSERT INTO t VALUES (7, 1), ('8', 2), (0.5, 3), (x'00ff', 4)", table="t")
     rows, _columns = rows_of(database, "id", "n", "n")
     for record_id, n in [("7", 1), ("8", 2), ("0.5", 3), ("\\x00ff", 4)]:
-        record, _features = database.record(record_id, ["n"])
+        record, _features = record_of(database, record_id, "n")
         assert record["n"] == n
     assert record["id"] == "AP8="
     assert [row[0] for row in rows] == [b"7", b"8", b"0.5", b"\\\\x00ff"]
@@ -209,9 +216,8 @@ def test_a_snapshot_sees_one_moment(make, tmp_path):
     assert snapshot.rows == 2
 
 
-def test_a_locked_database_is_unavailable(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("predictions.database.BUSY_TIMEOUT", 0.1)
-    database = make("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)", table="t")
+def test_a_locked_database_is_unavailable(make, tmp_path):
+    database = make("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)", table="t", timeout=0.1)
     with closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(ServiceError, match="locked"):
