@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from loader.connection import Row
@@ -56,64 +57,75 @@ class Answer:
         return known
 
 
-def answer(
-    record_id: str,
-    record: Record | None,
-    row: Row | None,
-    current: Current | None,
-    unavailable: dict[str, str],
-    max_age: float | None,
-) -> Answer:
-    """Return the answer to one ID.
+class Answers:
+    """Makes the answers of one lookup.
 
     Args:
-        record_id: the ID.
-        record: the database's; None where it is not there, or the database did not answer.
-        row: HBase's; None where it is not there, or HBase did not answer.
-        current: the release that the row is of, or was looked for in; None where HBase did not answer.
+        current: the release that was looked in; None where HBase did not answer.
         unavailable: which halves could not be had, and why.
         max_age: seconds after which a prediction is `expired`; None for never.
     """
-    known: dict[str, Any] = {}
-    if current and current.release:
-        known = {"release": current.release, "model": current.manifest["model"]["sha256"]}
-    cells = texts({column: cell.value for column, cell in row.cells.items()}) if row else None
-    if row and cells and current:
-        known |= prediction(current, cells["prediction"], cells["probability"], cells["error"])
-        known |= _time(max(cell.timestamp for cell in row.cells.values()) / 1000)
-    values = record.values if record else None
-    if unavailable:
-        known["error"] = "; ".join(unavailable.values())
-        return Answer(record_id, "unavailable", values, unavailable=list(unavailable), **known)
-    if record is None:
-        return Answer(record_id, "missing", release=known.get("release"), model=known.get("model"))
-    if cells is None or current is None:
-        return Answer(record_id, "unscored", values, **known)
-    if fingerprints([record.features(features(current))]) != [(cells["record"] or "").encode()]:
-        return Answer(record_id, "changed", values, **known)
-    if cells["error"]:
-        return Answer(record_id, "failed", values, **known)
-    expired = max_age is not None and known["age"] > max_age
-    return Answer(record_id, "expired" if expired else "fresh", values, **known)
 
+    def __init__(self, current: Current | None, unavailable: dict[str, str], max_age: float | None) -> None:
+        self._now = time.time()
+        self._unavailable = unavailable
+        self._max_age = max_age
+        self._manifest = current.manifest if current else {}
+        self._of_release: dict[str, Any] = {}
+        self._features: list[str] = []
+        if current and current.release:
+            self._of_release = {"release": current.release, "model": self._manifest["model"]["sha256"]}
+            self._features = [column["name"] for column in self._manifest["features"]]
 
-def prediction(current: Current, label: str | None, probability: str | None, error: str | None) -> dict[str, Any]:
-    """Return a prediction's texts as an answer has them: the label in its own type, the probability as a number."""
-    return {
-        "prediction": _typed(label, current.manifest),
-        "probability": float(probability) if probability else None,
-        "error": error,
-    }
+    def of(self, record_id: str, record: Record | None, row: Row | None) -> Answer:
+        """Return the answer to one ID.
 
+        Args:
+            record_id: the ID.
+            record: the database's; None where it is not there, or the database did not answer.
+            row: HBase's; None where it is not there, or HBase did not answer.
+        """
+        known, fingerprint = self._of_release, None
+        if row:
+            cells = texts({column: cell.value for column, cell in row.cells.items()})
+            fingerprint = cells["record"] or ""
+            scored = next(iter(row.cells.values())).timestamp  # all of a row have the same
+            known = known | self._prediction(cells["prediction"], cells["probability"], cells["error"], scored / 1000)
+        if self._unavailable:
+            values, error = record.values if record else None, "; ".join(self._unavailable.values())
+            return Answer(record_id, "unavailable", values, unavailable=list(self._unavailable), **known | {"error": error})
+        if record is None:
+            return Answer(record_id, "missing", **self._of_release)
+        if fingerprint is None:
+            return Answer(record_id, "unscored", record.values, **known)
+        return Answer(record_id, self._status(record, fingerprint, known), record.values, **known)
 
-def scored_now() -> dict[str, Any]:
-    """Return what an answer says of a prediction that was computed for it."""
-    return {**_time(time.time()), "source": ONLINE}
+    def online(self, found: Answer, label: str | None, probability: str | None, error: str | None) -> Answer:
+        """Return an answer to the same ID with a prediction of the record as it is now."""
+        known = self._of_release | self._prediction(label, probability, error, self._now)
+        return Answer(found.id, "failed" if error else "fresh", found.record, source=ONLINE, **known)
 
+    def features(self, record: Record) -> bytes:
+        """Return what the release's model is given of a record, as it would stand in its line."""
+        return record.features(self._features)
 
-def features(current: Current) -> list[str]:
-    """Return the names of the features of a release's model."""
-    return [column["name"] for column in current.manifest["features"]]
+    def _status(self, record: Record, fingerprint: str, known: dict[str, Any]) -> str:
+        if fingerprints([self.features(record)]) != [fingerprint.encode()]:
+            return "changed"
+        if known["error"]:
+            return "failed"
+        return "expired" if self._max_age is not None and known["age"] > self._max_age else "fresh"
+
+    def _prediction(
+        self, label: str | None, probability: str | None, error: str | None, seconds: float
+    ) -> dict[str, Any]:
+        return {
+            "prediction": _typed(label, self._manifest),
+            "probability": float(probability) if probability else None,
+            "error": error,
+            "scored": _iso(int(seconds)),
+            "age": max(0, int(self._now - seconds)),
+        }
 
 
 def _typed(text: str | None, manifest: dict[str, Any]) -> Any:
@@ -125,6 +137,6 @@ def _typed(text: str | None, manifest: dict[str, Any]) -> Any:
     return int(text) if manifest["label"]["type"] == "integer" else text
 
 
-def _time(seconds: float) -> dict[str, Any]:
-    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return {"scored": text, "age": max(0, int(time.time() - seconds))}
+@lru_cache(8)  # most predictions are of one time
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

@@ -1,17 +1,55 @@
-"""Answers for a person to read: the record beside its prediction."""
+"""Answers on the command line: IDs in, a person's table or a program's JSON lines out."""
 
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import IO
+
+import click
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from predictions.answer import Answer
+from predictions.client import BLOCK_IDS, Client
 
-COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "failed": "red", "unavailable": "red"}
+COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "expired": "yellow"}  # red, all others
 
 
-def show(answer: Answer) -> None:
-    """Print one answer to stdout."""
+def read_ids(stream: IO[bytes]) -> Iterator[str]:
+    """Yield the IDs of a stream, one a line, as they stand there; what is no UTF-8 becomes what no record is called."""
+    for line in stream:
+        yield line.removesuffix(b"\n").decode(errors="surrogateescape")
+
+
+def look_up(client: Client, record_ids: Iterable[str]) -> Iterator[Answer]:
+    """Yield the answers to IDs, in their order, as many at once as a client looks up."""
+    rest = iter(record_ids)
+    while block := list(islice(rest, BLOCK_IDS)):
+        yield from client.get_many(block)
+
+
+def print_json(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Print answers to stdout, a JSON object a line, and yield them."""
+    for answer in answers:
+        found = answer.as_json()
+        is_text = answer.id.isprintable() or not any("\ud800" <= character <= "\udfff" for character in answer.id)
+        click.echo(json.dumps(found, ensure_ascii=not is_text))
+        yield answer
+
+
+def print_table(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Print answers to stdout for a person, and yield them: one with its record, more of them as a table."""
+    found = list(answers)
+    if len(found) == 1:
+        _print_one(found[0])
+    elif found:
+        _print_all(found)
+    yield from found
+
+
+def _print_one(answer: Answer) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right")
     table.add_column(overflow="fold")
@@ -25,3 +63,15 @@ def show(answer: Answer) -> None:
             table.add_row(Text(name, style="bold"), Text(str(known[name]), style="bold"))
     title = Text.assemble(f"{answer.id} · ", (answer.status, COLORS.get(answer.status, "red")))
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
+
+
+def _print_all(answers: list[Answer]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for column in ("id", "status", "prediction", "probability", "scored", "error"):
+        right = column in ("prediction", "probability")
+        table.add_column(column, overflow="fold", justify="right" if right else "left")
+    for answer in answers:
+        values = (answer.prediction, answer.probability, answer.scored, answer.error)
+        status = Text(answer.status, COLORS.get(answer.status, "red"))
+        table.add_row(Text(answer.id), status, *(Text("" if value is None else str(value)) for value in values))
+    Console(highlight=False).print(table)

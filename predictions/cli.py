@@ -1,6 +1,7 @@
 """The command line: each stage is a command; `run` is all of them in order."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -253,23 +254,22 @@ def run(session: Session, runner: str | None) -> int:
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})  # -5 is an ID
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
-    """Look up records and their predictions."""
-    from predictions.answers import show
+    """Look up records and their predictions: of the IDs given, or of those on stdin, one a line."""
+    from predictions import answers
     from predictions.client import Client
 
-    client, code = Client(session.settings), DONE
-    for record_id in ids:
-        answer = client.get(record_id)
-        if as_json:
-            click.echo(json.dumps(answer.as_json(), ensure_ascii=False))
-        else:
-            show(answer)
-        if answer.status == "unavailable":
-            code = UNAVAILABLE
+    if not ids and sys.stdin.isatty():
+        raise click.UsageError("which records? Name IDs, or write them to stdin, one a line")
+    code = DONE
+    with Client(session.settings) as client:
+        found = answers.look_up(client, ids or answers.read_ids(sys.stdin.buffer))
+        for answer in answers.print_json(found) if as_json else answers.print_table(found):
+            if answer.status == "unavailable":
+                code = UNAVAILABLE
     return code
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from loader.pool import Pool
-from predictions.answer import Answer, answer
+from predictions.answer import Answer, Answers
 from predictions.database import Reader, Record, open_database
 from predictions.errors import InputError, ServiceError
 from predictions.records import escape
@@ -119,7 +119,9 @@ class Client:
             raise InputError(f"the data frame has columns {', '.join(there)} already: rename them")
         answers = self.get_many(frame[on] if on in frame.columns else frame.index)
         columns = {name: [getattr(found, name) for found in answers] for name in JOINED}
-        return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis="columns")
+        # Integers stay integers beside records that have none.
+        joined = pd.DataFrame(columns, index=frame.index).convert_dtypes(convert_string=False, convert_floating=False)
+        return pd.concat([frame, joined], axis="columns")
 
     def _answers(self, names: Sequence[str]) -> list[Answer]:
         keys = _keys(names)
@@ -138,19 +140,12 @@ class Client:
                 found = rows()
             except ServiceError as error:
                 unavailable = {"hbase": str(error), **unavailable}
-        current = found.current if found else None
-        answers = [
-            answer(
-                name,
-                records.get(name),
-                found.rows.get(keys[name]) if found and name in keys else None,
-                current,
-                unavailable,
-                self._max_age,
-            )
-            for name in names
-        ]
-        return self._scorer.rescore(answers, records, current) if self._scorer and current else answers
+        making = Answers(found.current if found else None, unavailable, self._max_age)
+        stored = found.rows if found else {}
+        answers = [making.of(name, records.get(name), stored.get(keys.get(name, b""))) for name in names]
+        if self._scorer and found and found.current.release:
+            return self._scorer.rescore(answers, records, making, found.current)
+        return answers
 
 
 def _name(record_id: Any) -> str:

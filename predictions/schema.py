@@ -22,6 +22,7 @@ from predictions.records import NULL, SEPARATOR, field_ends, split_columns, spli
 FAMILY = b"p"
 MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, the key included
 CELLS = tuple(b"%b:%b" % (FAMILY, name) for name in (b"prediction", b"probability", b"record", b"error"))
+_NAMES = {column: column.decode().partition(":")[2] for column in CELLS}
 
 
 class PredictionLine(NamedTuple):
@@ -120,5 +121,4 @@ def _times(keys: list[bytes], scored: list[bytes]) -> list[int]:
 
 def texts(row: Mapping[bytes, bytes]) -> dict[str, str | None]:
     """Return a row's cells by their plain names (`prediction`, ...), None for a cell that is not there."""
-    found = {column: value.decode(errors="replace") for column, value in row.items()}
-    return {column.decode().partition(":")[2]: found.get(column) for column in CELLS}
+    return {name: row[column].decode(errors="replace") if column in row else None for column, name in _NAMES.items()}
