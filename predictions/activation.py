@@ -61,7 +61,12 @@ def activate(
             report(f"gate {gate.name}: {'passed' if gate.passed else 'REFUSED'}: {gate.text}")
         refusals = [gate for gate in found if not gate.passed]
         is_refused = bool(refusals) and force is None
-        verdict = {"compared_with": pointer.current, "gates": [gate._asdict() for gate in found], "forced": force}
+        verdict = {
+            "compared_with": pointer.current,
+            "gates": [gate._asdict() for gate in found],
+            "forced": force,
+            "distribution": comparison and comparison["after"],
+        }
         releases.judge(release, REFUSED if is_refused else LOADED, verdict)
         if is_refused:
             names = ", ".join(f"gates.{gate.name}" for gate in refusals)

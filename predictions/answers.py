@@ -33,9 +33,8 @@ def look_up(client: Client, record_ids: Iterable[str]) -> Iterator[Answer]:
 def print_json(answers: Iterable[Answer]) -> Iterator[Answer]:
     """Print answers to stdout, a JSON object a line, and yield them."""
     for answer in answers:
-        found = answer.as_json()
-        is_text = answer.id.isprintable() or not any("\ud800" <= character <= "\udfff" for character in answer.id)
-        click.echo(json.dumps(found, ensure_ascii=not is_text))
+        # An ID that came as no text cannot be printed as one.
+        click.echo(json.dumps(answer.as_json(), ensure_ascii=not answer.id.isprintable()))
         yield answer
 
 

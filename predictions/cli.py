@@ -28,8 +28,11 @@ class Session:
     def settings(self) -> Settings:
         return load_settings(self._path)
 
+    def storage_url(self, settings: Settings) -> str:
+        return self._storage or settings.hadoop.storage
+
     def storage(self, settings: Settings) -> Storage:
-        return Storage(self._storage or settings.hadoop.storage, settings.name)
+        return Storage(self.storage_url(settings), settings.name)
 
 
 def release_option(command: F) -> F:
@@ -271,6 +274,23 @@ def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
             if answer.status == "unavailable":
                 code = UNAVAILABLE
     return code
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any but loopback needs a token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--max-age", type=click.FloatRange(0), metavar="SECONDS", help="After which a prediction is `expired`.")
+@click.option("--online", is_flag=True, help="Score what is not in the release, or has changed, when it is asked for.")
+@click.pass_obj
+def serve(session: Session, host: str, port: int, max_age: float | None, online: bool) -> int:
+    """Answer lookups over HTTP, with a page at /; the token for other machines is in PREDICTIONS_TOKEN."""
+    from predictions.client import Client
+    from predictions.service.server import serve
+
+    settings = session.settings
+    with Client(settings, max_age=max_age, model=online and session.storage_url(settings)) as client:
+        serve(settings, client, host, port)
+    return DONE
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})  # -5 is an ID

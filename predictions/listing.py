@@ -1,14 +1,14 @@
 """The releases for an operator: what each holds, which one is served, and which one was."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from loader.connection import Connection
-from predictions.pointer import Pointer, Releases
+from predictions.pointer import Known, Pointer, Releases
 from predictions.release import release_time
 from predictions.settings import Settings
 from predictions.storage import Storage
@@ -57,22 +57,29 @@ def list_releases(settings: Settings, storage: Storage) -> list[Listed]:
     stored = set(storage.releases())
     found = []
     for release in sorted(known.keys() | stored, reverse=True):
-        state, manifest, verdict = known.get(release, (NOT_LOADED, None, None))
-        if manifest is None:
-            manifest = storage.release(release).manifest() if release in stored else {}
+        each = known.get(release, Known(NOT_LOADED, None, None))
+        if each.manifest is None and release in stored:
+            each = each._replace(manifest=storage.release(release).manifest())
         size = storage.size(release) if release in stored else 0
-        found.append(_listed(release, role(pointer, release), state, manifest, verdict or {}, size))
+        found.append(listed(release, pointer, each, size))
     return found
 
 
-def _listed(
-    release: str, role: str, state: str, manifest: dict[str, Any], verdict: dict[str, Any], size: int
-) -> Listed:
+def listed(release: str, pointer: Pointer, known: Known, size: int) -> Listed:
+    """Return a release as it is listed.
+
+    Args:
+        release: its ID.
+        pointer: says what its role is.
+        known: its state, its manifest if there is one, what the gates said if they were asked.
+        size: bytes of its files.
+    """
+    manifest, verdict = known.manifest or {}, known.verdict or {}
     scored, model, gates = manifest.get("scored", {}), manifest.get("model", {}), verdict.get("gates")
     return Listed(
         release,
-        role,
-        state,
+        role(pointer, release),
+        known.state,
         scored.get("rows"),
         scored.get("failed"),
         model.get("estimator"),

@@ -22,6 +22,7 @@ RUNNERS = ("pipe", "local", "hadoop")  # of score
 VIAS = ("hfiles", "puts")  # of load
 LOADERS = ("local", "hadoop")  # of load by puts
 _PREFIX = "PREDICTIONS_"
+TOKEN_VARIABLE = f"{_PREFIX}TOKEN"  # of `predictions serve`; a secret, so no setting
 
 
 def _check_address(address: str) -> str:
@@ -208,7 +209,7 @@ def load_settings(path: Path | None = None) -> Settings:
 def _check_variables() -> None:
     known = tuple(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)
     for name in os.environ:
-        if name.startswith(_PREFIX) and not name.startswith(known):
+        if name.startswith(_PREFIX) and not name.startswith(known) and name != TOKEN_VARIABLE:
             raise InputError(f"{name}: no such variable; they begin with {', '.join(known)}")
 
 

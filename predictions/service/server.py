@@ -1,0 +1,61 @@
+"""The service as a process: where it listens, who may ask, and how it stops."""
+
+import ipaddress
+import os
+import socket
+from contextlib import suppress
+
+import uvicorn
+
+from predictions.client import Client
+from predictions.errors import InputError
+from predictions.progress import say
+from predictions.service.app import make_app
+from predictions.settings import TOKEN_VARIABLE, Settings
+
+MIN_TOKEN = 16  # characters
+STOP_SECONDS = 10  # in which what was asked is still answered
+
+
+def serve(settings: Settings, client: Client, host: str, port: int) -> None:
+    """Answer over HTTP until SIGTERM or SIGINT; then finish what was begun, and return.
+
+    Args:
+        settings: where HBase is, and the name of the predictions.
+        client: what looks records up.
+        host: name or address to listen on; any but those of loopback need a token.
+        port: to listen on; 0 for a free one.
+
+    Raises:
+        InputError: the address cannot be listened on, or needs a token that there is not.
+    """
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if token and len(token) < MIN_TOKEN:
+        raise InputError(f"{TOKEN_VARIABLE}: it must have {MIN_TOKEN} characters at least")
+    with _listen(host, port) as listening:
+        address, bound = listening.getsockname()[:2]
+        if not token and not ipaddress.ip_address(address).is_loopback:
+            raise InputError(
+                f"{host} is not loopback alone: set {TOKEN_VARIABLE} to a secret, which those who ask must send"
+            )
+        config = uvicorn.Config(
+            make_app(settings, client, token),
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        shown = f"[{address}]" if ":" in address else address
+        say(f"serving on http://{shown}:{bound}{', to those with the token' if token else ''}; Ctrl-C stops it")
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
+            uvicorn.Server(config).run(sockets=[listening])
+    say("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_rest, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # Python adds the address
+        raise InputError(f"{host}:{port}: {reason}; choose another with --host and --port") from error
