@@ -299,7 +299,9 @@ class Connection:
         self._used = time.monotonic()
         return found
 
-    def _again(self, attempt: Callable[[], T], lost: BaseException, timeout: float, may_repeat: Callable[[], bool]) -> T:
+    def _again(
+        self, attempt: Callable[[], T], lost: BaseException, timeout: float, may_repeat: Callable[[], bool]
+    ) -> T:
         """Make an attempt whose first one was lost again and again, while it may be repeated and there is time."""
         failures = [lost]
 

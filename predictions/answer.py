@@ -93,7 +93,9 @@ class Answers:
             known = known | self._prediction(cells["prediction"], cells["probability"], cells["error"], scored / 1000)
         if self._unavailable:
             values, error = record.values if record else None, "; ".join(self._unavailable.values())
-            return Answer(record_id, "unavailable", values, unavailable=list(self._unavailable), **known | {"error": error})
+            return Answer(
+                record_id, "unavailable", values, unavailable=list(self._unavailable), **known | {"error": error}
+            )
         if record is None:
             return Answer(record_id, "missing", **self._of_release)
         if fingerprint is None:

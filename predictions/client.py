@@ -1,8 +1,7 @@
 """The client: records from the database and their predictions from HBase, in two requests at the same time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -119,15 +118,14 @@ class Client:
             raise InputError(f"the data frame has columns {', '.join(there)} already: rename them")
         answers = self.get_many(frame[on] if on in frame.columns else frame.index)
         columns = {name: [getattr(found, name) for found in answers] for name in JOINED}
-        # Integers stay integers beside records that have none.
-        joined = pd.DataFrame(columns, index=frame.index).convert_dtypes(convert_string=False, convert_floating=False)
+        joined = pd.DataFrame(columns, index=frame.index).convert_dtypes()  # with integers beside records without any
         return pd.concat([frame, joined], axis="columns")
 
     def _answers(self, names: Sequence[str]) -> list[Answer]:
         keys = _keys(names)
         unavailable: dict[str, str] = {}
         found: Found | None = None
-        records: dict[str, Record] = {}
+        records: Mapping[str, Record] = {}
         with ExitStack() as lent:
             rows = self._served.ask(list(set(keys.values())), lent)
             # HBase is at work while the database is.
@@ -161,4 +159,6 @@ def _keys(names: Sequence[str]) -> dict[str, bytes]:
     """Return the row keys of those IDs that can have one; others are in no release."""
     fields = [escape(name.encode(errors="surrogatepass")) for name in names]
     bad = unfit(fields)
-    return {name: key for place, (name, key) in enumerate(zip(names, row_keys(fields), strict=True)) if place not in bad}
+    return {
+        name: key for place, (name, key) in enumerate(zip(names, row_keys(fields), strict=True)) if place not in bad
+    }

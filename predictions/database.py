@@ -1,6 +1,6 @@
-"""The source database: a snapshot of all records for the export, single records for the client. It is only ever read."""
+"""The source database: a snapshot of all records for the export, single ones for the client. It is only ever read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from predictions.errors import InputError
@@ -32,7 +32,7 @@ class Record(Protocol):
 class Reader(Protocol):
     """A connection that reads single records, for one thread at a time (`loader.pool`)."""
 
-    def records(self, record_ids: Sequence[str]) -> dict[str, Record]:
+    def records(self, record_ids: Sequence[str]) -> Mapping[str, Record]:
         """Return those of the records that are there; only an ID that is exactly the text is the record's.
 
         Raises:

@@ -128,10 +128,8 @@ class _Lookup:
         ]
         return lambda: [row for reply in replies for row in reply()]
 
-    def follow(
-        self, current: Current, rows: Callable[[], list[Row]], read: Callable[[Connection], Current]
-    ) -> Found:
-        """Wait for the rows; where their release was dropped meanwhile, ask for those of the one that took its place."""
+    def follow(self, current: Current, rows: Callable[[], list[Row]], read: Callable[[Connection], Current]) -> Found:
+        """Wait for the rows; where their release was dropped meanwhile, for those of the one in its place."""
         while True:
             try:
                 return Found(current, {row.key: row for row in rows()})

@@ -197,6 +197,16 @@ class Project:
 
 
 @pytest.fixture(scope="session")
+def served(project, tmp_path_factory):
+    """The orders with a release that is current. The first hundred are not to be changed."""
+    folder = tmp_path_factory.mktemp("served")
+    made = project((make_orders(folder) / "predictions.toml").read_text(), folder)
+    for stage in ("export", "train", "score --runner local", "load --via puts", "activate"):
+        made.succeed(*stage.split())
+    return made
+
+
+@pytest.fixture(scope="session")
 def project(cluster, tmp_path_factory):
     projects = []
 

@@ -18,7 +18,9 @@ def make(tmp_path):
             connection.executescript(script)
             for statement, values in rows:
                 connection.execute(statement, values)
-        return open_database(DatabaseSettings(url=f"sqlite:///{path}", table=table, query=query, id=id, timeout=timeout))
+        return open_database(
+            DatabaseSettings(url=f"sqlite:///{path}", table=table, query=query, id=id, timeout=timeout)
+        )
 
     return make
 

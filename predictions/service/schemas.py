@@ -63,7 +63,7 @@ class ReleaseOut(BaseModel):
     refused_by: list[str] | None = Field(description="The gates that it did not pass; null where they were not asked.")
     forced: str | None = Field(description="Why it became current all the same.")
     label: str | None = Field(description="What is predicted.")
-    distribution: dict[str, Any] | None = Field(description="Of its predictions, as `predictions compare --json` has it.")
+    distribution: dict[str, Any] | None = Field(description="Of its predictions, as in `predictions compare --json`.")
 
 
 class ReleasesOut(BaseModel):

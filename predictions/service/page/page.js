@@ -153,6 +153,8 @@ function row(release) {
 async function list() {
   try {
     const told = await call("releases");
+    const label = told.releases.find((release) => release.role === "current")?.label;
+    $("predicted").textContent = label ? `Prediction of ${label}` : "Prediction";
     $("name").textContent = `Predictions: ${told.name}`;
     document.title = `Predictions: ${told.name}`;
     $("releases").replaceChildren(...told.releases.map(row));

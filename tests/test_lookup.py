@@ -1,0 +1,383 @@
+"""Lookups on the live cluster: both halves at once, from any thread and any fork, and what is said when one is lost."""
+
+import os
+import random
+import shutil
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from conftest import make_orders
+from thrift_servers import Listener, Relay
+
+from loader.connection import Connection
+from predictions.client import Client
+from predictions.errors import InputError
+from predictions.pointer import Releases
+from predictions.records import split_lines
+from predictions.release import release_table
+from predictions.schema import parse_line
+from predictions.served import MIN_ROWS, POINTER_SECONDS, _by_region
+from predictions.settings import load_settings
+from predictions.sqlite import SqliteReader
+
+pytestmark = pytest.mark.cluster
+
+SECONDS = 2.0  # that either half may take, where one is lost
+SLACK = 1.5
+FROM_HELL = ["", "x" * 1_000_000, "\0", "a\0b", "../../etc/passwd", "%00", "%2e%2e", "'", '"', "' OR '1'='1", "\udcff"]
+FROM_HELL += [
+    "1; DROP TABLE orders",
+    "\n",
+    "\t",
+    "\r\n",
+    "\\N",
+    "é" * 20_000,
+    "order-001 ",
+    "ORDER-001",
+    "\u202e",
+    "{}",
+]
+
+
+@pytest.fixture(scope="module")
+def truth(served):
+    """Each record's prediction and probability, as its line has them."""
+    folder = served.storage.release()
+    lines = [
+        parse_line(line) for path in folder.files("scored") for b in folder.blocks(path) for line in split_lines(b)
+    ]
+    return {line.row_key.decode().partition(":")[2]: (int(line.prediction), float(line.probability)) for line in lines}
+
+
+@pytest.fixture
+def client(served):
+    with Client(served.settings) as client:
+        yield client
+
+
+def with_relay(settings, relay, **database):
+    """Settings whose Thrift server is a relay."""
+    hbase = settings.hbase.model_copy(update={"thrift": f"127.0.0.1:{relay.port}", "timeout": SECONDS})
+    return settings.model_copy(update={"hbase": hbase, "database": settings.database.model_copy(update=database)})
+
+
+def change_order(path):
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE orders SET amount = 7 WHERE id = 'order-001'")
+
+
+@pytest.fixture
+def relay(served, server):
+    with Relay(server) as relay:
+        yield relay
+
+
+def values(answers):
+    return {answer.id: (answer.prediction, answer.probability) for answer in answers}
+
+
+def test_many_ids_keep_their_order_and_are_what_one_at_a_time_is(client, truth):
+    ids = [*sorted(truth), "order-007", "no-order", "order-007", 7]
+    random.Random(1).shuffle(ids)
+    answers = client.get_many(ids)
+    assert [answer.id for answer in answers] == list(map(str, ids))
+    assert all(
+        replace(one, age=None) == replace(client.get(each), age=None)
+        for one, each in zip(answers[:50], ids[:50], strict=True)
+    )
+    assert {name: found for name, found in values(answers).items() if name in truth} == truth
+    statuses = {answer.id: answer.status for answer in answers}
+    assert {statuses.pop("no-order"), statuses.pop("7")} == {"missing"}
+    assert set(statuses.values()) == {"fresh"}
+    assert client.get_many([]) == []
+
+
+def test_thousands_at_once_go_by_region(served, truth):
+    folder = served.path.parent / "many"
+    folder.mkdir()
+    made = load_settings(served.path)
+    with closing(sqlite3.connect(folder / "many.db")) as connection, connection:
+        connection.execute("ATTACH ? AS orders", (str(served.path.parent / "orders.db"),))
+        connection.execute("CREATE TABLE many AS SELECT * FROM orders.orders")
+        connection.executemany("INSERT INTO many (id) VALUES (?)", [(f"new-{n}",) for n in range(4_000)])
+        connection.execute("CREATE INDEX by_id ON many (id)")
+    database = made.database.model_copy(update={"url": f"sqlite:///{folder}/many.db", "table": "many"})
+    ids = [*(f"new-{n}" for n in range(2_500)), *truth]
+    with Client(made.model_copy(update={"database": database})) as client:
+        answers = client.get_many(ids)
+    assert [answer.id for answer in answers] == ids
+    assert {answer.status for answer in answers[:2_500]} == {"unscored"}
+    assert values(answers[2_500:]) == truth
+
+
+def test_row_keys_are_grouped_by_region():
+    points = ["4000", "8000", "c000"]
+    many = sorted(b"%04x:%d" % (number * 65_536 // 2_000, number) for number in range(2_000))
+    groups = _by_region(many, points)
+    assert [key for group in groups for key in group] == many
+    assert [group[0][:1] for group in groups] == [b"0", b"4", b"8", b"c"]
+    few = many[:: 2_000 // MIN_ROWS]
+    assert _by_region(few, points) == [few]
+    assert _by_region([], points) == [[]]
+    lopsided = [*many[:3], *many[600:]]
+    assert [len(group) for group in _by_region(lopsided, points)] == [403, 500, 500]
+
+
+def test_ids_from_hell_are_answered_and_nothing_happens(client, served):
+    with closing(sqlite3.connect(served.path.parent / "orders.db")) as connection:
+        before = list(connection.iterdump())
+        answers = client.get_many(FROM_HELL)
+        assert [(answer.id, answer.status, answer.error) for answer in answers] == [
+            (record_id, "missing", None) for record_id in FROM_HELL
+        ]
+        assert list(connection.iterdump()) == before
+    for bad in (None, 1.0, True, b"order-001", ["order-001"]):
+        with pytest.raises(InputError, match="is no record ID"):
+            client.get(bad)
+
+
+def test_a_record_with_an_id_that_no_row_key_takes_is_unscored(served, tmp_path):
+    long = "y" * 40_000
+    make_orders(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
+        connection.executemany("INSERT INTO orders (id) VALUES (?)", [("",), (long,)])
+    database = served.settings.database.model_copy(update={"url": f"sqlite:///{tmp_path}/orders.db"})
+    with Client(served.settings.model_copy(update={"database": database})) as client:
+        assert [answer.status for answer in client.get_many(["", long])] == ["unscored", "unscored"]
+
+
+# Threads, forks, the pool.
+
+
+def test_any_number_of_threads_get_each_its_own_answers(client, truth):
+    wrong, ids = [], sorted(truth)
+
+    def read(seed):
+        chance = random.Random(seed)
+        for _turn in range(150):
+            asked = chance.sample(ids, chance.choice((1, 1, 5)))
+            if values(client.get_many(asked)) != {name: truth[name] for name in asked}:
+                wrong.append(asked)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_forked_process_has_connections_of_its_own(client, truth):
+    ids = sorted(truth)
+    client.get(ids[0])  # there is one to inherit
+    children = []
+    for seed in range(3):
+        child = os.fork()
+        if child == 0:
+            chance, right = random.Random(seed), 1
+            try:
+                for _turn in range(200):
+                    name = chance.choice(ids)
+                    right = values([client.get(name)]) == {name: truth[name]} and right
+            finally:
+                os._exit(0 if right == 1 else 9)
+        children.append(child)
+    for _turn in range(200):
+        name = random.choice(ids)
+        assert values([client.get(name)]) == {name: truth[name]}
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+
+
+def test_a_closed_client_closes_its_connections_and_says_so(served, relay, truth):
+    client = Client(with_relay(served.settings, relay))
+    assert client.get("order-001").status == "fresh"
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.get("order-001")
+    assert len(relay.accepted) == 1
+
+
+# What is asked, and when.
+
+
+def test_the_pointer_is_asked_for_again_after_half_a_second(served, relay):
+    with Client(with_relay(served.settings, relay)) as client:
+        for _turn in range(3):
+            client.get("order-001")
+        pointer, manifest, row = "getRowsWithColumns", "getRowWithColumns", "getRows"
+        assert relay.calls == [pointer, manifest, row, row, row]
+        time.sleep(POINTER_SECONDS)
+        client.get("order-001")
+        assert relay.calls[5:] == [pointer, row]
+
+
+def test_the_database_is_read_while_hbase_is_at_work(served, relay, monkeypatch):
+    read = threading.Event()
+    records = SqliteReader.records
+
+    def noted(self, ids):
+        found = records(self, ids)
+        read.set()
+        return found
+
+    monkeypatch.setattr(SqliteReader, "records", noted)
+    with Client(with_relay(served.settings, relay)) as client:
+        relay.reply = lambda _name, data: data if read.wait(10) else b""  # no reply before the record was read
+        assert client.get("order-001").status == "fresh"  # the pointer was not known
+        read.clear()
+        assert client.get("order-001").status == "fresh"  # it was
+
+
+def test_a_release_that_was_dropped_is_followed(served, relay, tmp_path):
+    """The pointer that a client knows is up to half a second old, and the table that it names may be gone by then."""
+    with Connection(served.settings.hbase.server()) as connection:
+        releases = Releases(connection, served.name)
+        old = releases.pointer()
+        made = release_table(served.name, "20200101T000000Z")
+        connection.create_table(made, "p")
+        key = b"release:20200101T000000Z"
+        manifest = connection.row(served.name, b"release:" + old.current.encode())[b"r:manifest"].value
+        connection.put(served.name, key, {b"r:manifest": manifest, b"r:state": b"loaded"})
+        releases.activate("20200101T000000Z")
+        with Client(served.settings) as client:
+            assert client.get("order-001").status == "unscored"  # in the empty table
+            releases.rollback()
+            connection.delete_table(made)
+            connection.delete_row(served.name, key)
+            answer = client.get("order-001")
+        assert (answer.status, answer.release) == ("fresh", old.current)
+
+
+# One half is lost.
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_without_hbase_the_record_still_comes_in_time(served, refused):
+    listener = Listener(lambda _client: time.sleep(10 * SECONDS))
+    if not refused:
+        listener.start()
+    with Client(with_relay(served.settings, listener)) as client:
+        started = time.monotonic()
+        answer = client.get("order-001")
+        assert time.monotonic() - started < SECONDS + SLACK
+    assert (answer.status, answer.unavailable) == ("unavailable", ["hbase"])
+    assert answer.record["id"] == "order-001"
+    assert answer.prediction is None
+    assert "Thrift server" in answer.error
+
+
+def test_without_the_database_the_prediction_still_comes_in_time(served, relay, truth, tmp_path):
+    path = make_orders(tmp_path) / "orders.db"
+    settings = with_relay(served.settings, relay, url=f"sqlite:///{path}", timeout=SECONDS)
+    with Client(settings) as client, closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        for _turn in range(2):  # without the pointer, and with it
+            started = time.monotonic()
+            (answer,) = client.get_many(["order-001"])
+            assert time.monotonic() - started < SECONDS + SLACK
+            assert (answer.status, answer.unavailable, answer.record) == ("unavailable", ["database"], None)
+            assert values([answer]) == {"order-001": truth["order-001"]}
+            assert answer.release == served.storage.release().release
+        writer.execute("ROLLBACK")
+        assert client.get("order-001").status == "fresh"
+
+
+def test_a_read_that_takes_too_long_is_given_up(served, relay):
+    query = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT o.* FROM orders o, n"
+    with Client(with_relay(served.settings, relay, table=None, query=query, timeout=0.5)) as client:
+        started = time.monotonic()
+        answer = client.get("order-001")
+        assert time.monotonic() - started < 0.5 + SLACK
+    assert (answer.status, answer.unavailable) == ("unavailable", ["database"])
+    assert "0.5 s (database.timeout)" in answer.error
+
+
+def test_a_database_file_that_was_replaced_is_read_anew(served, tmp_path):
+    path = make_orders(tmp_path) / "orders.db"
+    database = served.settings.database.model_copy(update={"url": f"sqlite:///{path}"})
+    with Client(served.settings.model_copy(update={"database": database})) as client:
+        assert client.get("order-001").status == "fresh"
+        other = tmp_path / "other.db"
+        shutil.copy(path, other)
+        change_order(other)
+        os.replace(other, path)
+        answer = client.get("order-001")
+        assert (answer.status, answer.record["amount"]) == ("changed", 7)
+
+
+# Age, and what is scored now.
+
+
+def test_an_answer_says_which_model_made_it_and_how_old_it_is(client, served):
+    answer = client.get("order-001")
+    manifest = served.storage.release().manifest()
+    assert answer.model == manifest["model"]["sha256"]
+    assert 0 <= answer.age < 24 * 3600
+    with Client(served.settings, max_age=0.5) as strict:
+        time.sleep(1)
+        assert strict.get("order-001").status == "expired"
+        assert strict.get("no-order").status == "missing"
+
+
+def test_what_is_scored_now_is_what_the_job_would_have_said(served, truth):
+    ids = sorted(truth)
+    with Connection(served.settings.hbase.server()) as connection:
+        table = release_table(served.name, served.storage.release().release)
+        rows = [row for page in connection.scan(table, b"", b"") for row in page][:150]
+        for row in rows[:100]:
+            connection.delete_row(table, row.key)
+        for row in rows[100:]:  # as if another record had been scored
+            connection.put(table, row.key, {b"p:record": b"0" * 16, b"p:prediction": b"9"}, row.cells[b"p:record"][1])
+        try:
+            with Client(served.settings) as without:
+                statuses = [answer.status for answer in without.get_many(ids)]
+            with Client(served.settings, model=True) as client:
+                answers = client.get_many([*ids, "no-order"])
+        finally:
+            for row in rows:
+                cells = {column: cell.value for column, cell in row.cells.items()}
+                connection.put(table, row.key, cells, next(iter(row.cells.values())).timestamp)
+    assert (statuses.count("unscored"), statuses.count("changed")) == (100, 50)
+    assert values(answers[:-1]) == truth
+    assert [answer.source for answer in answers].count("online") == 150
+    assert {answer.status for answer in answers[:-1]} == {"fresh"}
+    assert answers[-1].status == "missing"
+
+
+def test_a_model_that_cannot_be_had_leaves_the_answer_as_it_is(served, tmp_path):
+    change_order(make_orders(tmp_path) / "orders.db")
+    database = served.settings.database.model_copy(update={"url": f"sqlite:///{tmp_path}/orders.db"})
+    with Client(served.settings.model_copy(update={"database": database}), model=str(tmp_path / "empty")) as client:
+        answer = client.get("order-001")
+        assert (answer.status, answer.source) == ("changed", None)
+        assert "cannot be scored now" in answer.error
+        assert client.get("order-002").error is None
+
+
+# pandas
+
+
+def test_predictions_join_a_data_frame(client, truth):
+    frame = pd.DataFrame({"id": ["order-003", "no-order", "order-001"], "x": [1, 2, 3]}, index=[5, 5, 7])
+    joined = client.join(frame)
+    assert list(joined.index) == [5, 5, 7]
+    assert list(joined["x"]) == [1, 2, 3]
+    assert list(joined["status"]) == ["fresh", "missing", "fresh"]
+    assert joined["prediction"].iloc[2] == truth["order-001"][0]
+    assert pd.isna(joined["prediction"].iloc[1])
+    assert str(joined["prediction"].dtype) == "Int64"
+    assert list(client.join(frame.rename(columns={"id": "key"}), on="key")["status"]) == list(joined["status"])
+    assert list(client.join(frame.set_index("id"))["status"]) == list(joined["status"])
+    assert len(client.join(frame.iloc[:0])) == 0
+    for bad, told in (
+        (frame.rename(columns={"id": "key"}), "no column 'id'"),
+        (frame.assign(release=1), "release already"),
+        (frame.assign(id=1.5), "1.5 is no record ID"),
+    ):
+        with pytest.raises(InputError, match=told):
+            client.join(bad)
