@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from loader.connection import Connection, RefusalError, Row
+from loader.connection import GRACE_SECONDS, Connection, RefusalError, Row
 from loader.pool import Pool
 from predictions.pointer import Releases
 from predictions.release import release_table
@@ -69,6 +69,7 @@ class Served:
         pointer = self._ask_current(lookup.first)
 
         def read() -> Found:
+            lookup.resume()
             current = pointer()
             return lookup.follow(current, lookup.ask(current), self._read)
 
@@ -127,6 +128,10 @@ class _Lookup:
             connection.ask_rows(table, group) for connection, group in zip(self._connections, groups, strict=False)
         ]
         return lambda: [row for reply in replies for row in reply()]
+
+    def resume(self) -> None:
+        """Give HBase time, however much of it somebody else has taken since the lookup began."""
+        self.first.deadline = max(self.first.deadline, time.monotonic() + GRACE_SECONDS)
 
     def follow(self, current: Current, rows: Callable[[], list[Row]], read: Callable[[Connection], Current]) -> Found:
         """Wait for the rows; where their release was dropped meanwhile, for those of the one in its place."""
