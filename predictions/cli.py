@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from predictions import exits, stages
+from predictions.errors import InputError
 from predictions.exits import DONE, UNAVAILABLE
 from predictions.progress import bar, say
 from predictions.settings import FILE_NAME, LOADERS, RUNNERS, VIAS, Settings, load_settings
@@ -285,8 +286,11 @@ def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
 def serve(session: Session, host: str, port: int, max_age: float | None, online: bool) -> int:
     """Answer lookups over HTTP, with a page at /; the token for other machines is in PREDICTIONS_TOKEN."""
     from predictions.client import Client
-    from predictions.service.server import serve
 
+    try:
+        from predictions.service.server import serve
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed: pip install 'predictions[serve]'") from error
     settings = session.settings
     with Client(settings, max_age=max_age, model=online and session.storage_url(settings)) as client:
         serve(settings, client, host, port)

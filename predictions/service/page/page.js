@@ -171,6 +171,7 @@ function follow() {
   } catch {
     $("id").value = location.hash.slice(1);
   }
+  $("id").select();
   lookUp();
 }
 

@@ -1,0 +1,156 @@
+"""The page of `predictions serve` in a real Chromium, used by keyboard."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+from services import service
+
+pytestmark = pytest.mark.cluster
+
+TOKEN = "a token of many characters"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NASTY = "<img src=x onerror=document.title='owned'>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert found, "there is no Chromium: apt-get install chromium (./quickstart test does)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page, and a test that fails where the browser complains of it."""
+    page = browser.new_page()
+    complaints = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    yield page
+    page.close()
+    # An answer of 401, or none at all, is what a test is about.
+    assert [text for text in complaints if not text.startswith("Failed to load resource")] == []
+
+
+@pytest.fixture(scope="module")
+def running(served, tmp_path_factory):
+    with closing(sqlite3.connect(served.path.parent / "orders.db")) as connection, connection:
+        connection.execute("INSERT INTO orders (id, country, note) VALUES (?, ?, ?)", (NASTY, NASTY, NASTY))
+        connection.execute("UPDATE orders SET amount = -1 WHERE id = 'order-399'")
+    with service(served.path, tmp_path_factory.mktemp("page")) as running:
+        yield running
+
+
+def look_up(page, record_id):
+    """As a person does who has no mouse: the field has the focus already, with what was typed before selected."""
+    page.keyboard.type(record_id)
+    page.keyboard.press("Enter")
+    expect(page.locator("#asked")).to_have_text(record_id)
+
+
+def test_a_record_is_looked_up_by_keyboard_and_stands_beside_its_prediction(page, running, served):
+    page.goto(running.url)
+    expect(page.get_by_label("Record ID")).to_be_focused()
+    (told,) = served.get("order-001")
+    look_up(page, "order-001")
+    expect(page.locator("#status")).to_have_text("fresh")
+    expect(page.locator("#prediction")).to_contain_text(f"{told['prediction']} with probability")
+    expect(page.locator("#facts")).to_contain_text(told["release"])
+    expect(page.locator("#facts")).to_contain_text("ago")
+    for name, value in told["record"].items():
+        expect(page.locator("#record")).to_contain_text(f"{name}{'–' if value is None else value}")
+    look_up(page, "order-399")
+    expect(page.locator("#status")).to_have_text("changed")
+    look_up(page, "no-order")
+    expect(page.locator("#status")).to_have_text("missing")
+    expect(page.locator("#prediction")).to_have_text("–")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Look up")).to_be_focused()
+
+
+def test_an_address_is_a_link_to_an_answer_and_back_goes_back(page, running):
+    page.goto(f"{running.url}/#order-001")
+    expect(page.locator("#asked")).to_have_text("order-001")
+    look_up(page, "order-002")
+    page.go_back()
+    expect(page.locator("#asked")).to_have_text("order-001")
+    expect(page.get_by_label("Record ID")).to_have_value("order-001")
+
+
+def test_what_a_record_holds_is_text_and_nothing_else(page, running):
+    page.goto(running.url)
+    look_up(page, NASTY)
+    expect(page.locator("#status")).to_have_text("unscored")
+    expect(page.locator("#record")).to_contain_text(NASTY)
+    assert page.locator("main img").count() == 0
+    assert page.title() == f"Predictions: {page.locator('#name').inner_text().partition(': ')[2]}"
+
+
+def test_the_releases_with_state_and_distribution(page, running, served):
+    page.goto(running.url)
+    row = page.locator("#releases tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text(served.storage.release().release)
+    expect(row).to_contain_text("current, loaded")
+    drawn = row.get_by_role("img")
+    assert drawn.get_attribute("aria-label").startswith("scores from 0 to 1, mean 0.")
+    assert drawn.locator("rect").count() > 5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_written_stands_out_from_the_paper(browser, running, scheme):
+    """At least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(f"{running.url}/#order-001")
+    expect(page.locator("#status")).to_have_text("fresh")
+    ratios = page.evaluate(
+        """() => {
+            const light = (css) => {
+                const [r, g, b] = css.match(/[\\d.]+/g).map((n) => n / 255)
+                    .map((n) => n <= 0.04045 ? n / 12.92 : ((n + 0.055) / 1.055) ** 2.4);
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            const paper = light(getComputedStyle(document.body).backgroundColor);
+            const found = {};
+            for (const name of ["h1", "label", "#status", "#meaning", "#prediction", "dt", "dd", "th", "td"]) {
+                found[name] = ratio(light(getComputedStyle(document.querySelector(name)).color), paper);
+            }
+            const button = getComputedStyle(document.querySelector("button"));
+            found.button = ratio(light(button.color), light(button.backgroundColor));
+            return found;
+        }"""
+    )
+    page.close()
+    assert {name: ratio for name, ratio in ratios.items() if ratio < 4.5} == {}
+
+
+def test_a_service_with_a_token_asks_for_it(page, served, tmp_path):
+    with service(served.path, tmp_path, PREDICTIONS_TOKEN=TOKEN) as running:
+        page.goto(running.url)
+        expect(page.get_by_label("Token of this service")).to_be_focused()
+        page.keyboard.type("another one")
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("Token of this service")).to_be_focused()
+        page.keyboard.type(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.locator("#releases tr")).to_have_count(1)
+        expect(page.get_by_label("Record ID")).to_be_focused()
+        look_up(page, "order-001")
+        expect(page.locator("#status")).to_have_text("fresh")
+
+
+def test_a_service_that_is_gone_is_told(page, served, tmp_path):
+    with service(served.path, tmp_path) as running:
+        page.goto(running.url)
+        look_up(page, "order-001")
+    page.keyboard.type("order-002")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("The service does not answer.")
+    expect(page.locator("#answer")).to_be_hidden()

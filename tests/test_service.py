@@ -1,0 +1,267 @@
+"""`predictions serve` as a process on the live cluster: what it answers, what it refuses, and how it stops."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import requests
+from conftest import CHECKOUT
+from services import service
+from test_lookup import FROM_HELL
+
+from predictions.service.schemas import MAX_IDS
+
+pytestmark = pytest.mark.cluster
+
+TOKEN = "a token of many characters"
+LEAKS = ("Traceback", 'File "', "orders.db", "127.0.0.1:", "site-packages")
+
+
+@pytest.fixture(scope="module")
+def running(served, tmp_path_factory):
+    with service(served.path, tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+def raw(running, request):
+    """Send bytes as they are, and return the status and the body of the answer."""
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        with suppress(ConnectionResetError):  # whoever refuses a long request does not read it to its end
+            return response.status, response.read()
+        return response.status, b""
+
+
+def test_a_record_is_answered_as_by_the_command_line(running, served):
+    (told,) = served.get("order-001")
+    answer = running.get("/records/order-001").json()
+    assert list(answer) == list(told)
+    assert {**answer, "age": 0} == {**told, "age": 0}
+    answers = running.post(["order-002", "no-order", 7, "order-001"]).json()["answers"]
+    assert [(each["id"], each["status"]) for each in answers] == [
+        ("order-002", "fresh"),
+        ("no-order", "missing"),
+        ("7", "missing"),
+        ("order-001", "fresh"),
+    ]
+    assert running.post([]).json() == {"answers": []}
+
+
+def test_ids_from_hell_by_path_and_by_body(running):
+    for record_id in set(FROM_HELL) - {"\udcff"}:  # which is no text
+        told = running.post([record_id])
+        assert (told.status_code, told.json()["answers"][0]["id"]) == (200, record_id)
+        assert told.json()["answers"][0]["status"] == "missing"
+        if len(record_id) < 10_000:  # what a path may have is up to the server
+            path = f"/records/{quote(record_id, safe='')}"
+            status, body = raw(running, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert (status, json.loads(body)["id"]) == (200, record_id)
+    for path, status in (("/records/%ff", 400), ("/records/%ed%a0%80", 400), ("/records/" + "x" * 1_000_000, 400)):
+        found, body = raw(running, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert found == status
+        assert not any(leak.encode() in body for leak in LEAKS)
+    # Not a way to another file, nor to another route.
+    for path in ("/../setup.cfg", "/page/../../app.py", "/%2e%2e/app.py", "//etc/passwd"):
+        assert raw(running, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        ('{"ids": ["\\ud800"]}', 422, "surrogate"),
+        ('{"ids": [null]}', 422, "body.ids.0"),
+        ('{"ids": [1.5]}', 422, "body.ids.0"),
+        ('{"ids": [true]}', 422, "body.ids.0"),
+        ('{"ids": "order-001"}', 422, "list"),
+        ('{"ids": [], "sql": "x"}', 422, "body.sql"),
+        ("{}", 422, "body.ids"),
+        (json.dumps({"ids": ["x"] * (MAX_IDS + 1)}), 422, "at most 1000"),
+        ('{"ids": [' + "9" * 5_000 + "]}", 400, "body"),
+        ("[" * 100_000, 400, "body"),
+        ("not json", 422, "JSON"),
+        ('{"ids": ["' + "x" * 5_000_000 + '"]}', 413, "Large"),
+    ],
+)
+def test_what_is_no_lookup_is_refused_in_a_line(running, body, status, told):
+    answer = requests.post(
+        f"{running.url}/records", data=body, headers={"Content-Type": "application/json"}, timeout=60
+    )
+    assert (answer.status_code, told in answer.text) == (status, True), answer.text
+    assert len(answer.text) < 500
+    assert not any(leak in answer.text for leak in LEAKS)
+
+
+def test_other_paths_and_methods(running):
+    assert running.get("/nothing").status_code == 404
+    assert running.get("/records").status_code == 405
+    assert requests.delete(f"{running.url}/records/order-001", timeout=60).status_code == 405
+    assert running.get("/healthz").json() == {"status": "ok", "unavailable": []}
+    answer = running.get("/")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    # A page elsewhere whose name was made to lead here.
+    assert running.get("/records/order-001", headers={"Host": "elsewhere.example"}).status_code == 400
+
+
+def test_releases_with_their_state_and_distribution(running, served):
+    (told,) = running.get("/releases").json()["releases"]
+    (listed,) = map(json.loads, served.succeed("releases", "--json").stdout.splitlines())
+    assert {key: told[key] for key in told.keys() & listed.keys() - {"model"}} == {
+        key: listed[key] for key in told.keys() & listed.keys() - {"model"}
+    }
+    assert told["model"].startswith(listed["model"])
+    assert (told["role"], told["label"]) == ("current", "paid")
+    assert sum(told["distribution"]["classes"].values()) == 400
+
+
+def test_answers_are_counted_for_prometheus(running):
+    def count(name):
+        (line,) = (line for line in running.get("/metrics").text.splitlines() if line.startswith(name))
+        return float(line.rpartition(" ")[2])
+
+    fresh, missing = 'predictions_answers_total{status="fresh"}', 'predictions_answers_total{status="missing"}'
+    took = 'predictions_request_seconds_count{code="200",route="/records"}'
+    running.post(["order-001"])
+    before = count(fresh), count(missing), count(took)
+    running.post(["order-001", "order-002", "no-order"])
+    assert (count(fresh), count(missing), count(took)) == (before[0] + 2, before[1] + 1, before[2] + 1)
+    assert count("predictions_release_timestamp_seconds") > 1.7e9
+
+
+def test_schemathesis_finds_nothing(running, full, tmp_path):
+    command = "from schemathesis.cli import schemathesis; schemathesis()"
+    options = ["--checks", "all", "--no-color", "--workers", "2", "--max-examples", "300" if full else "40"]
+    done = subprocess.run(
+        [sys.executable, "-c", command, "run", *options, f"{running.url}/openapi.json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "No issues found" in done.stdout
+
+
+# For whom it is.
+
+
+def test_whoever_has_no_token_is_refused_but_sees_the_page(served, tmp_path):
+    with service(served.path, tmp_path, "--host", "0.0.0.0", PREDICTIONS_TOKEN=TOKEN) as running:
+        for path in ("/records/order-001", "/releases", "/metrics"):
+            for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
+                answer = running.get(path, headers=headers)
+                assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+                assert TOKEN not in answer.text
+            assert running.get(path, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert running.post(["order-001"]).status_code == 401
+        assert running.post(["order-001"], headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        for path in ("/", "/page.js", "/page.css", "/healthz"):
+            assert running.get(path).status_code == 200
+        assert TOKEN not in running.log
+        assert TOKEN not in Path(f"/proc/{running.process.pid}/cmdline").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "token", "told"),
+    [
+        (["--host", "0.0.0.0"], "", "set PREDICTIONS_TOKEN"),
+        (["--host", "0.0.0.0"], "short", "16 characters"),
+        (["--host", "no-such-host.invalid"], "", "no-such-host.invalid:0"),
+        (["--host", "192.0.2.1"], TOKEN, "choose another with --host and --port"),
+    ],
+)
+def test_where_it_must_not_or_cannot_listen(served, options, token, told):
+    done = served.run("serve", "--port", "0", *options, PREDICTIONS_TOKEN=token)
+    assert (done.returncode, told in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
+
+
+def test_a_taken_port_is_named(served, running):
+    port = running.url.rpartition(":")[2]
+    done = served.run("serve", "--port", port)
+    assert (done.returncode, f"127.0.0.1:{port}: Address already in use" in done.stderr) == (2, True), done.stderr
+
+
+# How it stops, and what it says while something is down.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_begun_is_answered_before_it_stops(served, tmp_path, number):
+    with service(served.path, tmp_path) as running:
+        codes, stop = [], threading.Event()
+
+        def ask():
+            with requests.Session() as session:
+                while not stop.is_set():
+                    try:
+                        answer = session.post(f"{running.url}/records", json={"ids": ["order-001"] * 500}, timeout=60)
+                    except requests.ConnectionError as error:
+                        # Or a kept connection was closed between two requests; never within an answer.
+                        known = "refused" in str(error) or "Connection aborted" in str(error)
+                        codes.append("refused" if known else str(error))
+                        return
+                    codes.append((answer.status_code, len(answer.json()["answers"])))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(codes) < 12:
+            time.sleep(0.05)
+        running.process.send_signal(number)
+        assert running.process.wait(30) == 0
+        for thread in threads:
+            thread.join()
+        stop.set()
+        assert set(codes) == {(200, 500), "refused"}
+        assert running.log.endswith("stopped\n")
+        assert "Traceback" not in running.log
+
+
+def test_what_is_down_is_told_without_addresses(served, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = taken.getsockname()[1]
+    environment = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed}", "PREDICTIONS_HBASE_TIMEOUT": "1"}
+    with service(served.path, tmp_path, **environment) as running:
+        answer = running.get("/records/order-001")
+        told = answer.json()
+        assert (answer.status_code, told["status"], told["unavailable"]) == (200, "unavailable", ["hbase"])
+        assert told["record"]["id"] == "order-001"
+        assert told["error"] == "hbase did not answer in time"
+        health = running.get("/healthz")
+        assert (health.status_code, health.json()["unavailable"]) == (503, ["hbase"])
+        releases = running.get("/releases")
+        assert (releases.status_code, set(releases.json())) == (503, {"error"})
+        for each in (answer, health, releases):
+            assert not any(leak in each.text for leak in LEAKS)
+        assert f"127.0.0.1:{closed}" in running.log  # the operator sees which one
+
+
+def test_settings_that_turn_out_to_be_wrong_are_told_to_the_operator_alone(served, tmp_path):
+    with service(served.path, tmp_path, PREDICTIONS_DATABASE_ID="no_such_column") as running:
+        answer = running.get("/records/order-001")
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {"error": "the service is set up wrongly; its log says more"},
+        )
+        assert "no column 'no_such_column'" in running.log
+
+
+def test_without_what_it_needs_it_says_what_to_install(served):
+    code = "import sys; sys.modules['uvicorn'] = None; from predictions.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--settings", str(served.path), "serve"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert (done.returncode, "predictions[serve]" in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr

@@ -1,0 +1,194 @@
+"""The service under load on a cluster of its own, while releases switch and HBase's servers are killed.
+
+Each answer is compared with what stands in the database and in the table of the release that it names. `unavailable` is
+an answer only while something is down, and for some seconds after a plain HappyBase connection can read all regions.
+"""
+
+import http.client
+import json
+import random
+import sqlite3
+import threading
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+import happybase
+import pytest
+from conftest import Project, make_orders
+from services import service
+from thriftpy2.thrift import TException
+
+from hadoop.config import ClusterConfig
+from hadoop.engine import Cluster
+from loader.connection import Connection
+from predictions.errors import ServiceError
+from predictions.pointer import Releases
+from predictions.release import release_table
+from predictions.schema import texts
+
+pytestmark = pytest.mark.cluster
+
+OFFSET = 3000
+CONNECTIONS = 50
+SECONDS = 60
+SWITCH_SECONDS = 2.0
+RECOVERY_SECONDS = 5.0  # in which the service must follow what is back
+KILLS = ((6.0, "thrift"), (20.0, "thrift"), (34.0, "regionserver-0"))
+AFTER_SECONDS = 8.0  # of load after the last return
+PROBE_SECONDS = 0.2
+DEADLINE = 300
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    cluster = Cluster(ClusterConfig(tmp_path_factory.mktemp("cluster"), OFFSET))
+    try:
+        cluster.start(1, print)
+        yield cluster
+    finally:
+        cluster.stop(print)
+
+
+@pytest.fixture(scope="module")
+def made(second, tmp_path_factory):
+    """The orders with two releases, of which every other prediction differs; the second one is current."""
+    folder = tmp_path_factory.mktemp("orders")
+    made = Project(folder, second, (make_orders(folder) / "predictions.toml").read_text())
+    for change in (None, "UPDATE orders SET amount = 501 - amount WHERE items % 2"):
+        if change:
+            with closing(sqlite3.connect(folder / "orders.db")) as connection, connection:
+                connection.execute(change)
+        for stage in ("export", "train", "score --runner local", "load --via puts", "activate --force again"):
+            made.succeed(*stage.split(), CLUSTER_DIR=str(second.config.folder))
+    return made
+
+
+@dataclass
+class Watch:
+    """What happened, by the monotonic clock."""
+
+    outages: list[list[float]] = field(default_factory=list)  # when each began and when it was over
+    wrong: list = field(default_factory=list)
+    unavailable: list[float] = field(default_factory=list)  # when each such answer came
+    answers: int = 0
+    switches: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def is_excused(self, moment):
+        return any(began <= moment <= over + RECOVERY_SECONDS for began, over in self.outages)
+
+
+def read_truth(made, database):
+    """Each release's predictions by ID, and the records by ID."""
+    with Connection(made.settings.hbase.server()) as connection:
+        found = {}
+        for release in made.storage.releases():
+            rows = [row for page in connection.scan(release_table(made.name, release), b"", b"") for row in page]
+            cells = {
+                row.key.decode().partition(":")[2]: texts({c: v.value for c, v in row.cells.items()}) for row in rows
+            }
+            found[release] = {name: (int(of["prediction"]), float(of["probability"])) for name, of in cells.items()}
+    with closing(sqlite3.connect(database)) as connection:
+        connection.row_factory = sqlite3.Row
+        return found, {row["id"]: dict(row) for row in connection.execute("SELECT * FROM orders")}
+
+
+def ask(url, seed, truth, records, watch):
+    """Look records up over one connection, one or twenty at a time, and judge each answer."""
+    chance, ids = random.Random(seed), sorted(records)
+    with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)) as connection:
+        while not watch.stop.is_set():
+            wanted = chance.sample(ids, chance.choice((1, 1, 1, 20)))
+            body = json.dumps({"ids": wanted})
+            connection.request("POST", "/records", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            told = json.loads(response.read())
+            if response.status != 200 or [answer["id"] for answer in told["answers"]] != wanted:
+                watch.wrong.append((response.status, told))
+                continue
+            for answer in told["answers"]:
+                judge(answer, truth, records, watch)
+
+
+def judge(answer, truth, records, watch):
+    watch.answers += 1
+    name = answer["id"]
+    if answer.get("record") != records[name]:
+        watch.wrong.append(answer)
+    elif answer["status"] == "unavailable":
+        watch.unavailable.append(time.monotonic())
+        if answer["unavailable"] != ["hbase"] or "prediction" in answer:
+            watch.wrong.append(answer)
+    elif (answer.get("prediction"), answer.get("probability")) != truth.get(answer.get("release"), {}).get(name):
+        watch.wrong.append(answer)
+
+
+def switch(made, releases, watch):
+    """Make the one release current and the other one, in turn."""
+    with Connection(made.settings.hbase.server()) as connection:
+        pointers = Releases(connection, made.name)
+        while not watch.stop.wait(SWITCH_SECONDS):
+            with suppress(ServiceError):
+                pointers.activate(releases[watch.switches % 2], force=True)
+                watch.switches += 1
+
+
+def is_back(port, tables):
+    """Whether a plain connection reads rows of all regions."""
+    try:
+        with closing(happybase.Connection("127.0.0.1", port, timeout=1_000)) as plain:
+            return all(len(plain.table(table).rows(keys)) == len(keys) for table, keys in tables.items())
+    except (OSError, TException):
+        return False
+
+
+def test_fifty_connections_while_releases_switch_and_servers_die(made, second, tmp_path):
+    truth, records = read_truth(made, made.path.parent / "orders.db")
+    releases = sorted(truth)
+    assert sum(truth[releases[0]][name] != truth[releases[1]][name] for name in records) > len(records) / 4
+    with Connection(made.settings.hbase.server()) as connection:
+        tables = {}
+        for release in releases:
+            table = release_table(made.name, release)
+            starts = [region.start for region in connection.regions(table)]
+            tables[table] = [next(connection.scan(table, start, b"", page_rows=1))[0].key for start in starts]
+        tables[made.name] = [b"pointer"]
+    watch = Watch()
+    with service(made.path, tmp_path, PREDICTIONS_HBASE_TIMEOUT="10") as running:
+        threads = [
+            threading.Thread(target=ask, args=(running.url, seed, truth, records, watch)) for seed in range(CONNECTIONS)
+        ]
+        threads.append(threading.Thread(target=switch, args=(made, releases, watch)))
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        try:
+            for moment, name in KILLS:
+                time.sleep(max(0.0, began + moment - time.monotonic()))
+                outage = [time.monotonic(), float("inf")]
+                watch.outages.append(outage)
+                process = second.process(name)
+                process.kill()
+                process.wait()
+                second.start(1, print)
+                while not is_back(second.config.port("thrift"), tables):
+                    assert time.monotonic() < outage[0] + DEADLINE, f"{name} did not come back"
+                    time.sleep(PROBE_SECONDS)
+                outage[1] = time.monotonic()
+            time.sleep(max(AFTER_SECONDS, began + SECONDS - time.monotonic()))
+        finally:
+            watch.stop.set()
+            for thread in threads:
+                thread.join()
+        log = running.log
+    took = [f"{over - start:.1f} s" for start, over in watch.outages]
+    print(f"{watch.answers:,} answers, {watch.switches} switches, outages of {', '.join(took)}")
+    print(f"{len(watch.unavailable):,} unavailable")
+    assert watch.wrong == []
+    late = [moment for moment in watch.unavailable if not watch.is_excused(moment)]
+    assert late == [], [round(moment - began, 1) for moment in late[:20]]
+    assert watch.unavailable, "nobody noticed that HBase was killed: nothing was tested"
+    assert watch.switches > SECONDS / SWITCH_SECONDS / 3
+    assert watch.answers > 1_000
+    assert "Traceback" not in log
