@@ -188,8 +188,7 @@ class SqliteReader:
                 # SQLite takes '007' for 7 where the column is a number; only the exact text is the record.
                 record_id = wanted.get(_text(row[place]))
                 if record_id is not None:
-                    values = dict(zip(names, map(_plain, row), strict=True))
-                    found.setdefault(record_id, SqliteRecord(self._database, names, row, values))
+                    found.setdefault(record_id, SqliteRecord(self._database, names, row, _plain(names, row)))
             return found
 
     def _open(self) -> sqlite3.Connection:
@@ -324,15 +323,18 @@ def _field(value: Any) -> bytes:
     return _FIELDS[type(value)](value)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
-    if isinstance(value, bytearray):
-        return value.decode(errors="replace")
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)  # JSON has no such number
-    return value
+def _plain(names: Iterable[str], row: Sequence[Any]) -> dict[str, Any]:
+    """Return a row's values for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
+    values = dict(zip(names, row, strict=True))
+    for name, value in values.items():
+        kind = type(value)
+        if kind is bytearray:
+            values[name] = value.decode(errors="replace")
+        elif kind is bytes:
+            values[name] = base64.b64encode(value).decode()
+        elif kind is float and not math.isfinite(value):
+            values[name] = repr(value)  # JSON has no such number
+    return values
 
 
 def _encoded(record_id: str) -> bytes | None:
@@ -343,14 +345,16 @@ def _encoded(record_id: str) -> bytes | None:
 
 
 def _id_values(record_id: str) -> list[Any]:
-    """Return the values of any type whose text may be this one: a column may hold an ID as text or as a number."""
+    """Return the values of any type whose text is this one: a column may hold an ID as text or as a number."""
     values: list[Any] = [record_id]
     with suppress(ValueError):
         number = int(record_id)
-        if -(1 << 63) <= number < 1 << 63:  # SQLite has no larger ones
-            values.append(number)
+        if -(1 << 63) <= number < 1 << 63 and str(number) == record_id:  # SQLite has no larger ones
+            return [record_id, number]
     with suppress(ValueError):
-        values.append(float(record_id))
+        real = float(record_id)
+        if repr(real) == record_id:
+            return [record_id, real]
     if record_id.startswith("\\x"):
         with suppress(ValueError):
             values.append(bytes.fromhex(record_id[2:]))
