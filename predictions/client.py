@@ -56,8 +56,10 @@ class Client:
         self._readers: Pool[Reader] = Pool(open_database(settings.database).reader)
         self._scorer = None
         if model:
-            from predictions.online import Scorer
-
+            try:
+                from predictions.online import Scorer
+            except ModuleNotFoundError as error:
+                raise InputError(f"{error.name} is not installed: pip install 'predictions[online]'") from error
             self._scorer = Scorer(settings.hadoop.storage if model is True else model, settings.name)
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ import traceback
 
 import click
 
-from predictions.errors import InternalError, PredictionsError
+from predictions.errors import InputError, InternalError, PredictionsError
 from predictions.progress import say
 
 DONE, WITH_FAILURES, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130
@@ -32,6 +32,9 @@ def run(command: click.Command, name: str) -> None:
     except (KeyboardInterrupt, click.Abort):
         say(f"{name}: interrupted")
         code = INTERRUPTED
+    except ModuleNotFoundError as error:
+        say(f"{name}: {error.name} is not installed: pip install 'predictions[batch]'")
+        code = InputError.exit_code
     except Exception:
         # Not expected, so ours: the traceback is the report, but its exit code must not be that of failed records.
         traceback.print_exc()

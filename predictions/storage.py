@@ -21,9 +21,6 @@ from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
-import fsspec
-import requests
-
 from hadoop.diagnosis import diagnose
 from loader.plan import PACKED, part_name
 from predictions.errors import InputError, InternalError, ServiceError
@@ -47,6 +44,8 @@ class Storage:
     """
 
     def __init__(self, url: str, name: str) -> None:
+        import fsspec  # it and requests are here, not above, since lookups do without them
+
         self.is_hdfs = "://" in url
         self.fs: Any
         if self.is_hdfs:
@@ -131,6 +130,8 @@ class Storage:
     @contextmanager
     def reachable(self) -> Iterator[None]:
         """Turn a service that does not answer into one clear error."""
+        import requests
+
         try:
             yield
         except (requests.ConnectionError, requests.Timeout) as error:

@@ -92,14 +92,15 @@ def trained(session_orders) -> Path:
 def predictions(orders) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in the orders' folder."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+    def run(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
             [sys.executable, "-m", "predictions", *arguments],
             cwd=orders,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT), "COLUMNS": "200", **environment},
+            input=stdin,
             capture_output=True,
-            text=True,
         )
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
 

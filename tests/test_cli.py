@@ -1,11 +1,14 @@
 """The command line where no cluster is needed: each mistake is one clear line and its exit code."""
 
+import configparser
 import json
+import os
 import re
 import socket
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from conftest import CHECKOUT
@@ -231,11 +234,78 @@ def test_every_command_is_in_the_readme(predictions):
         assert re.search(rf"\bpredictions {command}\b", text), command
 
 
-def test_importing_the_client_is_quick_and_lazy():
-    import subprocess
-    import sys
-
-    probe = "import sys, predictions; predictions.Client; print({'sklearn', 'pandas'} & set(sys.modules))"
+def test_importing_the_client_is_lazy():
+    probe = "import sys, predictions; predictions.Client; print({'sklearn', 'pandas', 'fastapi'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", probe], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
-    assert Path(CHECKOUT / "mapper.py").exists()
+
+
+WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in EXTRAS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from predictions.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["get", "--json", "order-001"], 4, '"id": "order-001"'),  # what lookups need is there
+        (["export"], 2, "is not installed: pip install 'predictions[batch]'"),
+        (["serve"], 2, "is not installed: pip install 'predictions[serve]'"),
+    ],
+)
+def test_who_only_looks_records_up_installs_little(orders, arguments, code, told):
+    metadata = configparser.ConfigParser()
+    metadata.read(CHECKOUT / "setup.cfg")
+    extras = {
+        re.split("[>=]", line)[0] for lines in metadata["options.extras_require"].values() for line in lines.split()
+    }
+    modules = {"scikit-learn": "sklearn", "prometheus-client": "prometheus_client"}
+    names = {modules.get(name, name) for name in extras}
+    assert {"sklearn", "pandas", "fsspec", "matplotlib", "fastapi"} <= names
+    done = subprocess.run(
+        [sys.executable, "-c", f"EXTRAS = {names}{WITHOUT}", *arguments],
+        cwd=orders,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **no_thrift()},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_whoever_names_no_ids_at_a_terminal_is_asked_for_some(orders):
+    ours, theirs = os.openpty()
+    with open(ours, "wb"), open(theirs, "rb") as stdin:
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        command = [sys.executable, "-m", "predictions", "get"]
+        done = subprocess.run(command, cwd=orders, env=environment, stdin=stdin, capture_output=True, text=True)
+    assert (done.returncode, "which records?" in done.stderr) == (2, True)
+
+
+def test_ids_come_from_stdin_a_line_each(predictions, orders):
+    given = b"order-001\n no-order\n\norder-002" + b"\n\xff\n" + b"x" * 1_000_000
+    done = predictions("get", "--json", stdin=given, **no_thrift())
+    answers = list(map(json.loads, done.stdout.splitlines()))
+    assert [answer["id"] for answer in answers] == [
+        "order-001",
+        " no-order",
+        "",
+        "order-002",
+        "\udcff",
+        "x" * 1_000_000,
+    ]
+    assert ["record" in answer for answer in answers] == [True, False, False, True, False, False]
+    assert {answer["status"] for answer in answers} == {"unavailable"}
+    table = predictions("get", stdin=b"order-001\norder-002\n", **no_thrift()).stdout
+    assert [line.split()[:2] for line in table.splitlines() if line.startswith("order")] == [
+        ["order-001", "unavailable"],
+        ["order-002", "unavailable"],
+    ]
+    assert predictions("get", stdin=b"").stdout == ""

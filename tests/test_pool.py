@@ -1,0 +1,76 @@
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from loader import pool
+from loader.pool import Pool
+
+
+class Lent:
+    def __init__(self):
+        self.owners = []
+        self.is_closed = False
+
+    def adopt(self):
+        self.owners.append(threading.get_ident())
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def made():
+    return []
+
+
+@pytest.fixture
+def lent(made):
+    def make():
+        made.append(Lent())
+        return made[-1]
+
+    return Pool(make)
+
+
+def test_one_is_lent_again_to_whoever_asks_next(lent, made):
+    def borrow():
+        with lent.lend():
+            pass
+
+    borrow()
+    thread = threading.Thread(target=borrow)
+    thread.start()
+    thread.join()
+    assert [each.owners for each in made] == [[threading.get_ident(), thread.ident]]
+    with lent.lend() as one, lent.lend() as other:
+        assert [one, other] == made
+
+
+def test_what_went_wrong_is_closed_and_not_lent_again(lent, made):
+    with pytest.raises(KeyboardInterrupt), lent.lend():
+        raise KeyboardInterrupt
+    assert made[0].is_closed
+    with lent.lend() as other:
+        assert other is not made[0]
+
+
+def test_what_nobody_needs_for_long_is_closed(lent, made, monkeypatch):
+    with ExitStack() as stack:
+        for _count in range(3):
+            stack.enter_context(lent.lend())
+    monkeypatch.setattr(pool, "IDLE_SECONDS", -1.0)
+    with lent.lend():
+        pass
+    assert [each.is_closed for each in made] == [True] * 3
+
+
+def test_a_closed_pool_lends_nothing_and_closes_what_comes_back(lent, made):
+    with lent.lend():
+        with lent.lend():
+            pass
+        lent.close()
+        assert [each.is_closed for each in made] == [False, True]
+    assert made[0].is_closed
+    with pytest.raises(RuntimeError, match="closed"), lent.lend():
+        pass
