@@ -128,18 +128,18 @@ class Client:
         unavailable: dict[str, str] = {}
         found: Found | None = None
         records: Mapping[str, Record] = {}
-        with ExitStack() as lent:
-            rows = self._served.ask(list(set(keys.values())), lent)
-            # HBase is at work while the database is.
-            try:
-                with self._readers.lend() as reader:
-                    records = reader.records(names)
-            except ServiceError as error:
-                unavailable["database"] = str(error)
-            try:
+        try:
+            with ExitStack() as lent:  # a reply that nobody waited for closes its connection
+                rows = self._served.ask(list(set(keys.values())), lent)
+                # HBase is at work while the database is.
+                try:
+                    with self._readers.lend() as reader:
+                        records = reader.records(names)
+                except ServiceError as error:
+                    unavailable["database"] = str(error)
                 found = rows()
-            except ServiceError as error:
-                unavailable = {"hbase": str(error), **unavailable}
+        except ServiceError as error:
+            unavailable = {"hbase": str(error), **unavailable}
         making = Answers(found.current if found else None, unavailable, self._max_age)
         stored = found.rows if found else {}
         answers = [making.of(name, records.get(name), stored.get(keys.get(name, b""))) for name in names]

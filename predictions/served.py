@@ -23,6 +23,11 @@ class Current(NamedTuple):
     manifest: dict[str, Any]
     since: float
 
+    @property
+    def is_now(self) -> bool:
+        """Whether it can still be taken for the current one."""
+        return time.monotonic() < self.since + POINTER_SECONDS
+
 
 class Found(NamedTuple):
     """Rows of the release that was current when they were asked for, by their row keys."""
@@ -63,7 +68,7 @@ class Served:
         deadline = time.monotonic() + self._timeout
         lookup = _Lookup(self._name, sorted(keys), lambda: self._lend(lent, deadline))
         known = self._current
-        if known and time.monotonic() < known.since + POINTER_SECONDS:
+        if known and known.is_now:
             rows = lookup.ask(known)
             return lambda: lookup.follow(known, rows, self._read)
         pointer = self._ask_current(lookup.first)
@@ -71,14 +76,11 @@ class Served:
         def read() -> Found:
             lookup.resume()
             current = pointer()
+            if not current.is_now:
+                current = self._read(lookup.first)
             return lookup.follow(current, lookup.ask(current), self._read)
 
         return read
-
-    def current(self) -> Current:
-        """Return the release that is current now."""
-        with ExitStack() as lent:
-            return self._read(self._lend(lent, time.monotonic() + self._timeout))
 
     def _lend(self, lent: ExitStack, deadline: float) -> Connection:
         connection = lent.enter_context(self._pool.lend())

@@ -191,7 +191,7 @@ def test_no_hadoop_command(predictions):
 
 
 def test_wrong_usage(predictions):
-    wrong = (["nope"], ["get"], ["export", "--nope"], ["load", "--rate", "0"], ["load", "--rate", "-1"])
+    wrong = (["nope"], ["explain"], ["export", "--nope"], ["load", "--rate", "0"], ["load", "--rate", "-1"])
     for arguments in (
         *wrong,
         ["load", "--processes", "0"],

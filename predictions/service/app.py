@@ -30,7 +30,7 @@ from predictions.settings import TOKEN_VARIABLE, Settings
 PAGE = Path(__file__).parent / "page"
 RECORDS = "/records/"
 MAX_BODY_BYTES = 4 << 20
-LOOPBACK_NAMES = ("localhost", "127.0.0.1")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -100,12 +100,12 @@ def _lookups(client: Client, metrics: Metrics) -> APIRouter:
     @router.get(RECORDS + "{record_id:path}", response_model=AnswerOut)
     def record(record_id: str, request: Request) -> Response:
         """Look up a record and its prediction. An ID of dots alone is what HTTP clients resolve: use POST /records."""
-        return JSONResponse(_told(metrics.count(client.get_many([_id(request)]))[0]))
+        return JSONResponse(_told(metrics.count(client.get_many([_id(request)])))[0])
 
     @router.post("/records", response_model=AnswersOut, responses={413: {"description": _LARGE}})
     def records(lookup: Lookup) -> Response:
         """Look up records and their predictions; the answers have the order of the IDs."""
-        return JSONResponse({"answers": list(map(_told, metrics.count(client.get_many(lookup.ids))))})
+        return JSONResponse({"answers": _told(metrics.count(client.get_many(lookup.ids)))})
 
     return router
 
@@ -172,16 +172,19 @@ def _id(request: Request) -> str:
         raise HTTPException(HTTPStatus.BAD_REQUEST, "the ID is not UTF-8, percent-encoded") from None
 
 
-def _told(answer: Answer) -> dict[str, Any]:
-    """Return an answer for JSON, without what only an operator is to know: addresses and paths."""
-    told = answer.as_json()
+def _told(answers: list[Answer]) -> list[dict[str, Any]]:
+    """Return answers for JSON, without what only an operator is to know, addresses and paths: that goes to the log."""
+    for error in {answer.error: None for answer in answers if answer.error and answer.status != "failed"}:
+        say(f"not answered as it should be: {error}")
+    return [found.as_json() | _public_error(found) for found in answers]
+
+
+def _public_error(answer: Answer) -> dict[str, str]:
     if answer.unavailable:
-        say(f"unavailable: {answer.error}")
-        told["error"] = f"{' and '.join(answer.unavailable)} did not answer in time"
-    elif answer.error and answer.status != "failed":
-        say(f"{answer.status}: {answer.error}")
-        told["error"] = "it cannot be scored now"
-    return told
+        return {"error": f"{' and '.join(answer.unavailable)} did not answer in time"}
+    if answer.error and answer.status != "failed":
+        return {"error": "it cannot be scored now"}
+    return {}
 
 
 def _releases(settings: Settings) -> list[dict[str, Any]]:
