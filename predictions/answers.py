@@ -14,6 +14,8 @@ from rich.text import Text
 from predictions.answer import Answer
 from predictions.client import BLOCK_IDS, Client
 
+# Control characters would be commands to a terminal: their pictures are shown (Unicode, "Control Pictures").
+_PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
 COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "expired": "yellow"}  # red, all others
 
 
@@ -53,14 +55,14 @@ def _print_one(answer: Answer) -> None:
     table.add_column(style="dim", justify="right")
     table.add_column(overflow="fold")
     for name, value in (answer.record or {}).items():
-        table.add_row(Text(name), Text("–" if value is None else str(value)))
+        table.add_row(_text(name), _text("–" if value is None else value))
     if answer.record and answer.release:
         table.add_row("", "")
     known = answer.as_json()
     for name in ("prediction", "probability", "error", "scored", "release", "unavailable"):
         if name in known:
-            table.add_row(Text(name, style="bold"), Text(str(known[name]), style="bold"))
-    title = Text.assemble(f"{answer.id} · ", (answer.status, COLORS.get(answer.status, "red")))
+            table.add_row(Text(name, style="bold"), _text(known[name], "bold"))
+    title = Text.assemble(_text(answer.id), " · ", (answer.status, COLORS.get(answer.status, "red")))
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 
 
@@ -72,5 +74,9 @@ def _print_all(answers: list[Answer]) -> None:
     for answer in answers:
         values = (answer.prediction, answer.probability, answer.scored, answer.error)
         status = Text(answer.status, COLORS.get(answer.status, "red"))
-        table.add_row(Text(answer.id), status, *(Text("" if value is None else str(value)) for value in values))
+        table.add_row(_text(answer.id), status, *(_text("" if value is None else value) for value in values))
     Console(highlight=False).print(table)
+
+
+def _text(value: object, style: str = "") -> Text:
+    return Text(str(value).translate(_PICTURES), style)

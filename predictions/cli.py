@@ -262,11 +262,11 @@ def run(session: Session, runner: str | None) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
 def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
-    """Look up records and their predictions: of the IDs given, or of those on stdin, one a line."""
+    """Look up records and their predictions: of the IDs given, or of those on stdin, one a line, exactly as it is."""
     from predictions import answers
     from predictions.client import Client
 
-    if not ids and sys.stdin.isatty():
+    if not ids and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError("which records? Name IDs, or write them to stdin, one a line")
     code = DONE
     with Client(session.settings) as client:

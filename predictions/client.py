@@ -1,7 +1,7 @@
 """The client: records from the database and their predictions from HBase, in two requests at the same time."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,10 +18,22 @@ from predictions.settings import Settings, load_settings
 if TYPE_CHECKING:
     import pandas as pd
 
+    from predictions.online import Scorer
+
 __all__ = ["Answer", "Client"]
 
 BLOCK_IDS = 1_000  # looked up at once
-JOINED = ("status", "prediction", "probability", "release", "scored", "age", "source", "error")
+# What `join` adds, with the pandas types that hold "not known"; a prediction's depends on the label.
+JOINED = {
+    "status": "string",
+    "prediction": "object",
+    "probability": "Float64",
+    "release": "string",
+    "scored": "string",
+    "age": "Int64",
+    "source": "string",
+    "error": "string",
+}
 
 
 class Client:
@@ -50,17 +62,13 @@ class Client:
     ) -> None:
         if not isinstance(settings, Settings):
             settings = load_settings(Path(settings) if settings else None)
+        if max_age is not None and not max_age >= 0:
+            raise InputError(f"max_age: {max_age}: it must be a number of seconds, 0 or more")
         self._max_age = max_age
         self._id = settings.database.id
         self._served = Served(settings)
         self._readers: Pool[Reader] = Pool(open_database(settings.database).reader)
-        self._scorer = None
-        if model:
-            try:
-                from predictions.online import Scorer
-            except ModuleNotFoundError as error:
-                raise InputError(f"{error.name} is not installed: pip install 'predictions[online]'") from error
-            self._scorer = Scorer(settings.hadoop.storage if model is True else model, settings.name)
+        self._scorer = _scorer(settings.hadoop.storage if model is True else model, settings.name) if model else None
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +101,15 @@ class Client:
         Returns:
             The answers in the order of the IDs; to an ID that comes twice, two.
         """
+        if isinstance(record_ids, str):
+            raise InputError(f"{record_ids!r} is one record ID, not several: put it into a list, or use get")
         names = [_name(record_id) for record_id in record_ids]
         blocks = [names[start : start + BLOCK_IDS] for start in range(0, len(names), BLOCK_IDS)]
-        return [found for block in blocks for found in self._answers(block)]
+        return [found for block in blocks for found in self._answers(block, self._scorer)]
+
+    def unavailable(self) -> dict[str, str]:
+        """Return which half of an answer could not be had now, `hbase` or `database`, and why."""
+        return self._ask([""], {})[0]
 
     def join(self, frame: "pd.DataFrame", on: str | None = None) -> "pd.DataFrame":
         """Return a data frame with the predictions of its records beside them.
@@ -113,18 +127,34 @@ class Client:
         """
         import pandas as pd
 
-        on = on or self._id
+        on = self._id if on is None else on
         if on not in frame.columns and on != frame.index.name:
             raise InputError(f"the data frame has no column {on!r}, nor is its index called so: name the IDs' with on=")
+        ids = frame[on] if on in frame.columns else frame.index
+        if ids.ndim != 1:
+            raise InputError(f"the data frame has several columns {on!r}: keep one")
         if there := [name for name in JOINED if name in frame.columns]:
             raise InputError(f"the data frame has columns {', '.join(there)} already: rename them")
-        answers = self.get_many(frame[on] if on in frame.columns else frame.index)
+        answers = self.get_many(ids)
         columns = {name: [getattr(found, name) for found in answers] for name in JOINED}
-        joined = pd.DataFrame(columns, index=frame.index).convert_dtypes()  # with integers beside records without any
-        return pd.concat([frame, joined], axis="columns")
+        types = JOINED | {"prediction": _dtype(columns["prediction"])}
+        joined = {name: pd.Series(columns[name], frame.index, types[name]) for name in JOINED}
+        return pd.concat([frame, pd.DataFrame(joined)], axis="columns")
 
-    def _answers(self, names: Sequence[str]) -> list[Answer]:
+    def _answers(self, names: Sequence[str], scorer: "Scorer | None") -> list[Answer]:
         keys = _keys(names)
+        unavailable, records, found = self._ask(names, keys)
+        making = Answers(found.current if found else None, unavailable, self._max_age)
+        stored = found.rows if found else {}
+        answers = [making.of(name, records.get(name), stored.get(keys.get(name, b""))) for name in names]
+        if scorer and found and found.current.release:
+            return scorer.rescore(answers, records, making, found.current)
+        return answers
+
+    def _ask(
+        self, names: Sequence[str], keys: Mapping[str, bytes]
+    ) -> tuple[dict[str, str], Mapping[str, Record], Found | None]:
+        """Return which halves could not be had and why, the records, and what HBase has."""
         unavailable: dict[str, str] = {}
         found: Found | None = None
         records: Mapping[str, Record] = {}
@@ -140,12 +170,15 @@ class Client:
                 found = rows()
         except ServiceError as error:
             unavailable = {"hbase": str(error), **unavailable}
-        making = Answers(found.current if found else None, unavailable, self._max_age)
-        stored = found.rows if found else {}
-        answers = [making.of(name, records.get(name), stored.get(keys.get(name, b""))) for name in names]
-        if self._scorer and found and found.current.release:
-            return self._scorer.rescore(answers, records, making, found.current)
-        return answers
+        return unavailable, records, found
+
+
+def _scorer(storage: str, name: str) -> "Scorer":
+    try:
+        from predictions.online import Scorer
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed: pip install 'predictions[online]'") from error
+    return Scorer(storage, name)
 
 
 def _name(record_id: Any) -> str:
@@ -153,8 +186,18 @@ def _name(record_id: Any) -> str:
     if isinstance(record_id, str):
         return str(record_id)
     if isinstance(record_id, Integral) and not isinstance(record_id, bool):
-        return str(int(record_id))
-    raise InputError(f"{record_id!r} is no record ID: it must be text or an integer")
+        with suppress(ValueError):  # Python writes no number of more than some thousand digits
+            return str(int(record_id))
+    shown = type(record_id).__name__ if isinstance(record_id, Integral) else repr(record_id)[:80]
+    raise InputError(f"{shown} is no record ID: it must be text or an integer of not too many digits")
+
+
+def _dtype(values: Sequence[Any]) -> str:
+    """Return the pandas type of a column of predictions."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if not kinds <= {int, float}:
+        return "string"
+    return "Float64" if float in kinds else "Int64"
 
 
 def _keys(names: Sequence[str]) -> dict[str, bytes]:

@@ -2,23 +2,48 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYetError
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
+from threading import Thread
 
 from threadpoolctl import ThreadpoolController
 
 from predictions.answer import Answer, Answers
 from predictions.database import Record
-from predictions.errors import InputError, PredictionsError
+from predictions.errors import InputError, PredictionsError, ServiceError
 from predictions.model import MANIFEST_FILE, MODEL_FILE, Model, load_model
 from predictions.records import NULL, SEPARATOR, escape, join_lines, unescape
 from predictions.served import Current
 from predictions.storage import Storage
 
 STATUSES = ("unscored", "changed")
+LOAD_SECONDS = 10.0  # for which a lookup waits for a model that is being loaded, counted from the beginning of that
+RETRY_SECONDS = 30.0  # after which one that could not be loaded is tried again
+
+
+@dataclass
+class _Loading:
+    """A model that is being loaded, in a thread that nobody has to wait for: the storage may hang."""
+
+    model: Future[tuple[Model, ThreadpoolController]] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+
+    def wait(self) -> tuple[Model, ThreadpoolController]:
+        """Return the model, and what holds its libraries to one thread."""
+        try:
+            return self.model.result(max(0.0, self.since + LOAD_SECONDS - time.monotonic()))
+        except NotYetError:
+            raise ServiceError(f"the model was not there within {LOAD_SECONDS:g} s") from None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has failed, or hangs, for so long that it is worth another try."""
+        failed = not self.model.done() or self.model.exception() is not None
+        return failed and time.monotonic() > self.since + RETRY_SECONDS
 
 
 class Scorer:
@@ -30,10 +55,10 @@ class Scorer:
     """
 
     def __init__(self, storage: str, name: str) -> None:
-        self._storage = partial(Storage, storage, name)  # made anew for each model: it must not go over a fork
-        self._storage()  # to see that the URL is one
-        self._loading: dict[int, Lock] = {}  # of each process: a fork may copy one that is held
-        self._loaded: tuple[str, Model, ThreadpoolController] | None = None
+        Storage(storage, name)  # to see that the URL is one
+        self._storage = storage
+        self._name = name
+        self._loadings: dict[tuple[int, str], _Loading] = {}  # by process, since threads do not go over a fork
 
     def rescore(
         self, answers: Sequence[Answer], records: Mapping[str, Record], making: Answers, current: Current
@@ -60,7 +85,7 @@ class Scorer:
     def _score(
         self, wanted: Mapping[str, Answer], records: Mapping[str, Record], making: Answers, current: Current
     ) -> dict[str, Answer]:
-        model, threads = self._model(current)
+        model, threads = self._loading(current).wait()
         lines = [SEPARATOR.join((escape(name.encode()), making.features(records[name]), NULL)) for name in wanted]
         # One thread: a forked process whose parent has run more would wait for them for ever.
         with threads.limit(limits=1):
@@ -68,17 +93,31 @@ class Scorer:
         fields = zip(wanted.values(), scores.predictions, scores.probabilities, scores.errors, strict=True)
         return {found.id: making.online(found, *map(_text, of_one)) for found, *of_one in fields}
 
-    def _model(self, current: Current) -> tuple[Model, ThreadpoolController]:
-        sha256 = current.manifest["model"]["sha256"]
-        with self._loading.setdefault(os.getpid(), Lock()):
-            if not self._loaded or self._loaded[0] != sha256:
-                model = self._load(current, sha256)
-                self._loaded = sha256, model, ThreadpoolController()  # of the libraries that are loaded by now
-            return self._loaded[1:]
+    def _loading(self, current: Current) -> _Loading:
+        """Return the loading of a release's model, begun now unless it was before; no lock, for the sake of forks."""
+        key = os.getpid(), current.manifest["model"]["sha256"]
+        known = self._loadings.get(key)
+        if known and known.is_over:
+            self._loadings.pop(key, None)
+        mine = _Loading()
+        loading = self._loadings.setdefault(key, mine)
+        if loading is mine:
+            Thread(target=self._load, args=(current, key, mine.model), daemon=True).start()
+        return loading
 
-    def _load(self, current: Current, sha256: str) -> Model:
+    def _load(self, current: Current, key: tuple[int, str], target: Future[tuple[Model, ThreadpoolController]]) -> None:
+        try:
+            model = self._read(current, key[1])
+            target.set_result((model, ThreadpoolController()))  # of the libraries that are loaded by now
+        except BaseException as error:  # whoever waits for it gets it
+            target.set_exception(error)
+            return
+        for other in self._loadings.keys() - {key}:  # the models of releases before
+            self._loadings.pop(other, None)
+
+    def _read(self, current: Current, sha256: str) -> Model:
         assert current.release
-        folder = self._storage().release(current.release)
+        folder = Storage(self._storage, self._name).release(current.release)
         with tempfile.TemporaryDirectory(prefix="model.") as local:
             for name in (MODEL_FILE, MANIFEST_FILE):
                 (Path(local) / name).write_bytes(folder.read(f"model/{name}"))
@@ -88,5 +127,5 @@ class Scorer:
         return model
 
 
-def _text(field: bytes) -> str | None:
-    return None if field == NULL else unescape(field).decode(errors="replace")
+def _text(value: bytes) -> str | None:
+    return None if value == NULL else unescape(value).decode(errors="replace")

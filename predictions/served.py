@@ -65,8 +65,7 @@ class Served:
             ServiceError: HBase did not answer in time.
             InputError: the current release's entry is gone.
         """
-        deadline = time.monotonic() + self._timeout
-        lookup = _Lookup(self._name, sorted(keys), lambda: self._lend(lent, deadline))
+        lookup = _Lookup(self._name, sorted(keys), self._pool, lent, time.monotonic() + self._timeout)
         known = self._current
         if known and known.is_now:
             rows = lookup.ask(known)
@@ -81,11 +80,6 @@ class Served:
             return lookup.follow(current, lookup.ask(current), self._read)
 
         return read
-
-    def _lend(self, lent: ExitStack, deadline: float) -> Connection:
-        connection = lent.enter_context(self._pool.lend())
-        connection.deadline = deadline
-        return connection
 
     def _read(self, connection: Connection) -> Current:
         return self._ask_current(connection)()
@@ -112,12 +106,20 @@ class Served:
 class _Lookup:
     """One lookup of rows, over as many connections as it has requests at once."""
 
-    def __init__(self, name: str, keys: list[bytes], lend: Callable[[], Connection]) -> None:
+    def __init__(self, name: str, keys: list[bytes], pool: Pool[Connection], lent: ExitStack, deadline: float) -> None:
         self._name = name
         self._keys = keys
-        self._lend = lend
-        self.first = lend()
-        self._connections = [self.first]
+        self._pool = pool
+        self._lent = lent
+        self._deadline = deadline
+        self._connections: list[Connection] = []
+        self.first = self._lend()
+
+    def _lend(self) -> Connection:
+        connection = self._lent.enter_context(self._pool.lend())
+        connection.deadline = self._deadline
+        self._connections.append(connection)
+        return connection
 
     def ask(self, current: Current) -> Callable[[], list[Row]]:
         """Send the requests for a release's rows."""
@@ -125,7 +127,8 @@ class _Lookup:
             return list
         table = release_table(self._name, current.release)
         groups = _by_region(self._keys, current.manifest["scored"]["split_points"])
-        self._connections += [self._lend() for _group in groups[len(self._connections) :]]
+        for _group in groups[len(self._connections) :]:
+            self._lend()
         replies = [
             connection.ask_rows(table, group) for connection, group in zip(self._connections, groups, strict=False)
         ]
@@ -133,17 +136,24 @@ class _Lookup:
 
     def resume(self) -> None:
         """Give HBase time, however much of it somebody else has taken since the lookup began."""
-        self.first.deadline = max(self.first.deadline, time.monotonic() + GRACE_SECONDS)
+        self._deadline = max(self._deadline, time.monotonic() + GRACE_SECONDS)
+        self.first.deadline = self._deadline
 
     def follow(self, current: Current, rows: Callable[[], list[Row]], read: Callable[[Connection], Current]) -> Found:
-        """Wait for the rows; where their release was dropped meanwhile, for those of the one in its place."""
+        """Wait for the rows; where that took long, or their table is gone, for those of the release that is current."""
         while True:
+            began, found, refused = time.monotonic(), None, None
             try:
-                return Found(current, {row.key: row for row in rows()})
-            except RefusalError:
-                newer = read(self.first)
-                if newer.release == current.release:
-                    raise
+                found = Found(current, {row.key: row for row in rows()})
+            except RefusalError as error:
+                refused = error
+            if found and time.monotonic() < began + POINTER_SECONDS:
+                return found
+            newer = read(self.first)
+            if newer.release == current.release:
+                if found:
+                    return found
+                raise refused or AssertionError
             current, rows = newer, self.ask(newer)
 
 

@@ -3,9 +3,11 @@
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -23,12 +25,13 @@ from predictions.release import release_table
 from predictions.schema import parse_line
 from predictions.served import MIN_ROWS, POINTER_SECONDS, _by_region
 from predictions.settings import load_settings
-from predictions.sqlite import SqliteReader
+from predictions.sqlite_reader import SqliteReader
 
 pytestmark = pytest.mark.cluster
 
 SECONDS = 2.0  # that either half may take, where one is lost
 SLACK = 1.5
+CHILD_SECONDS = 60
 FROM_HELL = ["", "x" * 1_000_000, "\0", "a\0b", "../../etc/passwd", "%00", "%2e%2e", "'", '"', "' OR '1'='1", "\udcff"]
 FROM_HELL += [
     "1; DROP TABLE orders",
@@ -136,9 +139,11 @@ def test_ids_from_hell_are_answered_and_nothing_happens(client, served):
             (record_id, "missing", None) for record_id in FROM_HELL
         ]
         assert list(connection.iterdump()) == before
-    for bad in (None, 1.0, True, b"order-001", ["order-001"]):
+    for bad in (None, 1.0, True, b"order-001", ["order-001"], 10**5_000):
         with pytest.raises(InputError, match="is no record ID"):
             client.get(bad)
+    with pytest.raises(InputError, match="not several"):
+        client.get_many("order-001")
 
 
 def test_a_record_with_an_id_that_no_row_key_takes_is_unscored(served, tmp_path):
@@ -154,43 +159,60 @@ def test_a_record_with_an_id_that_no_row_key_takes_is_unscored(served, tmp_path)
 # Threads, forks, the pool.
 
 
+def read_at_random(client, truth, seed, turns):
+    """Look records up, and return whether each answer was the truth."""
+    chance, ids = random.Random(seed), sorted(truth)
+    for _turn in range(turns):
+        asked = chance.sample(ids, chance.choice((1, 1, 5)))
+        if values(client.get_many(asked)) != {name: truth[name] for name in asked}:
+            return False
+    return True
+
+
 def test_any_number_of_threads_get_each_its_own_answers(client, truth):
-    wrong, ids = [], sorted(truth)
-
-    def read(seed):
-        chance = random.Random(seed)
-        for _turn in range(150):
-            asked = chance.sample(ids, chance.choice((1, 1, 5)))
-            if values(client.get_many(asked)) != {name: truth[name] for name in asked}:
-                wrong.append(asked)
-
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda seed: read_at_random(client, truth, seed, 150), range(8)))
 
 
 def test_a_forked_process_has_connections_of_its_own(client, truth):
-    ids = sorted(truth)
-    client.get(ids[0])  # there is one to inherit
-    children = []
-    for seed in range(3):
-        child = os.fork()
-        if child == 0:
-            chance, right = random.Random(seed), 1
-            try:
-                for _turn in range(200):
-                    name = chance.choice(ids)
-                    right = values([client.get(name)]) == {name: truth[name]} and right
-            finally:
-                os._exit(0 if right == 1 else 9)
-        children.append(child)
-    for _turn in range(200):
-        name = random.choice(ids)
-        assert values([client.get(name)]) == {name: truth[name]}
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    """Also one that is forked while other threads look records up: what they hold then would be held for ever."""
+    stop, children = threading.Event(), []
+
+    def read_on(seed):
+        right = True
+        while right and not stop.is_set():
+            right = read_at_random(client, truth, seed, 5)
+        return right
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(read_on, seed) for seed in range(4)]
+        try:
+            for seed in range(40):
+                children.append(os.fork())
+                if children[-1] == 0:
+                    code = 9
+                    try:
+                        code = 0 if read_at_random(client, truth, seed, 5) else 1
+                    finally:
+                        os._exit(code)
+            codes = [exit_code(child) for child in children]
+        finally:
+            stop.set()
+        assert all(future.result() for future in running)
+    assert codes == [0] * len(children)
+
+
+def exit_code(child):
+    """A process's exit code, or None of one that hangs and is killed."""
+    deadline = time.monotonic() + CHILD_SECONDS
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
 def test_a_closed_client_closes_its_connections_and_says_so(served, relay, truth):
@@ -287,6 +309,49 @@ def test_without_the_database_the_prediction_still_comes_in_time(served, relay, 
         assert client.get("order-001").status == "fresh"
 
 
+def test_hbase_has_its_time_for_many_requests_after_a_database_that_took_its_own(served, relay, monkeypatch):
+    """Of a lookup over several connections, whose pointer was asked for before the database."""
+    records = SqliteReader.records
+
+    def slow(self, ids):
+        time.sleep(1.2 * SECONDS)  # longer than HBase may take
+        return records(self, ids)
+
+    monkeypatch.setattr(SqliteReader, "records", slow)
+    with Client(with_relay(served.settings, relay)) as client:
+        answers = client.get_many([f"no-order-{number}" for number in range(1_000)])
+        assert {(answer.status, answer.release) for answer in answers} == {
+            ("missing", served.storage.release().release)
+        }
+        assert relay.calls.count("getRows") > 1
+
+
+@pytest.mark.parametrize("source", ["table", "query"])
+def test_a_locked_database_is_unavailable_whatever_the_source(served, relay, tmp_path, source):
+    path = make_orders(tmp_path) / "orders.db"
+    names = {"table": "orders"} if source == "table" else {"table": None, "query": "SELECT * FROM orders"}
+    settings = with_relay(served.settings, relay, url=f"sqlite:///{path}", timeout=0.3, **names)
+    with Client(settings) as client, closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        assert client.get("order-001").unavailable == ["database"]
+        assert client.unavailable().keys() == {"database"}
+        writer.execute("ROLLBACK")
+        assert client.get("order-001").status == "fresh"
+        assert client.unavailable() == {}
+
+
+def test_a_table_that_is_gone_is_an_error_whatever_it_is_called(served, relay, tmp_path):
+    path = tmp_path / "blocked.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE interrupted_or_locked (id TEXT PRIMARY KEY)")
+        settings = with_relay(served.settings, relay, url=f"sqlite:///{path}", table="interrupted_or_locked")
+        with Client(settings) as client:
+            assert client.get("order-001").status == "missing"
+            connection.execute("DROP TABLE interrupted_or_locked")
+            with pytest.raises(InputError, match="no such table"):
+                client.get("order-001")
+
+
 def test_a_read_that_takes_too_long_is_given_up(served, relay):
     query = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT o.* FROM orders o, n"
     with Client(with_relay(served.settings, relay, table=None, query=query, timeout=0.5)) as client:
@@ -358,6 +423,40 @@ def test_a_model_that_cannot_be_had_leaves_the_answer_as_it_is(served, tmp_path)
         assert client.get("order-002").error is None
 
 
+def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeypatch):
+    monkeypatch.setattr("predictions.online.LOAD_SECONDS", SECONDS)
+    change_order(make_orders(tmp_path) / "orders.db")
+    database = served.settings.database.model_copy(update={"url": f"sqlite:///{tmp_path}/orders.db"})
+    settings = served.settings.model_copy(update={"database": database})
+    with (
+        Listener(lambda _client: time.sleep(20)) as silent,
+        Client(settings, model=f"webhdfs://127.0.0.1:{silent.port}/predictions") as client,
+    ):
+        for bound in (SECONDS, 0.0):  # the second one knows that it hangs
+            started = time.monotonic()
+            answer = client.get("order-001")
+            assert time.monotonic() - started < bound + SLACK
+            assert (answer.status, "was not there within" in answer.error) == ("changed", True)
+        assert len(silent.accepted) == 1
+        assert client.get("order-002").status == "fresh"
+
+
+def test_a_model_that_could_not_be_had_is_tried_again(served, tmp_path, monkeypatch):
+    monkeypatch.setattr("predictions.online.RETRY_SECONDS", 0.2)
+    change_order(make_orders(tmp_path) / "orders.db")
+    database = served.settings.database.model_copy(update={"url": f"sqlite:///{tmp_path}/orders.db"})
+    folder = served.storage.release()
+    with Client(served.settings.model_copy(update={"database": database}), model=str(tmp_path / "later")) as client:
+        assert client.get("order-001").status == "changed"
+        copied = tmp_path / "later" / served.name / folder.release
+        (copied / "model").mkdir(parents=True)
+        for name in ("manifest.json", "model/model.json", "model/model.skops"):
+            (copied / name).write_bytes(folder.read(name))
+        time.sleep(0.3)
+        answer = client.get("order-001")
+        assert (answer.status, answer.source, answer.error) == ("fresh", "online", None)
+
+
 # pandas
 
 
@@ -369,7 +468,11 @@ def test_predictions_join_a_data_frame(client, truth):
     assert list(joined["status"]) == ["fresh", "missing", "fresh"]
     assert joined["prediction"].iloc[2] == truth["order-001"][0]
     assert pd.isna(joined["prediction"].iloc[1])
-    assert pd.api.types.is_integer_dtype(joined["prediction"])
+    types = {name: str(kind) for name, kind in joined.dtypes.items() if name not in frame}
+    assert types == {
+        **dict.fromkeys(("status", "release", "scored", "source", "error"), "string"),
+        **{"prediction": "Int64", "probability": "Float64", "age": "Int64"},
+    }
     assert list(client.join(frame.rename(columns={"id": "key"}), on="key")["status"]) == list(joined["status"])
     assert list(client.join(frame.set_index("id"))["status"]) == list(joined["status"])
     assert len(client.join(frame.iloc[:0])) == 0
@@ -377,6 +480,7 @@ def test_predictions_join_a_data_frame(client, truth):
         (frame.rename(columns={"id": "key"}), "no column 'id'"),
         (frame.assign(release=1), "release already"),
         (frame.assign(id=1.5), "1.5 is no record ID"),
+        (frame[["id", "id"]], "several columns 'id'"),
     ):
         with pytest.raises(InputError, match=told):
             client.join(bad)

@@ -1,3 +1,4 @@
+import os
 import threading
 from contextlib import ExitStack
 
@@ -10,13 +11,16 @@ from loader.pool import Pool
 class Lent:
     def __init__(self):
         self.owners = []
-        self.is_closed = False
+        self.is_closed = self.is_forgotten = False
 
     def adopt(self):
         self.owners.append(threading.get_ident())
 
     def close(self):
         self.is_closed = True
+
+    def forget(self):
+        self.is_forgotten = True
 
 
 @pytest.fixture
@@ -74,3 +78,20 @@ def test_a_closed_pool_lends_nothing_and_closes_what_comes_back(lent, made):
     assert made[0].is_closed
     with pytest.raises(RuntimeError, match="closed"), lent.lend():
         pass
+
+
+def test_a_forked_process_lets_go_of_what_is_its_parents(lent, made):
+    with lent.lend():
+        pass
+    child = os.fork()
+    if child == 0:
+        code = 9
+        try:
+            with lent.lend() as own:
+                code = 0 if made[0].is_forgotten and not made[0].is_closed and own is made[1] else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with lent.lend() as kept:
+        assert kept is made[0]
+        assert not kept.is_forgotten

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +30,6 @@ from predictions.settings import TOKEN_VARIABLE, Settings
 PAGE = Path(__file__).parent / "page"
 RECORDS = "/records/"
 MAX_BODY_BYTES = 4 << 20
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
@@ -46,13 +45,14 @@ _ERROR: dict[str, Any] = {"model": ErrorOut}
 _BAD: dict[int | str, dict[str, Any]] = {400: _ERROR, 401: _ERROR, 422: _ERROR, 503: _ERROR}
 
 
-def make_app(settings: Settings, client: Client, token: str | None) -> FastAPI:
+def make_app(settings: Settings, client: Client, token: str | None, hosts: Collection[str]) -> FastAPI:
     """Return the service as an ASGI application.
 
     Args:
         settings: where HBase is, and the name of the predictions.
         client: what looks records up.
         token: that every request but those for the page and `/healthz` must bear; None for none.
+        hosts: under which names it may be asked, where there is no token.
     """
     app = FastAPI(
         title=f"Predictions: {settings.name}",
@@ -67,10 +67,10 @@ def make_app(settings: Settings, client: Client, token: str | None) -> FastAPI:
     app.include_router(_lookups(client, metrics), dependencies=[Depends(_bearer(token))], responses=_BAD)
     app.include_router(_operations(settings, metrics), dependencies=[Depends(_bearer(token))], responses=_BAD)
     app.include_router(_open(client))
-    app.middleware("http")(_around(metrics))
     if token is None:
         # Nobody else's page, its name made to lead here (DNS rebinding), is to read what is for this machine alone.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    app.middleware("http")(_around(metrics))  # around the one before, too
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(StarletteHTTPException)(_refused)
     app.exception_handler(PredictionsError)(_failed)
@@ -130,10 +130,10 @@ def _open(client: Client) -> APIRouter:
     """Return what needs no token: whether the service is well, and the page, which holds nothing yet."""
     router = APIRouter()
 
-    @router.get("/healthz", response_model=HealthOut, responses={503: {"model": HealthOut}})
+    @router.get("/healthz", response_model=HealthOut, responses={503: {"model": HealthOut | ErrorOut}})
     def health() -> Response:
         """Tell whether HBase and the database answer."""
-        unavailable = client.get("").unavailable or []
+        unavailable = list(client.unavailable())
         status = HTTPStatus.SERVICE_UNAVAILABLE if unavailable else HTTPStatus.OK
         return JSONResponse({"status": "unavailable" if unavailable else "ok", "unavailable": unavailable}, status)
 
@@ -165,7 +165,9 @@ def _bearer(token: str | None) -> Callable[..., None]:
 
 def _id(request: Request) -> str:
     """Return the ID of a path, byte for byte."""
-    raw = request.scope["raw_path"].removeprefix(RECORDS.encode())
+    before, found, raw = request.scope["raw_path"].partition(RECORDS.encode())
+    if before or not found:  # `/%72ecords/…`
+        raise HTTPException(HTTPStatus.NOT_FOUND)
     try:
         return unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:

@@ -1,7 +1,9 @@
 """The service as a process: where it listens, who may ask, and how it stops."""
 
 import ipaddress
+import math
 import os
+import re
 import socket
 from contextlib import suppress
 
@@ -13,8 +15,8 @@ from predictions.progress import say
 from predictions.service.app import make_app
 from predictions.settings import TOKEN_VARIABLE, Settings
 
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MIN_TOKEN = 16  # characters
-STOP_SECONDS = 10  # in which what was asked is still answered
 
 
 def serve(settings: Settings, client: Client, host: str, port: int) -> None:
@@ -30,22 +32,22 @@ def serve(settings: Settings, client: Client, host: str, port: int) -> None:
         InputError: the address cannot be listened on, or needs a token that there is not.
     """
     token = os.environ.get(TOKEN_VARIABLE) or None
-    if token and len(token) < MIN_TOKEN:
-        raise InputError(f"{TOKEN_VARIABLE}: it must have {MIN_TOKEN} characters at least")
+    if token and not re.fullmatch(rf"[!-~]{{{MIN_TOKEN},}}", token):
+        raise InputError(f"{TOKEN_VARIABLE}: it must have {MIN_TOKEN} characters at least, of ASCII without spaces")
     with _listen(host, port) as listening:
         address, bound = listening.getsockname()[:2]
         if not token and not ipaddress.ip_address(address).is_loopback:
             raise InputError(
                 f"{host} is not loopback alone: set {TOKEN_VARIABLE} to a secret, which those who ask must send"
             )
+        shown = f"[{address}]" if ":" in address else address
         config = uvicorn.Config(
-            make_app(settings, client, token),
+            make_app(settings, client, token, {*LOOPBACK_NAMES, host.lower(), shown}),
             access_log=False,
             log_level="warning",
             server_header=False,
-            timeout_graceful_shutdown=STOP_SECONDS,
+            timeout_graceful_shutdown=math.ceil(settings.hbase.timeout + settings.database.timeout),
         )
-        shown = f"[{address}]" if ":" in address else address
         say(f"serving on http://{shown}:{bound}{', to those with the token' if token else ''}; Ctrl-C stops it")
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
             uvicorn.Server(config).run(sockets=[listening])
@@ -56,6 +58,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, *_rest, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # Python adds the address
+    except (OSError, UnicodeError) as error:  # the latter of what can be no name
+        reason = str(getattr(error, "strerror", error)).partition(" (")[0]  # Python adds the address
         raise InputError(f"{host}:{port}: {reason}; choose another with --host and --port") from error

@@ -22,7 +22,12 @@ function element(name, text, className) {
   return made;
 }
 
-async function call(path, options = {}) {
+// A number that JavaScript would round, or write otherwise, stays as it was written.
+function exact(_key, value, context) {
+  return typeof value === "number" && context?.source && String(value) !== context.source ? context.source : value;
+}
+
+async function call(path, options = {}, reviver = undefined) {
   const token = sessionStorage.getItem("token");
   const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
   let response;
@@ -31,7 +36,7 @@ async function call(path, options = {}) {
   } catch {
     throw new Error("The service does not answer.");
   }
-  const told = await response.json();
+  const told = JSON.parse(await response.text(), reviver);
   if (response.status === 401) {
     $("login").hidden = false;
     $("token").focus();
@@ -65,7 +70,7 @@ function show(answer) {
   const has = answer.prediction !== undefined && answer.prediction !== null;
   $("prediction").textContent = has ? String(answer.prediction) : "–";
   if (has && answer.probability !== undefined) {
-    $("prediction").append(" ", element("small", `with probability ${answer.probability.toFixed(3)}`));
+    $("prediction").append(" ", element("small", `with probability ${Number(answer.probability).toFixed(3)}`));
   }
   describe($("facts"), {
     error: answer.error,
@@ -77,16 +82,16 @@ function show(answer) {
   $("answer").hidden = false;
 }
 
-async function lookUp() {
+async function lookUp(id) {
   const number = ++newest;
   $("problem").textContent = "";
+  const request = {
+    method: "POST", // as a body: a path cannot hold every ID
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ ids: [id] }),
+  };
   try {
-    // As a body: a path cannot hold every ID.
-    const told = await call("records", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ ids: [$("id").value] }),
-    });
+    const told = await call("records", request, exact);
     if (number === newest) show(told.answers[0]);
   } catch (error) {
     if (number !== newest) return;
@@ -158,41 +163,50 @@ async function list() {
     $("name").textContent = `Predictions: ${told.name}`;
     document.title = `Predictions: ${told.name}`;
     $("releases").replaceChildren(...told.releases.map(row));
+    $("unlisted").textContent = "";
   } catch (error) {
-    $("problem").textContent = error.message;
+    $("unlisted").textContent = error.message;
   }
 }
 
 // An address with `#ID` is a link to an answer.
 function follow() {
-  if (!location.hash) return;
+  let id = location.hash.slice(1);
   try {
-    $("id").value = decodeURIComponent(location.hash.slice(1));
+    id = decodeURIComponent(id);
   } catch {
-    $("id").value = location.hash.slice(1);
+    // it was not encoded: typed by hand
   }
+  $("id").value = id;
   $("id").select();
-  lookUp();
+  if (location.hash) lookUp(id);
+  else $("answer").hidden = true;
 }
 
 $("lookup").addEventListener("submit", (event) => {
   event.preventDefault();
-  const hash = `#${encodeURIComponent($("id").value)}`;
-  if (location.hash === hash || hash === "#") lookUp();
-  else location.hash = hash;
+  const id = $("id").value;
+  const hash = `#${encodeURIComponent(id)}`;
+  if (location.hash !== hash) history.pushState(null, "", hash);
+  lookUp(id);
   $("id").select();
 });
 $("login").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem("token", $("token").value);
-  $("login").hidden = true;
+  const token = $("token").value;
   $("token").value = "";
+  if (!/^[!-~]+$/.test(token)) {
+    $("problem").textContent = "A token has ASCII characters only, and no spaces.";
+    return;
+  }
+  sessionStorage.setItem("token", token);
+  $("login").hidden = true;
   $("problem").textContent = "";
   $("id").focus();
   list();
-  if ($("id").value) lookUp();
+  follow();
 });
-addEventListener("hashchange", follow);
+addEventListener("popstate", follow);
 setInterval(() => document.hidden || $("login").hidden && list(), 1000 * REFRESH_SECONDS);
 list();
 follow();
