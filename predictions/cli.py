@@ -263,15 +263,15 @@ def run(session: Session, runner: str | None) -> int:
 @click.pass_obj
 def get(session: Session, ids: Sequence[str], as_json: bool) -> int:
     """Look up records and their predictions: of the IDs given, or of those on stdin, one a line, exactly as it is."""
-    from predictions import answers
     from predictions.client import Client
+    from predictions.get import look_up, print_json, print_table, read_ids
 
     if not ids and (sys.stdin is None or sys.stdin.isatty()):
         raise click.UsageError("which records? Name IDs, or write them to stdin, one a line")
     code = DONE
     with Client(session.settings) as client:
-        found = answers.look_up(client, ids or answers.read_ids(sys.stdin.buffer))
-        for answer in answers.print_json(found) if as_json else answers.print_table(found):
+        found = look_up(client, ids or read_ids(sys.stdin.buffer))
+        for answer in print_json(found) if as_json else print_table(found):
             if answer.status == "unavailable":
                 code = UNAVAILABLE
     return code

@@ -1,4 +1,4 @@
-"""Answers on the command line: IDs in, a person's table or a program's JSON lines out."""
+"""Lookups on the command line: IDs in, a person's table or a program's JSON lines out."""
 
 import json
 from collections.abc import Iterable, Iterator
