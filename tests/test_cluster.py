@@ -51,7 +51,8 @@ def flights(project, flights_settings):
 
 def test_lookups_of_flights(flights):
     first, second, last = flights.get("1", "2", "336776")
-    assert list(first) == ["id", "status", "record", "prediction", "probability", "release", "scored"]
+    told = ["id", "status", "record", "prediction", "probability", "release", "scored", "model", "age"]
+    assert list(first) == told
     assert (first["id"], first["status"]) == ("1", "fresh")
     assert first["record"]["carrier"] == "UA"
     assert first["record"]["late"] == 0
@@ -61,8 +62,9 @@ def test_lookups_of_flights(flights):
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["scored"])
     assert last["record"]["late"] is None  # it never arrived, and is scored all the same
     assert last["prediction"] in (0, 1)
+    of_release = {name: first[name] for name in ("release", "model")}
     assert flights.get("007", "0", "' OR 1=1 --") == [
-        {"id": record_id, "status": "missing", "release": first["release"]} for record_id in ("007", "0", "' OR 1=1 --")
+        {"id": record_id, "status": "missing", **of_release} for record_id in ("007", "0", "' OR 1=1 --")
     ]
     assert "prediction" in flights.succeed("get", "1").stdout
 
