@@ -151,9 +151,10 @@ class _Lookup:
                 return found
             newer = read(self.first)
             if newer.release == current.release:
-                if found:
-                    return found
-                raise refused or AssertionError
+                if refused:
+                    raise refused
+                assert found
+                return found
             current, rows = newer, self.ask(newer)
 
 
