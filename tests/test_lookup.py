@@ -174,9 +174,31 @@ def test_any_number_of_threads_get_each_its_own_answers(client, truth):
         assert all(pool.map(lambda seed: read_at_random(client, truth, seed, 150), range(8)))
 
 
-def test_a_forked_process_has_connections_of_its_own(client, truth):
-    """Also one that is forked while other threads look records up: what they hold then would be held for ever."""
-    stop, children = threading.Event(), []
+def fork(client, truth, seed, turns):
+    """Look records up in a forked process, and return its ID; it ends with 0 where each answer was the truth."""
+    child = os.fork()
+    if child == 0:
+        code = 9
+        try:
+            code = 0 if read_at_random(client, truth, seed, turns) else 1
+        finally:
+            os._exit(code)
+    return child
+
+
+def test_a_forked_process_has_connections_of_its_own(served, relay, truth):
+    with Client(with_relay(served.settings, relay)) as client:
+        assert read_at_random(client, truth, 0, 1)  # so that there is one to inherit
+        for number in range(3):
+            assert exit_code(fork(client, truth, number, 20)) == 0
+            assert len(relay.accepted) == 2 + number
+        assert read_at_random(client, truth, 4, 20)
+        assert len(relay.accepted) == 4  # the first one was closed by nobody
+
+
+def test_a_process_may_be_forked_while_other_threads_look_records_up(client, truth):
+    """What they hold then, such as a lock of SQLite's own, would be held for ever in the child."""
+    stop = threading.Event()
 
     def read_on(seed):
         right = True
@@ -187,19 +209,11 @@ def test_a_forked_process_has_connections_of_its_own(client, truth):
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(read_on, seed) for seed in range(4)]
         try:
-            for seed in range(40):
-                children.append(os.fork())
-                if children[-1] == 0:
-                    code = 9
-                    try:
-                        code = 0 if read_at_random(client, truth, seed, 5) else 1
-                    finally:
-                        os._exit(code)
-            codes = [exit_code(child) for child in children]
+            codes = [exit_code(child) for child in [fork(client, truth, seed, 5) for seed in range(40)]]
         finally:
             stop.set()
         assert all(future.result() for future in running)
-    assert codes == [0] * len(children)
+    assert codes == [0] * 40
 
 
 def exit_code(child):
