@@ -105,7 +105,7 @@ class Client:
             raise InputError(f"{record_ids!r} is one record ID, not several: put it into a list, or use get")
         names = [_name(record_id) for record_id in record_ids]
         blocks = [names[start : start + BLOCK_IDS] for start in range(0, len(names), BLOCK_IDS)]
-        return [found for block in blocks for found in self._answers(block, self._scorer)]
+        return [found for block in blocks for found in self._answers(block)]
 
     def unavailable(self) -> dict[str, str]:
         """Return which half of an answer could not be had now, `hbase` or `database`, and why."""
@@ -141,14 +141,14 @@ class Client:
         joined = {name: pd.Series(columns[name], frame.index, types[name]) for name in JOINED}
         return pd.concat([frame, pd.DataFrame(joined)], axis="columns")
 
-    def _answers(self, names: Sequence[str], scorer: "Scorer | None") -> list[Answer]:
+    def _answers(self, names: Sequence[str]) -> list[Answer]:
         keys = _keys(names)
         unavailable, records, found = self._ask(names, keys)
         making = Answers(found.current if found else None, unavailable, self._max_age)
         stored = found.rows if found else {}
         answers = [making.of(name, records.get(name), stored.get(keys.get(name, b""))) for name in names]
-        if scorer and found and found.current.release:
-            return scorer.rescore(answers, records, making, found.current)
+        if self._scorer and found and found.current.release:
+            return self._scorer.rescore(answers, records, making, found.current)
         return answers
 
     def _ask(

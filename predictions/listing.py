@@ -52,8 +52,8 @@ def list_releases(settings: Settings, storage: Storage) -> list[Listed]:
         ServiceError: HBase or HDFS cannot be reached.
     """
     with Connection(settings.hbase.server()) as connection:
-        known = Releases(connection, settings.name).known()
-        pointer = Releases(connection, settings.name).pointer() if known else Pointer()
+        releases = Releases(connection, settings.name)
+        known, pointer = releases.known(), releases.pointer()
     stored = set(storage.releases())
     found = []
     for release in sorted(known.keys() | stored, reverse=True):

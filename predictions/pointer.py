@@ -110,8 +110,8 @@ class Releases:
         return json.loads(value)
 
     def pointer(self) -> Pointer:
-        """Return the pointer; an empty one where no release was ever made current."""
-        return self._read()[1]
+        """Return the pointer; an empty one where no release was ever made current, or loaded."""
+        return self.ask_pointer()()
 
     def ask_pointer(self) -> Callable[[], Pointer]:
         """Send the request for the pointer, and return what waits for it (see `Connection.ask_rows`)."""

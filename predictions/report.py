@@ -55,7 +55,7 @@ def write_report(
     folder = storage.release(release)
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)
-        known, pointer = releases.known(), releases.pointer() if releases.is_there else Pointer()
+        known, pointer = releases.known(), releases.pointer()
     folder.require("scored", "score")
     comparison = kept(folder) or _compare(storage, folder, pointer, progress)
     found = known.get(folder.release, Known(NOT_LOADED, None, None))

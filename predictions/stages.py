@@ -68,7 +68,7 @@ def served(settings: Settings, storage: Storage) -> ReleaseFolder | None:
     try:
         with Connection(settings.hbase.server()) as connection:
             releases = Releases(connection, settings.name)
-            return storage.scored(releases.pointer().current if releases.is_there else None)
+            return storage.scored(releases.pointer().current)
     except ServiceError as error:
         say(f"the job compares with no other release: {error}")
         return None

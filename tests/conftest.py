@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,20 @@ def cluster(request):
 def server(cluster):
     """The cluster's Thrift server, with patience: others may be at work on the machine."""
     return Server("127.0.0.1", cluster.config.port("thrift"), timeout=PATIENCE)
+
+
+@contextmanager
+def own_cluster(folder, offset, region_servers):
+    """Run a cluster beside the shared one, with every port moved: its servers may be killed."""
+    from hadoop.config import ClusterConfig
+    from hadoop.engine import Cluster
+
+    cluster = Cluster(ClusterConfig(folder, offset))
+    try:
+        cluster.start(region_servers, print)
+        yield cluster
+    finally:
+        cluster.stop(print)
 
 
 def replace_export(folder, parts: Sequence[Sequence[bytes]]) -> None:

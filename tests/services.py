@@ -11,7 +11,6 @@ import requests
 from conftest import CHECKOUT
 
 READY_SECONDS = 60
-STOP_SECONDS = 30
 
 
 class Service:
@@ -31,11 +30,6 @@ class Service:
 
     def post(self, ids, **options):
         return requests.post(f"{self.url}/records", json={"ids": ids}, timeout=60, **options)
-
-    def stop(self):
-        """Ask it to stop, and return its exit code."""
-        self.process.terminate()
-        return self.process.wait(STOP_SECONDS)
 
 
 @contextmanager

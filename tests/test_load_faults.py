@@ -13,12 +13,10 @@ import uuid
 import psutil
 import pytest
 import requests
-from conftest import CHECKOUT
+from conftest import CHECKOUT, own_cluster
 from hbase_admin import keep_regions_in_place, move_region, split_region
 
 from examples.flights.make_database import make_database
-from hadoop.config import ClusterConfig
-from hadoop.engine import Cluster
 from loader.batches import batches
 from loader.connection import Connection
 from predictions.pointer import Releases
@@ -39,14 +37,9 @@ GONE_SECONDS = 20  # until no process of a dead load is left; it is one batch, o
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory):
-    config = ClusterConfig(tmp_path_factory.mktemp("cluster"), OFFSET)
-    cluster = Cluster(config)
-    try:
-        cluster.start(REGION_SERVERS, print)
+    with own_cluster(tmp_path_factory.mktemp("cluster"), OFFSET, REGION_SERVERS) as cluster:
         keep_regions_in_place(cluster)  # one that moves begins to count anew
         yield cluster
-    finally:
-        cluster.stop(print)
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,12 @@ def with_relay(settings, relay, **database):
     return settings.model_copy(update={"hbase": hbase, "database": settings.database.model_copy(update=database)})
 
 
+def with_database(settings, path, **names):
+    """Settings whose database is another file."""
+    database = settings.database.model_copy(update={"url": f"sqlite:///{path}", **names})
+    return settings.model_copy(update={"database": database})
+
+
 def change_order(path):
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE orders SET amount = 7 WHERE id = 'order-001'")
@@ -109,9 +115,8 @@ def test_thousands_at_once_go_by_region(served, truth):
         connection.execute("CREATE TABLE many AS SELECT * FROM orders.orders")
         connection.executemany("INSERT INTO many (id) VALUES (?)", [(f"new-{n}",) for n in range(4_000)])
         connection.execute("CREATE INDEX by_id ON many (id)")
-    database = made.database.model_copy(update={"url": f"sqlite:///{folder}/many.db", "table": "many"})
     ids = [*(f"new-{n}" for n in range(2_500)), *truth]
-    with Client(made.model_copy(update={"database": database})) as client:
+    with Client(with_database(made, folder / "many.db", table="many")) as client:
         answers = client.get_many(ids)
     assert [answer.id for answer in answers] == ids
     assert {answer.status for answer in answers[:2_500]} == {"unscored"}
@@ -151,8 +156,7 @@ def test_a_record_with_an_id_that_no_row_key_takes_is_unscored(served, tmp_path)
     make_orders(tmp_path)
     with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
         connection.executemany("INSERT INTO orders (id) VALUES (?)", [("",), (long,)])
-    database = served.settings.database.model_copy(update={"url": f"sqlite:///{tmp_path}/orders.db"})
-    with Client(served.settings.model_copy(update={"database": database})) as client:
+    with Client(with_database(served.settings, tmp_path / "orders.db")) as client:
         assert [answer.status for answer in client.get_many(["", long])] == ["unscored", "unscored"]
 
 
@@ -378,8 +382,7 @@ def test_a_read_that_takes_too_long_is_given_up(served, relay):
 
 def test_a_database_file_that_was_replaced_is_read_anew(served, tmp_path):
     path = make_orders(tmp_path) / "orders.db"
-    database = served.settings.database.model_copy(update={"url": f"sqlite:///{path}"})
-    with Client(served.settings.model_copy(update={"database": database})) as client:
+    with Client(with_database(served.settings, path)) as client:
         assert client.get("order-001").status == "fresh"
         other = tmp_path / "other.db"
         shutil.copy(path, other)
@@ -413,9 +416,7 @@ def test_what_is_scored_now_is_what_the_job_has_said(served, truth, tmp_path):
             features = connection.execute("SELECT country, amount, items FROM orders WHERE id = ?", (other,)).fetchone()
             connection.execute("DELETE FROM orders WHERE id = ?", (name,))
             connection.execute("INSERT INTO orders (id, country, amount, items) VALUES (?, ?, ?, ?)", (name, *features))
-    settings = served.settings.model_copy(
-        update={"database": served.settings.database.model_copy(update={"url": f"sqlite:///{path}"})}
-    )
+    settings = with_database(served.settings, path)
     ids = [*like, *sorted(set(truth) - set(like)), "no-order"]
     with Client(settings) as without, Client(settings, model=True) as client:
         statuses = [answer.status for answer in without.get_many(ids)]
@@ -429,8 +430,7 @@ def test_what_is_scored_now_is_what_the_job_has_said(served, truth, tmp_path):
 
 def test_a_model_that_cannot_be_had_leaves_the_answer_as_it_is(served, tmp_path):
     change_order(make_orders(tmp_path) / "orders.db")
-    database = served.settings.database.model_copy(update={"url": f"sqlite:///{tmp_path}/orders.db"})
-    with Client(served.settings.model_copy(update={"database": database}), model=str(tmp_path / "empty")) as client:
+    with Client(with_database(served.settings, tmp_path / "orders.db"), model=str(tmp_path / "empty")) as client:
         answer = client.get("order-001")
         assert (answer.status, answer.source) == ("changed", None)
         assert "cannot be scored now" in answer.error
@@ -440,8 +440,7 @@ def test_a_model_that_cannot_be_had_leaves_the_answer_as_it_is(served, tmp_path)
 def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeypatch):
     monkeypatch.setattr("predictions.online.LOAD_SECONDS", SECONDS)
     change_order(make_orders(tmp_path) / "orders.db")
-    database = served.settings.database.model_copy(update={"url": f"sqlite:///{tmp_path}/orders.db"})
-    settings = served.settings.model_copy(update={"database": database})
+    settings = with_database(served.settings, tmp_path / "orders.db")
     with (
         Listener(lambda _client: time.sleep(20)) as silent,
         Client(settings, model=f"webhdfs://127.0.0.1:{silent.port}/predictions") as client,
@@ -458,9 +457,8 @@ def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeyp
 def test_a_model_that_could_not_be_had_is_tried_again(served, tmp_path, monkeypatch):
     monkeypatch.setattr("predictions.online.RETRY_SECONDS", 0.2)
     change_order(make_orders(tmp_path) / "orders.db")
-    database = served.settings.database.model_copy(update={"url": f"sqlite:///{tmp_path}/orders.db"})
     folder = served.storage.release()
-    with Client(served.settings.model_copy(update={"database": database}), model=str(tmp_path / "later")) as client:
+    with Client(with_database(served.settings, tmp_path / "orders.db"), model=str(tmp_path / "later")) as client:
         assert client.get("order-001").status == "changed"
         copied = tmp_path / "later" / served.name / folder.release
         (copied / "model").mkdir(parents=True)

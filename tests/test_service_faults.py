@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 
 import happybase
 import pytest
-from conftest import Project, make_orders
+from conftest import Project, make_orders, own_cluster
 from services import service
 from thriftpy2.thrift import TException
 
-from hadoop.config import ClusterConfig
-from hadoop.engine import Cluster
 from loader.connection import Connection
 from predictions.errors import ServiceError
 from predictions.pointer import Releases
@@ -42,12 +40,8 @@ DEADLINE = 300
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory):
-    cluster = Cluster(ClusterConfig(tmp_path_factory.mktemp("cluster"), OFFSET))
-    try:
-        cluster.start(1, print)
+    with own_cluster(tmp_path_factory.mktemp("cluster"), OFFSET, 1) as cluster:
         yield cluster
-    finally:
-        cluster.stop(print)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from predictions.answer import Answer
 from predictions.client import Client
 from predictions.errors import PredictionsError, ServiceError
 from predictions.listing import listed
-from predictions.pointer import Pointer, Releases
+from predictions.pointer import Releases
 from predictions.progress import say
 from predictions.service.metrics import Metrics
 from predictions.service.schemas import AnswerOut, AnswersOut, ErrorOut, HealthOut, Lookup, ReleasesOut
@@ -192,8 +192,7 @@ def _public_error(answer: Answer) -> dict[str, str]:
 def _releases(settings: Settings) -> list[dict[str, Any]]:
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)
-        known = releases.known()
-        pointer = releases.pointer() if known else Pointer()
+        known, pointer = releases.known(), releases.pointer()
     found = []
     for release, each in sorted(known.items(), reverse=True):
         told = listed(release, pointer, each, 0)._asdict()
