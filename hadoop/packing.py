@@ -48,7 +48,7 @@ LOAD_MODULES = (
     ),
     *(
         f"predictions/{name}.py"
-        for name in ("__init__", "counters", "errors", "records", "release", "rowkey", "schema", "task")
+        for name in ("__init__", "counters", "errors", "pace", "records", "release", "rowkey", "schema", "task")
     ),
 )
 LOAD_LIBRARIES = ("happybase", "tenacity")

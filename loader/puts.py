@@ -1,6 +1,5 @@
 """One part's prediction lines into the release's table, by puts, from its last checkpoint on."""
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ from loader.checkpoints import Checkpoint, Checkpoints, Rejected
 from loader.connection import Connection, RefusalError
 from loader.plan import Plan, part_name
 from predictions.errors import RefusedError
+from predictions.pace import Pace
 from predictions.records import id_digest
 from predictions.rowkey import record_id
 from predictions.schema import PredictionLine, cells, parse_line
@@ -90,18 +90,3 @@ def _put(connection: Connection, table: str, lines: list[PredictionLine], timest
             *_put(connection, table, lines[half:], timestamp),
         ]
     return []
-
-
-class Pace:
-    """Keeps to so many rows a second."""
-
-    def __init__(self, rate: float | None) -> None:
-        self._rate = rate
-        self._next = 0.0
-
-    def wait(self, rows: int) -> None:
-        """Wait until so many more rows may be written."""
-        if self._rate:
-            now = time.monotonic()
-            time.sleep(max(0.0, self._next - now))
-            self._next = max(self._next, now) + rows / self._rate

@@ -45,6 +45,11 @@ def processes_option(command: F) -> F:
     return click.option("--processes", type=click.IntRange(1), metavar="N", help=text)(command)
 
 
+def export_rate_option(command: F) -> F:
+    text = "Rows a second, at most, that are read from the database."
+    return click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="ROWS", help=text)(command)
+
+
 def runner_option(command: F) -> F:
     text = "pipe: one process of each script; local: all cores; hadoop: a job. By default hadoop on HDFS, else local."
     return click.option("--runner", type=click.Choice(RUNNERS), help=text)(command)
@@ -74,11 +79,12 @@ def init(url: str, table: str, record_id: str, label: str, name: str | None) -> 
 
 
 @cli.command()
+@export_rate_option
 @click.pass_obj
-def export(session: Session) -> int:
-    """Start a release: export every record from the database."""
+def export(session: Session, rate: float | None) -> int:
+    """Start a release: export every record from the database, all of one snapshot."""
     settings = session.settings
-    click.echo(stages.run_export(settings, session.storage(settings)).release)
+    click.echo(stages.run_export(settings, session.storage(settings), rate).release)
     return DONE
 
 
@@ -248,11 +254,12 @@ def report(session: Session, release: str | None, output: Path) -> int:
 
 @cli.command()
 @runner_option
+@export_rate_option
 @click.pass_obj
-def run(session: Session, runner: str | None) -> int:
+def run(session: Session, runner: str | None, rate: float | None) -> int:
     """Export, train, score, load and activate a new release; of two runs at once for one name, the second is told."""
     settings = session.settings
-    release, code = stages.run_all(settings, session.storage(settings), runner)
+    release, code = stages.run_all(settings, session.storage(settings), runner, rate)
     click.echo(release)
     return code
 

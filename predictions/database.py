@@ -1,6 +1,9 @@
 """The source database: a snapshot of all records for the export, single ones for the client. It is only ever read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from predictions.errors import InputError
@@ -8,14 +11,32 @@ from predictions.records import Column
 from predictions.settings import DatabaseSettings
 
 
+class Share(Protocol):
+    """A part of a snapshot's records."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the record lines in blocks of whole lines."""
+
+
 class Snapshot(Protocol):
-    """The records as of one moment, while its context is open."""
+    """The records as of one moment, while its context is open.
+
+    Args:
+        columns: of the lines; their types may be known only when all were read.
+        expected: about how many records there are.
+        time: of the moment.
+        id: by which the database knows it, if it has such a thing.
+        note: what those who write to the database should know of it.
+    """
 
     columns: list[Column]
-    rows: int
+    expected: int
+    time: datetime
+    id: str | None
+    note: str | None
 
-    def blocks(self) -> Iterator[list[tuple[bytes, ...]]]:
-        """Yield the records' fields, escaped, in the columns' order, some thousands at a time."""
+    def shares(self) -> Sequence[Share]:
+        """Return its records in parts; where there are several, each is for a process of its own."""
 
 
 class Record(Protocol):
@@ -53,6 +74,8 @@ class Reader(Protocol):
 class Database(Protocol):
     """What the stages need of a database."""
 
+    name: str  # where it is, without a password
+
     def snapshot(self, columns: Sequence[str]) -> Any:
         """Open a context with a `Snapshot` of the columns, the record ID first."""
 
@@ -76,4 +99,26 @@ def open_database(settings: DatabaseSettings) -> Database:
         from predictions.sqlite import SqliteDatabase
 
         return SqliteDatabase(settings)
-    raise InputError(f"database.url: {settings.url}: must be sqlite:///PATH")
+    if re.match("postgres(ql)?://", settings.url):
+        try:
+            from predictions.postgresql import PostgresDatabase
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed: pip install 'predictions[postgresql]'") from error
+        return PostgresDatabase(settings)
+    kind = settings.url.partition(":")[0][:20]  # what follows may have a password
+    raise InputError(f"database.url: {kind}…: must be sqlite:///PATH or postgresql://USER@HOST:PORT/DATABASE")
+
+
+def no_table(table: str, place: str, known: list[str]) -> InputError:
+    """Return the error of a table that is not among those of a database."""
+    return InputError(f"database.table: no table or view {table!r} in {place}{_suggest(table, known)}")
+
+
+def no_column(name: str, source: str, place: str, known: Iterable[str]) -> InputError:
+    """Return the error of a column that is not among those of a table or a query."""
+    return InputError(f"no column {name!r} in {source} of {place}{_suggest(name, list(known))}")
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"

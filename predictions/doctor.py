@@ -95,11 +95,12 @@ def examine_job(settings: Settings, job: str) -> str:
 
 
 def _database(settings: Settings) -> str:
-    known = {column.name for column in open_database(settings.database).columns()}
+    database = open_database(settings.database)
+    known = {column.name for column in database.columns()}
     wanted = [settings.database.id, *settings.model.features, settings.model.label]
     if missing := [name for name in wanted if name not in known]:
         raise InputError(f"no column {', '.join(missing)}; there are {', '.join(sorted(known))}")
-    return f"{settings.database.url}, with the {len(wanted)} columns of the settings"
+    return f"{database.name}, with the {len(wanted)} columns of the settings"
 
 
 def _storage(storage: Storage) -> str:

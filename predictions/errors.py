@@ -25,6 +25,10 @@ class ServiceError(PredictionsError):
     exit_code = 4
 
 
+class SnapshotLostError(ServiceError):
+    """The database could not keep the snapshot until all of it was read; another may be had."""
+
+
 class VerificationError(PredictionsError):
     """What was written is not what was read back."""
 

@@ -49,13 +49,19 @@ class _Table(BaseModel):
 
 
 class DatabaseSettings(_Table):
-    """`[database]`: where the records are; `timeout` is how many seconds a lookup waits for them."""
+    """`[database]`: where the records are.
+
+    `timeout` is how many seconds a lookup waits for them, `export_timeout` how many a statement of the export may take,
+    `connections` over how many at once it reads a table of PostgreSQL.
+    """
 
     url: str
     table: str | None = None
     query: str | None = None
     id: str
     timeout: Annotated[float, Field(gt=0)] = 10.0
+    export_timeout: Annotated[float, Field(gt=0)] = 14_400.0
+    connections: Annotated[int, Field(ge=1, le=64)] = 2
 
     @model_validator(mode="after")
     def _one_source(self) -> "DatabaseSettings":

@@ -3,17 +3,17 @@
 A column may hold values of any type whatever it declares, and readers that go by the declaration fail on that.
 """
 
-import difflib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from predictions.database import Reader
+from predictions.database import Reader, no_column, no_table
 from predictions.errors import InputError, PredictionsError, ServiceError
-from predictions.records import NULL, Column, escape
+from predictions.records import NULL, Column, escape, write_rows
 from predictions.settings import DatabaseSettings
 
 FETCH_ROWS = 10_000
@@ -27,6 +27,7 @@ class SqliteDatabase:
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
         self.path = Path(settings.url.removeprefix("sqlite:///"))
+        self.name = settings.url
         if not self.path.is_file():
             raise InputError(f"database.url: {self.path}: no such file")
         self.source = quote_name(settings.table or "predictions_query")
@@ -89,8 +90,7 @@ class SqliteDatabase:
         if not rows:
             names = connection.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")
             known = sorted(bytes(name).decode(errors="replace") for (name,) in names)
-            table = self._settings.table or ""
-            raise InputError(f"database.table: no table or view {table!r} in {self.path}{_suggest(table, known)}")
+            raise no_table(self._settings.table or "", str(self.path), known)
         return [Column(bytes(row[1]).decode(), _declared_type(bytes(row[2]).decode())) for row in rows]
 
     @contextmanager
@@ -101,7 +101,7 @@ class SqliteDatabase:
             columns: the record ID, the features in the model's order, the label.
 
         Raises:
-            InputError: a column is missing, an ID is NULL, or one ID stands for records with different features.
+            InputError: a column is missing, or one ID stands for records with different features.
         """
         with self._transaction() as connection:
             known = self.check(connection, columns)
@@ -110,11 +110,6 @@ class SqliteDatabase:
 
     def _check_ids(self, connection: sqlite3.Connection, columns: Sequence[str]) -> None:
         record_id, *features, _label = map(quote_name, columns)
-        (nulls,) = connection.execute(f"SELECT count(*) FROM {self.source} WHERE {record_id} IS NULL").fetchone()
-        if nulls:
-            raise InputError(
-                f"database.id: {columns[0]} is NULL in {nulls} rows of {self.source}: every record needs an ID"
-            )
         if self._is_unique(connection, columns[0]):
             return
         # As bytes, so that '7' and '07' differ and no collation takes two IDs for one.
@@ -157,29 +152,39 @@ class SqliteDatabase:
 
     def no_column(self, name: str, known: Iterable[str]) -> InputError:
         """Return the error of a column that is not among the source's."""
-        source = self._settings.table or "the query"
-        return InputError(f"no column {name!r} in {source} of {self.path}{_suggest(name, list(known))}")
+        return no_column(name, self._settings.table or "the query", str(self.path), known)
 
 
 class SqliteSnapshot:
     """The records of an open read transaction."""
 
+    id = None
+
     def __init__(self, connection: sqlite3.Connection, source: str, columns: list[Column]) -> None:
         self._connection = connection
-        self.source = source
+        self._source = source
         self.columns = columns
-        self.rows = _count(connection, source)
+        self.expected = _count(connection, source)
+        self.time = datetime.now(UTC)
+        [(mode,)] = connection.execute("PRAGMA journal_mode")
+        self.note = (
+            None if bytes(mode) == b"wal" else "the database is not in WAL mode: until the export ends, writers wait"
+        )
 
-    def blocks(self) -> Iterator[list[tuple[bytes, ...]]]:
-        """Yield the records' fields; afterwards `columns` has the types of what was found where none was declared."""
+    def shares(self) -> list["SqliteSnapshot"]:
+        """Return the one part that there is: a transaction belongs to its connection."""
+        return [self]
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the lines; afterwards `columns` has the types of what was found where none was declared."""
         selected = ", ".join(quote_name(column.name) for column in self.columns)
-        cursor = self._connection.execute(f"SELECT {selected} FROM {self.source}")
+        cursor = self._connection.execute(f"SELECT {selected} FROM {self._source}")
         seen: list[set[type]] = [set() for _column in self.columns]
         undeclared = [index for index, column in enumerate(self.columns) if column.type in ("", "date")]
         while rows := cursor.fetchmany(FETCH_ROWS):
             for index in undeclared:
                 seen[index].update({type(row[index]) for row in rows})
-            yield [tuple(map(field, row)) for row in rows]
+            yield write_rows(map(field, row) for row in rows)
         for index in undeclared:
             declared = self.columns[index]
             self.columns[index] = Column(declared.name, _seen_type(seen[index], declared.type))
@@ -198,11 +203,6 @@ def _is(error: sqlite3.Error, *codes: int) -> bool:
 def quote_name(name: str) -> str:
     """Return a name for SQL."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"
 
 
 def _declared_type(declared: str) -> str:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from predictions.load import How
 
 
-def run_export(settings: Settings, storage: Storage) -> ReleaseFolder:
+def run_export(settings: Settings, storage: Storage, rate: float | None) -> ReleaseFolder:
     """Start a release and return its folder."""
     from predictions.export import export
 
     with bar("export", "records") as progress:
-        folder = export(settings, storage, progress)
+        folder = export(settings, storage, progress, say, rate)
     done = folder.manifest()["export"]
     say(f"exported {done['rows']:,} records to {folder.path}/export in {done['seconds']:.1f} s")
     if done["unfit_ids"]:
@@ -114,14 +114,14 @@ def run_activate(settings: Settings, storage: Storage, release: str, force: str 
     say(f"release {pointer.current} is current{before}")
 
 
-def run_all(settings: Settings, storage: Storage, runner: str | None) -> tuple[str, int]:
+def run_all(settings: Settings, storage: Storage, runner: str | None, rate: float | None) -> tuple[str, int]:
     """Make a release by all stages in order, holding the lease of the name; return its ID and the exit code."""
     from predictions.lease import lease
     from predictions.load import How
 
     started = time.monotonic()
     with lease(settings.hbase.server(), settings.name, say):
-        folder = run_export(settings, storage)
+        folder = run_export(settings, storage, rate)
         run_train(settings, folder)
         code = run_score(settings, folder, runner)
         run_load(settings, folder, How())

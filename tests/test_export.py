@@ -21,13 +21,13 @@ def storage(settings):
     return Storage(settings.hadoop.storage, settings.name)
 
 
-def quiet(_done, _total):
+def quiet(*_said):
     pass
 
 
 def test_every_record_is_exported_with_its_features_and_label(settings, storage, orders):
     calls = []
-    folder = export(settings, storage, lambda done, total: calls.append((done, total)))
+    folder = export(settings, storage, lambda done, total: calls.append((done, total)), quiet)
     [part] = folder.files("export")
     data = b"".join(folder.blocks(part))
     ids, countries, _amounts, _items, labels = split_columns(data, 5)
@@ -52,7 +52,7 @@ def test_every_record_is_exported_with_its_features_and_label(settings, storage,
 def test_large_exports_are_cut_into_parts(settings, storage, monkeypatch):
     monkeypatch.setattr("predictions.export.PART_BYTES", 4000)
     monkeypatch.setattr("predictions.sqlite.FETCH_ROWS", 50)
-    folder = export(settings, storage, quiet)
+    folder = export(settings, storage, quiet, quiet)
     parts = folder.files("export")
     assert len(parts) > 2
     lines = [line for part in parts for line in b"".join(folder.blocks(part)).splitlines()]
@@ -63,7 +63,7 @@ def test_a_failed_export_leaves_nothing_behind(settings, storage, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("INSERT INTO orders (country) VALUES ('AT')")
     with pytest.raises(InputError, match="id is NULL in 1 rows"):
-        export(settings, storage, quiet)
+        export(settings, storage, quiet, quiet)
 
     def interrupt(_done, _total):
         raise KeyboardInterrupt
@@ -71,7 +71,7 @@ def test_a_failed_export_leaves_nothing_behind(settings, storage, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("DELETE FROM orders WHERE id IS NULL")
     with pytest.raises(KeyboardInterrupt):
-        export(settings, storage, interrupt)
+        export(settings, storage, interrupt, quiet)
     assert list((orders / "storage" / "orders").iterdir()) == []
     assert storage.releases() == []
 
@@ -85,7 +85,7 @@ def test_ids_that_can_be_no_row_keys_are_exported_and_counted(settings, storage,
             connection.execute(
                 "INSERT INTO orders (rowid, id) VALUES (?, CAST(? AS TEXT))", (60 * number + 1, record_id)
             )
-    folder = export(settings, storage, quiet)
+    folder = export(settings, storage, quiet, quiet)
     exported = folder.manifest()["export"]
     assert (exported["rows"], exported["unfit_ids"]) == (400, 3)
     [part] = folder.files("export")
@@ -95,7 +95,7 @@ def test_ids_that_can_be_no_row_keys_are_exported_and_counted(settings, storage,
 
 
 def test_two_exports_are_two_releases(settings, storage):
-    releases = [export(settings, storage, quiet).release for _turn in range(2)]
+    releases = [export(settings, storage, quiet, quiet).release for _turn in range(2)]
     assert storage.releases() == releases
     assert storage.release().release == releases[1]
 
@@ -104,4 +104,4 @@ def test_an_empty_table_is_refused(settings, storage, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("DELETE FROM orders")
     with pytest.raises(InputError, match="orders: no records"):
-        export(settings, storage, quiet)
+        export(settings, storage, quiet, quiet)

@@ -22,7 +22,7 @@ def trained(orders):
     def trained(**changes):
         settings = load_settings(orders / "predictions.toml")
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"params": {}} | changes)})
-        folder = export(settings, Storage(settings.hadoop.storage, settings.name), lambda _done, _total: None)
+        folder = export(settings, Storage(settings.hadoop.storage, settings.name), lambda _done, _total: None, print)
         manifest = train(settings, folder, lambda _text: None)
         return load_model(Path(folder.path) / "model" / "model.json"), manifest
 
