@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from loader.plan import part_name
 from predictions import rowkey
@@ -21,6 +21,7 @@ from predictions.workers import Report, run_tasks
 
 PART_BYTES = 128 << 20  # a part file is closed at the first block that takes it there: one HDFS block, one split
 ATTEMPTS = 3  # at a snapshot that is not lost
+PAUSE_SECONDS = 1.0  # before the next one: whatever the replica had to do may not be done yet
 REPORT_BLOCKS = 16  # between two reports of what was written
 
 
@@ -77,8 +78,14 @@ def export(
         assert state.outcome
         say(f"{state.outcome.exception()}; the export begins anew")
 
-    lost = retry_if_exception_type(SnapshotLostError)
-    for attempt in Retrying(retry=lost, stop=stop_after_attempt(ATTEMPTS), before_sleep=again, reraise=True):
+    attempts = Retrying(
+        retry=retry_if_exception_type(SnapshotLostError),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_fixed(PAUSE_SECONDS),
+        before_sleep=again,
+        reraise=True,
+    )
+    for attempt in attempts:
         with attempt:
             return _export(settings, storage, progress, say, rate)
     raise AssertionError

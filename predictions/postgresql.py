@@ -42,7 +42,8 @@ _BOOLEAN, _BYTEA = 16, 17  # OIDs of types (pg_type.dat)
 _INTEGERS = (20, 21, 23, 26)  # int8, int2, int4, oid
 _REALS = (700, 701, 1700)  # float4, float8, numeric
 _DATES = (1082, 1114, 1184)  # date, timestamp, timestamptz
-_OURS = (errors.DataError, errors.ProgrammingError, errors.NotSupportedError)
+_OURS = (errors.DataError, errors.ProgrammingError, errors.NotSupportedError, errors.ReadOnlySqlTransaction)
+_CONFLICT = "conflict with recovery"
 TOO_LATE = (errors.QueryCanceled, errors._WaitTimeout)
 
 
@@ -136,6 +137,8 @@ class PostgresDatabase:
             return ServiceError(f"{self.name}: no answer within {patience}")
         if isinstance(error, errors.LockNotAvailable):
             return ServiceError(f"{self.name}: {text}; somebody is changing the table, try again later")
+        if _CONFLICT in text:  # a replica's, perhaps while it lets one in, where there is no SQLSTATE to go by
+            return SnapshotLostError(f"{self.name}: {text}")
         return InputError(f"{self.name}: {text}") if isinstance(error, _OURS) else ServiceError(f"{self.name}: {text}")
 
     @contextmanager
@@ -173,17 +176,18 @@ class PostgresDatabase:
         """
         with self._session("export_timeout") as connection:
             source = Source.find(self, self._settings, connection)
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            if source.is_table:
-                # Before the snapshot, which a table would else be emptied or written anew behind (TRUNCATE, ALTER).
-                connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(source.relation))
-            row = connection.execute("SELECT pg_export_snapshot(), clock_timestamp()").fetchone()
-            assert row
-            known = {field.name: field.column for field in self.fields(connection, source)}
-            for name in columns:
-                if name not in known:
-                    raise no_column(name, source.shown, self.name, known)
-            yield PostgresSnapshot(self, connection, source, [known[name] for name in columns], *row)
+            with _lost(self, errors.OperationalError):
+                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                if source.is_table:
+                    # Before the snapshot, which a table would else be emptied or written anew behind (TRUNCATE, ALTER).
+                    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(source.relation))
+                row = connection.execute("SELECT pg_export_snapshot(), clock_timestamp()").fetchone()
+                assert row
+                known = {field.name: field.column for field in self.fields(connection, source)}
+                for name in columns:
+                    if name not in known:
+                        raise no_column(name, source.shown, self.name, known)
+                yield PostgresSnapshot(self, connection, source, [known[name] for name in columns], *row)
 
     def reader(self) -> Reader:
         from predictions.postgresql_reader import PostgresReader
@@ -316,7 +320,7 @@ def _lost(database: PostgresDatabase, kind: type[psycopg.Error]) -> Iterator[Non
     try:
         yield
     except kind as error:
-        if isinstance(error, TOO_LATE):
+        if isinstance(error, (*TOO_LATE, errors.LockNotAvailable)):
             raise
         text = " ".join((error.diag.message_primary or str(error)).split())
         raise SnapshotLostError(f"{database.name}: the snapshot was lost: {text}") from error

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.postgresql import PostgreSQL
 from loader.connection import Connection
 from loader.server import Server
 from predictions.export import export
@@ -125,6 +127,19 @@ def cluster(request):
 def server(cluster):
     """The cluster's Thrift server, with patience: others may be at work on the machine."""
     return Server("127.0.0.1", cluster.config.port("thrift"), timeout=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL of the tests' own, where its user may go: pytest's folders are closed to it."""
+    with tempfile.TemporaryDirectory(prefix="postgresql.") as folder:
+        os.chmod(folder, 0o711)
+        server = PostgreSQL(Path(folder) / "server")
+        try:
+            server.start(fsync="off", max_connections="50", max_wal_senders="4", wal_level="replica")
+            yield server
+        finally:
+            server.remove()
 
 
 @contextmanager

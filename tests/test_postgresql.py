@@ -1,0 +1,653 @@
+"""Records of a real PostgreSQL: the snapshot, the lines, and single records, whatever others do to it meanwhile."""
+
+import os
+import random
+import re
+import signal
+import threading
+import time
+from contextlib import closing, contextmanager
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from predictions import postgresql as module
+from predictions.database import open_database
+from predictions.errors import InputError, ServiceError, SnapshotLostError
+from predictions.export import export
+from predictions.records import split_lines
+from predictions.settings import DatabaseSettings, ModelSettings, Settings
+from predictions.storage import Storage
+
+WRITES = 1_000  # rows a second, of the writer
+ACCOUNTS = 200_000
+OPEN = 200  # turns for which an account is open that the writer opened
+READ_SECONDS = 3  # that an export beside the writer takes
+NASTY = [
+    "",
+    " ",
+    "\\",
+    "\\N",
+    "\\.",
+    "a\tb",
+    "a\nb",
+    "a\r\nb",
+    "\b\f\v\x01\x7f",
+    "'\"`",
+    "é\u2028\u202e😀",
+    "x" * 100_000,
+]
+
+
+@pytest.fixture(scope="module")
+def admin(postgresql):
+    with psycopg.connect(postgresql.url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def schema(admin, request):
+    """A schema of the test's own, first on the search path."""
+    name = f"t{abs(hash(request.node.nodeid)):x}"
+    admin.execute(f"CREATE SCHEMA {name}")
+    admin.execute(f"SET search_path = {name}")
+    yield name
+    admin.execute("RESET search_path")
+    admin.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+@pytest.fixture
+def make(admin, postgresql, schema):
+    """Run a script and open a source of its schema."""
+
+    def make(script="", table=None, query=None, id="id", url=None, **values):  # noqa: A002
+        if script:
+            admin.execute(script)
+        url = f"{url or postgresql.url}?options=-csearch_path%3D{schema}"
+        return open_database(DatabaseSettings(url=url, table=table, query=query, id=id, **values))
+
+    return make
+
+
+def read(database, *columns):
+    """The fields of all records, share by share, in the order of their IDs; and the columns' types."""
+    with database.snapshot(columns) as snapshot:
+        lines = [line for share in snapshot.shares() for block in share.blocks() for line in split_lines(block)]
+        return sorted(tuple(line.split(b"\t")) for line in lines), [column.type for column in snapshot.columns]
+
+
+def record_of(database, record_id):
+    with closing(database.reader()) as reader:
+        return reader.records([record_id]).get(record_id)
+
+
+def settings_for(database, tmp_path, features, label):
+    settings = database._settings
+    model = ModelSettings(features=features, label=label)
+    return Settings(name="test", database=settings, model=model), Storage(str(tmp_path / "storage"), "test")
+
+
+def quiet(*_said):
+    pass
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+TYPES = {
+    "int2": ["-32768", "7"],
+    "int8": ["9223372036854775807"],
+    "numeric": ["7", "7.0", "-0.000000000000000000001", "NaN", "Infinity", "123456789012345678901234567890.5"],
+    "numeric(10,2)": ["0.10", "7.00"],
+    "float4": ["0.1", "1e30", "-0", "NaN"],
+    "float8": ["0.1", "0.30000000000000004", "1e300", "-Infinity", "123456789012345680"],
+    "boolean": ["true", "false"],
+    "date": ["2026-11-22", "0044-03-15 BC", "infinity"],
+    "time": ["15:45:00.5"],
+    "timestamp": ["2026-11-22 15:45:00.123456"],
+    "timestamptz": ["2026-11-22 15:45:00+09", "2026-07-01 00:00:00 Europe/Vienna"],
+    "interval": ["1 year -2 days 03:04:05.6", "-1 mon"],
+    "char(5)": ["a", "ab   ", ""],
+    "varchar": NASTY,
+    "text": NASTY,
+    "bytea": ["\\x", "\\x00ff5c090a", "\\x41"],
+    "uuid": ["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"],
+    "json": ['{"a":  [1, 2], "b": "\\u00e9\\n"}', "null"],
+    "jsonb": ['{"b": 1.10, "a": "x\\ty"}'],
+    "text[]": ['{a,NULL,"b,c","\\\\ \\"","NULL"}', "{}", "{{1,2},{3,4}}"],
+    "float8[]": ["{0.1,NaN,0.30000000000000004}"],
+    "timestamptz[]": ['{"2026-11-22 15:45:00+09"}'],
+    "mood": ["so so", "gut"],
+    "money": ["1234.5"],
+    "inet": ["10.0.0.0/8"],
+    "bit(3)": ["101"],
+    "int4range": ["[1,7)"],
+    "point": ["(0.1,0.2)"],
+    "tsvector": ["a fat cat"],
+    "xml": ["<a>1</a>"],
+    "percent": ["12.5"],
+}
+# What a session may be set to; PostgreSQL writes almost every type otherwise under these.
+ELSEWHERE = [
+    {
+        "DateStyle": "German",
+        "IntervalStyle": "iso_8601",
+        "TimeZone": "Asia/Tokyo",
+        "extra_float_digits": "-10",
+        "bytea_output": "escape",
+        "client_encoding": "LATIN1",
+    },
+    {
+        "DateStyle": "SQL, DMY",
+        "IntervalStyle": "sql_standard",
+        "TimeZone": "America/New_York",
+        "extra_float_digits": "3",
+        "bytea_output": "hex",
+        "client_encoding": "UTF8",
+        "statement_timeout": "0",
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(admin, postgresql):
+    """URLs of users whose sessions begin with other settings."""
+    urls = []
+    for number, values in enumerate(ELSEWHERE):
+        admin.execute(f"CREATE ROLE elsewhere{number} LOGIN SUPERUSER PASSWORD 'secret'")
+        for name, value in values.items():
+            admin.execute(f"ALTER ROLE elsewhere{number} SET {name} = '{value}'")
+        place = urlsplit(postgresql.url)
+        urls.append(f"postgresql://elsewhere{number}:secret@{place.hostname}:{place.port}/postgres")
+    yield urls
+    for number in range(len(ELSEWHERE)):
+        admin.execute(f"DROP ROLE elsewhere{number}")
+
+
+def test_a_line_is_the_same_in_the_export_and_for_a_lookup_whatever_the_sessions_are_set_to(make, admin, elsewhere):
+    admin.execute(
+        "CREATE TYPE mood AS ENUM ('so so', 'gut'); CREATE DOMAIN percent AS numeric(5,2) CHECK (VALUE <= 100)"
+    )
+    names = [f"c{number}" for number in range(len(TYPES))]
+    columns = ", ".join(f"{name} {kind}" for name, kind in zip(names, TYPES, strict=True))
+    admin.execute(f"CREATE TABLE t (id text PRIMARY KEY, {columns})")
+    for name, values in zip(names, TYPES.values(), strict=True):
+        for number, value in enumerate(values):
+            admin.execute(f"INSERT INTO t (id, {name}) VALUES (%s, %s)", [f"{name}-{number}", value])
+    for number, text in enumerate(NASTY[1:]):
+        admin.execute("INSERT INTO t (id, c0) VALUES (%s, 1) ON CONFLICT DO NOTHING", [f"{number}{text}"])
+    exported, kinds = read(make(table="t", url=elsewhere[0]), "id", *names)
+    by_kind = dict(zip(TYPES, kinds[1:], strict=True))
+    assert {kind for kind, found in by_kind.items() if found == "real"} == {
+        *("numeric", "numeric(10,2)", "float4", "float8", "percent")
+    }
+    assert {kind for kind, found in by_kind.items() if found == "date"} == {"date", "timestamp", "timestamptz"}
+    assert len(exported) == sum(map(len, TYPES.values())) + len(NASTY) - 1
+    with closing(make(table="t", url=elsewhere[1]).reader()) as reader:
+        ids = [row[0] for row in admin.execute("SELECT id FROM t")]
+        found = reader.records(ids)
+        assert found.keys() == set(ids)
+        looked_up = sorted((record.features(["id"]), *record.features(names).split(b"\t")) for record in found.values())
+    assert looked_up == exported
+    fields = {line[0]: line[1:] for line in exported}
+    for kind, number, field in [
+        ("float8", 1, b"0.30000000000000004"),
+        ("numeric", 1, b"7.0"),
+        ("boolean", 0, b"t"),
+        ("timestamptz", 0, b"2026-11-22 06:45:00+00"),
+        ("interval", 0, b"1 year -2 days +03:04:05.6"),
+        ("char(5)", 0, b"a    "),
+        ("bytea", 1, rb"\\x00ff5c090a"),
+        ("text", NASTY.index("a\r\nb"), rb"a\r\nb"),
+        ("text", NASTY.index("\\N"), rb"\\N"),
+        ("money", 0, b"$1,234.50"),
+    ]:
+        place = list(TYPES).index(kind)
+        assert fields[f"c{place}-{number}".encode()][place] == field
+
+
+def test_values_are_what_their_types_are(make):
+    database = make(
+        "CREATE TABLE t (id int PRIMARY KEY, i int8, n numeric, f float8, x float8, b boolean, d date, y bytea, z text);"
+        "INSERT INTO t VALUES (1, 9223372036854775807, 7.50, 0.1, 'NaN', true, '2026-11-22', '\\x00ff', E'a\\tb');"
+        "INSERT INTO t VALUES (2)",
+        table="t",
+    )
+    values = {
+        "id": 1,
+        "i": 2**63 - 1,
+        "n": 7.5,
+        "f": 0.1,
+        "x": "NaN",
+        "b": True,
+        "d": "2026-11-22",
+        "y": "AP8=",
+        "z": "a\tb",
+    }
+    assert record_of(database, "1").values == values
+    assert record_of(database, "2").values == {**dict.fromkeys(values), "id": 2}
+
+
+# --- IDs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "found", "others"),
+    [
+        ("bigint", ["7", "-8"], ["7", "-8"], ["007", "7.0", " 7", "+7", "٧", "9223372036854775808", "x", "", "-0"]),
+        ("numeric", ["7", "8.50"], ["7", "8.50"], ["7.0", "8.5", "07", "x", ""]),
+        ("text", ["7", "007", "a ", "A"], ["7", "007", "a ", "A"], ["07", "a", "a  ", "é"]),
+        ("char(4)", ["ab"], ["ab  "], ["ab", "ab   ", "ab  x"]),
+        ("varchar(3)", ["abc"], ["abc"], ["abcd", "ABC"]),
+        ("citext", ["Ab"], ["Ab"], ["ab", "AB"]),
+        ("uuid", ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"], ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"], ["A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc999c0b4ef8bb6d6bb9bd380a11", "x"]),
+        ("mood", ["gut"], ["gut"], ["Gut", "schlecht", ""]),
+        ("date", ["2026-11-22"], ["2026-11-22"], ["22.11.2026", "20261122", "2026-11-31", "today"]),
+        ("timestamptz", ["2026-11-22 15:45:00+09"], ["2026-11-22 06:45:00+00"], ["2026-11-22 15:45:00+09", "now"]),
+        ("bytea", ["\\x00ff"], ["\\x00ff"], ["\\x00FF", "\\000\\377", "\\x0"]),
+        ("boolean", ["true"], ["t"], ["true", "1", "x"]),
+        ("float8", ["0.1"], ["0.1"], ["0.10", "1e-1", "x"]),
+    ],
+)  # fmt: skip
+def test_an_id_is_matched_by_its_exact_text(make, admin, kind, stored, found, others):
+    admin.execute("CREATE EXTENSION IF NOT EXISTS citext SCHEMA public")
+    admin.execute("CREATE TYPE mood AS ENUM ('so so', 'gut')")
+    kind = "public.citext" if kind == "citext" else kind
+    database = make(f"CREATE TABLE t (id {kind} PRIMARY KEY, n int)", table="t")
+    for record_id in stored:
+        admin.execute(f"INSERT INTO t VALUES (%s::text::{kind}, 1)", [record_id])
+    with closing(database.reader()) as reader:
+        asked = [*others, *found, "\udcff", "a\0b", "' OR 1=1 --"]
+        records = reader.records(asked)  # all at once, and each alone
+        assert records.keys() == set(found)
+        for record_id in asked:
+            assert (reader.records([record_id]).keys() == {record_id}) == (record_id in found)
+
+
+def test_a_lookup_of_a_key_goes_by_its_index(make, admin):
+    database = make("CREATE TABLE t AS SELECT generate_series(1, 10000)::bigint AS id, 'x' AS t", table="t")
+    admin.execute("ALTER TABLE t ADD PRIMARY KEY (id)")
+    admin.execute("ANALYZE t")
+    with closing(database.reader()) as reader:
+        assert reader.records(["1", "10000", "10001"]).keys() == {"1", "10000"}
+    admin.execute("SELECT pg_stat_force_next_flush()")
+    [(scans, by_index)] = admin.execute("SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 't'")
+    with closing(database.reader()) as reader:
+        reader.records(["7"])
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        [(scans_after, by_index_after)] = admin.execute(
+            "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 't'"
+        )
+        if by_index_after > by_index:
+            break
+        time.sleep(0.1)
+    assert by_index_after > by_index
+    assert scans_after == scans
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_ranges(monkeypatch):
+    monkeypatch.setattr(module, "RANGE_PAGES", 2)
+
+
+@pytest.mark.parametrize(
+    ("script", "source", "shares"),
+    [
+        ("CREATE TABLE t (id int, n int, p text)", {"table": "t"}, 3),
+        ("CREATE TABLE t (id int, n int, p text) PARTITION BY RANGE (id);"
+         "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100);"
+         "CREATE TABLE t2 PARTITION OF t DEFAULT", {"table": "t"}, 3),
+        ("CREATE TABLE t (id int, n int, p text); CREATE TABLE child () INHERITS (t);"
+         "INSERT INTO child SELECT -i, i, repeat('x', 500) FROM generate_series(1, 50) i", {"table": "t"}, 3),
+        ("CREATE TABLE t (id int, n int, p text); CREATE VIEW v AS SELECT * FROM t", {"table": "v"}, 1),
+        ("CREATE TABLE t (id int, n int, p text)", {"query": "SELECT id, n, n AS p FROM t -- all of them"}, 1),
+    ],
+    ids=["table", "partitions", "children", "view", "query"],
+)  # fmt: skip
+def test_every_record_is_in_one_share(make, admin, small_ranges, script, source, shares):
+    admin.execute(script)
+    admin.execute("INSERT INTO t SELECT i, i * 2, repeat('x', 500) FROM generate_series(1, 1000) i")
+    admin.execute("DELETE FROM t WHERE id % 10 = 0")
+    database = make(**source, connections=3)
+    rows, kinds = read(database, "id", "n")
+    wanted = [
+        (b"%d" % row[0], b"%d" % row[1]) for row in admin.execute(f"SELECT id, n FROM {source.get('table', 't')}")
+    ]
+    assert rows == sorted(wanted)
+    assert len(wanted) == database.count() >= 900
+    with database.snapshot(["id", "n"]) as snapshot:
+        assert len(snapshot.shares()) == shares
+        assert kinds == ["integer", "integer"]
+
+
+def test_a_materialized_view_and_an_empty_table_are_sources(make):
+    database = make("CREATE TABLE t (id int, n int); CREATE MATERIALIZED VIEW m AS SELECT 1 AS id, 2 AS n", table="m")
+    assert read(database, "id", "n")[0] == [(b"1", b"2")]
+    assert read(make(table="t"), "id", "n")[0] == []
+
+
+def test_ranges_are_read_by_their_pages(make, admin, small_ranges):
+    database = make(
+        "CREATE TABLE t AS SELECT i AS id, repeat('x', 500) AS p FROM generate_series(1, 2000) i", table="t"
+    )
+    with database.snapshot(["id", "p"]) as snapshot:
+        [statement, *_more] = snapshot.shares()[1].statements
+    query = statement.removeprefix("COPY (").removesuffix(") TO STDOUT")
+    plan = "\n".join(row[0] for row in admin.execute("EXPLAIN " + query))
+    assert "Tid Range Scan" in plan
+    assert "Seq Scan" not in plan
+
+
+def test_names_are_quoted_and_schemas_are_known(make, schema):
+    script = 'CREATE TABLE "odd ""table%s" ("an id" int PRIMARY KEY, "select" int, "a""b%s" int); INSERT INTO "odd ""table%s" VALUES (1, 2, 3)'
+    for table in ('odd "table%s', f'{schema}.odd "table%s'):
+        database = make(script, table=table, id="an id")
+        script = ""
+        assert read(database, "an id", "select", 'a"b%s')[0] == [(b"1", b"2", b"3")]
+        assert record_of(database, "1").values == {"an id": 1, "select": 2, 'a"b%s': 3}
+
+
+@pytest.mark.parametrize(
+    ("source", "columns", "message"),
+    [
+        ({"table": "order"}, "id n", "no table or view 'order' in postgresql://127.0.0.1.*; did you mean 'orders'"),
+        ({"table": "orders"}, "id amout", "no column 'amout' in orders of .*; did you mean 'amount'"),
+        ({"query": "SELECT nope FROM orders"}, "id n", 'column "nope" does not exist'),
+        ({"query": "DROP TABLE orders"}, "id n", "syntax error"),
+        ({"query": "SELECT 1) AS q; DROP TABLE orders; SELECT * FROM (SELECT 1"}, "id n", "multiple commands"),
+        ({"query": "SELECT nextval('s') AS id, 1 AS n"}, "id n", "read-only transaction"),
+    ],
+)
+def test_bad_sources_are_named(make, source, columns, message):
+    database = make("CREATE TABLE orders (id int, amount int); CREATE SEQUENCE s", **source)
+    with pytest.raises(InputError, match=message):
+        read(database, *columns.split())
+
+
+def test_what_cannot_be_reached_is_named_without_its_password(make, postgresql):
+    place = urlsplit(postgresql.url)
+    for url, kind, message in [
+        (f"postgresql://postgres:s3cret@127.0.0.1:{place.port}/postgres", ServiceError, "password authentication failed"),
+        (f"{postgresql.url}x", ServiceError, "does not exist"),
+        ("postgresql://postgres:s3cret@127.0.0.1:1/postgres", ServiceError, "refused"),
+        ("postgresql://postgres:s3cret%zz@127.0.0.1:1/postgres", InputError, "not a URL of PostgreSQL"),
+        ("oracle://scott:s3cret@h/x", InputError, "database.url: oracle…: must be"),
+    ]:  # fmt: skip
+        with pytest.raises(kind, match=message) as caught:
+            open_database(DatabaseSettings(url=url, table="t", id="id")).columns()
+        assert "s3cret" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+# --- one snapshot ----------------------------------------------------------------------------------------------------
+
+
+class Writer(threading.Thread):
+    """Moves amounts between accounts, opens and closes accounts, about so many rows a second.
+
+    Whatever moment one looks at, the balances come to 0, and account 0 knows how many there are.
+    """
+
+    def __init__(self, url, schema, rate):
+        super().__init__()
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._connection.execute(f"SET search_path = {schema}")
+        self._ended = threading.Event()
+        self._rate = rate
+        self.rows = 0
+        self.failed = None
+
+    def run(self):
+        try:
+            self._write()
+        except psycopg.Error as error:
+            self.failed = error
+
+    def _write(self):
+        chosen, cursor, began = random.Random(1), self._connection.cursor(), time.monotonic()
+        add = "UPDATE accounts SET balance = balance + %s WHERE id = %s"
+        count = "UPDATE accounts SET counted = counted + %s WHERE id = 0"
+        [(base,)] = cursor.execute("SELECT max(id) + 1 FROM accounts")
+        turn = 0
+        while not self._ended.is_set():
+            amount, first, second = chosen.randrange(1000), chosen.randrange(1, ACCOUNTS), chosen.randrange(1, ACCOUNTS)
+            with self._connection.pipeline():
+                cursor.execute("BEGIN")
+                cursor.execute(add, [-amount, first])
+                if turn % 2:
+                    cursor.execute(add, [amount, second])
+                else:
+                    cursor.execute("INSERT INTO accounts VALUES (%s, %s)", [base + turn, amount])
+                    cursor.execute(count, [1])
+                if turn % 2 == 0 and turn >= OPEN:
+                    closed = "DELETE FROM accounts WHERE id = %s RETURNING balance"
+                    rest = (
+                        f"WITH closed AS ({closed}) UPDATE accounts a SET balance = a.balance + c.balance FROM closed c"
+                    )
+                    cursor.execute(f"{rest} WHERE a.id = %s", [base + turn - OPEN, second])
+                    cursor.execute(count, [-1])
+                cursor.execute("COMMIT")
+            self.rows += 2 if turn % 2 else 3 if turn < OPEN else 6
+            turn += 1
+            time.sleep(max(0.0, began + self.rows / self._rate - time.monotonic()))
+
+    def stop(self):
+        self._ended.set()
+        self.join()
+        self._connection.close()
+
+
+@contextmanager
+def writing(url, schema):
+    writer = Writer(url, schema, WRITES)
+    writer.start()
+    try:
+        yield writer
+    finally:
+        writer.stop()
+
+
+@pytest.fixture
+def accounts(admin, make):
+    admin.execute(
+        "CREATE TABLE accounts (id bigint, balance bigint, counted int, pad text DEFAULT repeat('x', 100));"
+        f"INSERT INTO accounts SELECT i, 0, CASE WHEN i = 0 THEN {ACCOUNTS} END FROM generate_series(0, {ACCOUNTS - 1}) i"
+    )
+    admin.execute("ALTER TABLE accounts ADD PRIMARY KEY (id)")
+    admin.execute("ANALYZE accounts")
+    return make(table="accounts", connections=4)
+
+
+def check_accounts(folder):
+    """The exported accounts are those of one moment."""
+    rows = [
+        line.split(b"\t")
+        for path in folder.files("export")
+        for block in folder.blocks(path)
+        for line in split_lines(block)
+    ]
+    assert sum(int(row[1]) for row in rows) == 0
+    assert len({row[0] for row in rows}) == len(rows)
+    [counted] = [int(row[2]) for row in rows if row[0] == b"0"]
+    assert counted == len(rows)
+
+
+def test_what_is_exported_is_one_snapshot_whatever_is_written_meanwhile(accounts, postgresql, schema, tmp_path, full):
+    settings, storage = settings_for(accounts, tmp_path, ["balance"], "counted")
+    for _turn in range(20 if full else 3):
+        with writing(postgresql.url, schema) as writer:
+            while writer.rows < WRITES / 10:
+                time.sleep(0.01)
+            before, began = writer.rows, time.monotonic()
+            folder = export(settings, storage, quiet, quiet, rate=ACCOUNTS / READ_SECONDS)
+            written, seconds = writer.rows - before, time.monotonic() - began
+        assert not writer.failed
+        assert written > 0.8 * WRITES * seconds, "the writer was held up"
+        assert seconds > READ_SECONDS / 2
+        check_accounts(folder)
+        manifest = folder.manifest()
+        assert manifest["export"]["parts"] == 4
+        assert manifest["snapshot"]["id"]
+        assert manifest["snapshot"]["time"] < f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(time.time() + 1))}"
+
+
+REPLICA = {"fsync": "off", "max_connections": "50", "max_wal_senders": "4", "hot_standby_feedback": "off"}
+
+
+def test_a_replica_is_a_source_too(accounts, postgresql, schema, tmp_path):
+    replica = postgresql.copy(postgresql.folder.parent / "replica", **REPLICA)
+    try:
+        database = accounts._settings.model_copy(update={"url": f"{replica.url}?options=-csearch_path%3D{schema}"})
+        settings, storage = settings_for(open_database(database), tmp_path, ["balance"], "counted")
+        with writing(postgresql.url, schema) as writer:
+            folder = export(settings, storage, quiet, quiet, rate=ACCOUNTS / READ_SECONDS)
+        assert not writer.failed
+        check_accounts(folder)
+    finally:
+        replica.remove()
+
+
+def test_a_snapshot_that_a_replica_loses_is_taken_anew(accounts, admin, postgresql, schema, tmp_path):
+    replica = postgresql.copy(postgresql.folder.parent / "replica", max_standby_streaming_delay="0", **REPLICA)
+    said = []
+    try:
+        database = accounts._settings.model_copy(update={"url": f"{replica.url}?options=-csearch_path%3D{schema}"})
+        settings, storage = settings_for(open_database(database), tmp_path, ["balance"], "counted")
+        times = iter([True])
+
+        def conflict(_done, _total):
+            # What the replica's snapshot still sees is removed on the primary, and the replica has to follow.
+            if next(times, False):
+                admin.execute("UPDATE accounts SET pad = '' WHERE id BETWEEN 1 AND 1000")
+                admin.execute("VACUUM accounts")
+
+        folder = export(settings, storage, conflict, said.append, rate=ACCOUNTS / READ_SECONDS)
+        check_accounts(folder)
+        [text] = said
+        assert re.search("the snapshot was lost: .*; the export begins anew", text)
+        times = iter([True] * 1000)
+        with pytest.raises(SnapshotLostError, match="the snapshot was lost"):
+            export(settings, storage, conflict, said.append, rate=ACCOUNTS / READ_SECONDS)
+        assert len(said) == 3
+        assert storage.releases() == [folder.release]
+    finally:
+        replica.remove()
+
+
+def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path):
+    settings, storage = settings_for(accounts, tmp_path, ["balance"], "counted")
+    said, ended = [], []
+
+    def end(_done, _total):
+        if not ended:
+            ended.extend(admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'predictions'"
+            ))  # fmt: skip
+
+    folder = export(settings, storage, end, said.append, rate=ACCOUNTS)
+    assert len(ended) > 1
+    assert "the snapshot was lost" in said[0]
+    check_accounts(folder)
+
+
+def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin):
+    with accounts.snapshot(["id", "balance"]) as snapshot:
+        admin.execute("SET lock_timeout = '200ms'")
+        try:
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                admin.execute("TRUNCATE accounts")
+        finally:
+            admin.execute("RESET lock_timeout")
+        shares = snapshot.shares()
+        assert sum(block.count(b"\n") for share in shares for block in share.blocks()) == ACCOUNTS
+
+
+def test_null_ids_are_counted_and_nothing_is_left(make, tmp_path):
+    database = make("CREATE TABLE t (id text, n int, p int); INSERT INTO t VALUES ('a', 1, 1), (NULL, 1, 1)", table="t")
+    settings, storage = settings_for(database, tmp_path, ["n"], "p")
+    with pytest.raises(InputError, match="id is NULL in 1 rows of t: every record needs an ID"):
+        export(settings, storage, quiet, quiet)
+    assert storage.releases() == []
+
+
+# --- time and trouble ------------------------------------------------------------------------------------------------
+
+
+def test_a_statement_of_the_export_has_its_time(make, tmp_path):
+    query = "SELECT i AS id, 1 AS n, 0 AS p, pg_sleep(0.2) FROM generate_series(1, 100) i"
+    database = make(query=query, export_timeout=1)
+    settings, storage = settings_for(database, tmp_path, ["n"], "p")
+    with pytest.raises(ServiceError, match=r"no answer within 1 s \(database.export_timeout\)"):
+        export(settings, storage, quiet, quiet)
+
+
+@contextmanager
+def stopped(admin):
+    """Hold the sessions of ours back, as a host that hangs does."""
+    pids = [row[0] for row in admin.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'predictions'")]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield len(pids)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_lookup_has_its_time_though_the_database_hangs(make, admin):
+    database = make("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", table="t", timeout=1)
+    with closing(database.reader()) as reader:
+        assert reader.records(["1"])
+        with stopped(admin) as sessions:
+            began = time.monotonic()
+            with pytest.raises(ServiceError, match=r"no answer within 1 s \(database.timeout\)"):
+                reader.records(["1"])
+            assert time.monotonic() - began < 3
+        assert sessions == 1
+
+
+def test_a_lookup_does_not_wait_for_a_lock_for_ever(make, admin, postgresql, schema):
+    database = make("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", table="t", timeout=1)
+    with closing(database.reader()) as reader, psycopg.connect(postgresql.url) as other:
+        other.execute(f"LOCK TABLE {schema}.t")
+        with pytest.raises(ServiceError, match="lock timeout|no answer within 1 s"):
+            reader.records(["1"])
+
+
+def test_a_lookup_goes_on_when_the_server_or_the_table_is_another_one(make, admin):
+    database = make("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 2)", table="t")
+    with closing(database.reader()) as reader:
+
+        def values():
+            return reader.records(["1"])["1"].values
+
+        assert values() == {"id": 1, "n": 2}
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'predictions'")
+        assert values() == {"id": 1, "n": 2}
+        admin.execute("ALTER TABLE t ADD COLUMN m text DEFAULT 'x'")
+        assert values() == {"id": 1, "n": 2, "m": "x"}
+        admin.execute("ALTER TABLE t RENAME n TO k")
+        assert values() == {"id": 1, "k": 2, "m": "x"}
+        admin.execute("ALTER TABLE t ALTER id TYPE text, ALTER k TYPE text USING 'abc'")
+        assert values() == {"id": "1", "k": "abc", "m": "x"}
+        admin.execute("ALTER TABLE t RENAME id TO key")
+        with pytest.raises(InputError, match="no column 'id' in t of"):
+            values()
+
+
+def test_a_reader_is_forgotten_in_a_forked_process(make):
+    database = make("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", table="t")
+    with closing(database.reader()) as reader:
+        assert reader.records(["1"])
+        child = os.fork()
+        if not child:
+            reader.forget()
+            code = 0 if reader.records(["1"]) else 1
+            reader.close()
+            os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        assert reader.records(["1"])
