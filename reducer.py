@@ -15,8 +15,14 @@ of this name in the job's output.
 
 In a job, with the file AGAINST (`predictions.against`), the lines are compared with the current release's as they are
 written, and what was found goes into the folder too.
+
+    ... | ./mapper.py model.json RELEASE keyed | sort ... | ./reducer.py --changed LINES model.json RELEASE
+
+The records come unscored. Those that have not changed keep their lines of the current release, the others are scored
+now (`predictions.carry`). LINES is a file of that release's lines, or AGAINST, which says where they are.
 """
 
+import gc
 import sys
 from bisect import bisect_left
 from collections import Counter, deque
@@ -27,14 +33,16 @@ from pathlib import Path
 
 from loader.region_file import RegionFile
 from predictions import counters, task, unreadable
-from predictions.against import Against, write_state
-from predictions.errors import InputError, PredictionsError, RefusedError
+from predictions.against import AGAINST_FILE, Against, LostError, write_state
+from predictions.errors import InputError, InternalError, PredictionsError, RefusedError
 from predictions.records import first_fields, id_digest, join_lines, read_blocks, split_lines
+from predictions.release import scored_at
 from predictions.rowkey import record_id
 from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, NOT_UNIQUE, fields_of, not_unique, parse_line
 from predictions.upload import upload
 
 EXAMPLES = 5
+CHANGED = "--changed"
 
 
 def unique(blocks: Iterable[bytes], counts: Counter[str], conflicts: list[str]) -> Iterator[bytes]:
@@ -135,15 +143,48 @@ def write_both(lines: Iterable[bytes], file: RegionFile) -> Iterator[bytes]:
         yield records
 
 
+def changed(blocks: Iterable[bytes], arguments: Sequence[str], counts: Counter[str]) -> Iterator[bytes]:
+    """Yield the prediction lines of unscored records; of those that have not changed, the current release's."""
+    lines, model, release = arguments
+    from predictions.carry import carry_over  # they take a second to import, and other reducers do without
+    from predictions.model import load_model
+
+    loaded = load_model(Path(model))
+    gc.freeze()  # what is loaded stays: the collector need not walk through it again and again
+    if Path(lines).name != AGAINST_FILE:
+        with open(lines, "rb") as file:
+            yield from carry_over(blocks, read_blocks(file), loaded, scored_at(release), counts)
+        return
+    against = Against.parse(Path(lines).read_bytes())
+    try:
+        yield from carry_over(blocks, against.lines(task.partition()), loaded, scored_at(release), counts)
+    except LostError as error:
+        raise InternalError(f"the lines of release {against.release} cannot be had: {error}") from error
+
+
 def main(*arguments: str) -> int:
-    if len(arguments) > 2:
-        print("usage: reducer.py [FOLDER [AGAINST]] < prediction lines", file=sys.stderr)
+    at = arguments.index(CHANGED) if CHANGED in arguments else len(arguments)
+    places, option = arguments[:at], arguments[at + 1 :]
+    if len(places) > 2 or (at < len(arguments) and len(option) != 3):
+        usage = f"usage: reducer.py [FOLDER [AGAINST]] [{CHANGED} LINES MODEL.JSON RELEASE] < prediction lines"
+        print(usage, file=sys.stderr)
         return InputError.exit_code
-    names = ("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written")
+    names = (
+        "scored",
+        "failed",
+        "duplicates",
+        "conflicts",
+        "written_digest",
+        "duplicates_digest",
+        "unreadable_written",
+        "carried",
+    )
     counts, conflicts = Counter(dict.fromkeys(names, 0)), list[str]()
     try:
-        lines = unique(read_blocks(sys.stdin.buffer), counts, conflicts)
-        write(lines, *arguments)
+        blocks: Iterable[bytes] = read_blocks(sys.stdin.buffer)
+        if option:
+            blocks = changed(blocks, option, counts)
+        write(unique(blocks, counts, conflicts), *places)
         counters.report(sys.stderr, **counts)
         if not task.in_job():  # a job's driver does it: to fail here would only make Hadoop try three times more
             refuse(counts, conflicts)

@@ -21,8 +21,8 @@ TASK_MODULES = (
     *(
         f"predictions/{name}.py"
         for name in (
-            *("__init__", "against", "comparison", "counters", "distribution", "download", "errors", "faults"),
-            *("features", "model", "records", "release", "rowkey", "schema", "task", "unreadable", "upload"),
+            *("__init__", "against", "carry", "comparison", "counters", "distribution", "download", "errors", "faults"),
+            *("features", "model", "records", "release", "rowkey", "schema", "scoring", "task", "unreadable", "upload"),
         )
     ),
     *(f"loader/{name}.py" for name in ("__init__", "plan", "region_file", "regions", "server")),

@@ -76,17 +76,18 @@ class Against:
         Returns:
             None where the current release's lines could not be had.
         """
-        start, stop = key_range(self.regions, part)
         try:
-            return compare(self._lines(start, stop), written, self.bins)
+            return compare(self.lines(part), written, self.bins)
         except LostError as error:
             print(f"the lines of release {self.release} cannot be had, nothing is compared: {error}", file=sys.stderr)
             deque(written, maxlen=0)
             return None
 
-    def _lines(self, start: bytes, stop: bytes) -> Iterable[bytes]:
+    def lines(self, part: int) -> Iterable[bytes]:
+        """Yield the current release's lines of a region, by its number; LostError where they cannot be had."""
         if not self.release:
             return
+        start, stop = key_range(self.regions, part)
         try:
             yield from lines_between(self.points, lambda part: blocks(self.parts[part]), start, stop)
         except FAILURES as error:

@@ -55,6 +55,16 @@ def runner_option(command: F) -> F:
     return click.option("--runner", type=click.Choice(RUNNERS), help=text)(command)
 
 
+def model_option(command: F) -> F:
+    return click.option("--model", metavar="RELEASE", help="Take that release's model instead of training one.")(
+        command
+    )
+
+
+def changed_option(text: str) -> Callable[[F], F]:
+    return click.option("--changed", is_flag=True, help=text)
+
+
 @click.group()
 @click.option("--settings", type=click.Path(path_type=Path), metavar="FILE", help=f"Default: {FILE_NAME}.")
 @click.option("--storage", metavar="URL", help="Over hadoop.storage: a webhdfs:// URL or a local folder.")
@@ -90,32 +100,35 @@ def export(session: Session, rate: float | None) -> int:
 
 @cli.command()
 @release_option
+@model_option
 @click.pass_obj
-def train(session: Session, release: str | None) -> int:
+def train(session: Session, release: str | None, model: str | None) -> int:
     """Train the model on the exported records that have a label."""
     settings = session.settings
-    stages.run_train(settings, session.storage(settings).release(release))
+    storage = session.storage(settings)
+    stages.run_train(settings, storage.release(release), storage.release(model) if model else None)
     return DONE
 
 
 @cli.command()
 @release_option
 @runner_option
+@changed_option("Score only what has changed since the release that is served; the rest keeps what that one has.")
 @click.option("--dry-run", is_flag=True, help="Put the job's files into HDFS, print its command and do not run it.")
 @click.pass_obj
-def score(session: Session, release: str | None, runner: str | None, dry_run: bool) -> int:
+def score(session: Session, release: str | None, runner: str | None, changed: bool, dry_run: bool) -> int:
     """Score every exported record, in a Hadoop Streaming job or by the same two scripts on this machine."""
     settings = session.settings
     folder = session.storage(settings).release(release)
     if not dry_run:
-        return stages.run_score(settings, folder, runner)
+        return stages.run_score(settings, folder, runner, changed)
     if runner not in (None, "hadoop"):
         raise click.UsageError("--dry-run prints a Hadoop job: leave --runner out")
     from predictions.score import check_model
     from predictions.score_hadoop import ScoreJob
 
     check_model(folder, folder.manifest())
-    job = ScoreJob(settings, folder, stages.served(settings, folder.storage))
+    job = ScoreJob(settings, folder, *stages.before(settings, folder, runner, changed))
     job.ship()
     click.echo(job.command())
     return DONE
@@ -255,11 +268,13 @@ def report(session: Session, release: str | None, output: Path) -> int:
 @cli.command()
 @runner_option
 @export_rate_option
+@changed_option("With the model of the release that is served, score only what has changed since.")
+@model_option
 @click.pass_obj
-def run(session: Session, runner: str | None, rate: float | None) -> int:
+def run(session: Session, runner: str | None, rate: float | None, changed: bool, model: str | None) -> int:
     """Export, train, score, load and activate a new release; of two runs at once for one name, the second is told."""
     settings = session.settings
-    release, code = stages.run_all(settings, session.storage(settings), runner, rate)
+    release, code = stages.run_all(settings, session.storage(settings), runner, rate, changed, model)
     click.echo(release)
     return code
 

@@ -10,7 +10,7 @@ from loader.regions import split_points
 from predictions import unreadable
 from predictions.counters import Outcome
 from predictions.errors import InputError, InternalError, RefusedError
-from predictions.model import MANIFEST_FILE, parse_manifest
+from predictions.model import MANIFEST_FILE, MODEL_FILE, parse_manifest
 from predictions.records import split_lines, unescape
 from predictions.rowkey import record_id
 from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, parse_line
@@ -21,6 +21,7 @@ EXAMPLES = 5
 COUNTERS = {
     *("read", "unreadable", "read_digest"),  # the mapper's
     *("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written"),
+    "carried",
 }
 
 
@@ -39,7 +40,9 @@ class Runner(Protocol):
         """Return the line with its place in the exported files, from the one that its mapper knew."""
 
 
-def make_runner(name: str | None, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None) -> Runner:
+def make_runner(
+    name: str | None, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None, changed: bool
+) -> Runner:
     """Return a runner; by default `hadoop` for a release on HDFS, `local` for one in a folder.
 
     Args:
@@ -47,6 +50,7 @@ def make_runner(name: str | None, settings: Settings, folder: ReleaseFolder, cur
         settings: where and how the job runs.
         folder: a release that was exported and has a model.
         current: the release that is served, with which the reducers of a job compare.
+        changed: whether records that have not changed since keep its lines.
 
     Raises:
         InputError: as the runners say.
@@ -54,10 +58,10 @@ def make_runner(name: str | None, settings: Settings, folder: ReleaseFolder, cur
     if (name or ("hadoop" if folder.storage.is_hdfs else "local")) == "hadoop":
         from predictions.score_hadoop import ScoreJob
 
-        return ScoreJob(settings, folder, current)
+        return ScoreJob(settings, folder, current, changed)
     from predictions.score_local import LocalRun
 
-    return LocalRun(settings.hbase.regions, folder, pipe=name == "pipe")
+    return LocalRun(settings.hbase.regions, folder, name == "pipe", current if changed else None)
 
 
 def score(
@@ -66,6 +70,7 @@ def score(
     runner: str | None,
     progress: Callable[[float], None],
     current: ReleaseFolder | None = None,
+    changed: bool = False,
 ) -> dict[str, Any]:
     """Score every record of a release, unless that has been done.
 
@@ -75,6 +80,7 @@ def score(
         runner: see `make_runner`.
         progress: called with the share of the job that is done, 0 to 1.
         current: see `make_runner`.
+        changed: score only what has changed since the release that is current, which has the same model.
 
     Returns:
         The part `scored` of the release's manifest.
@@ -89,18 +95,21 @@ def score(
         return folder.counts(manifest)
     started = time.monotonic()
     model = check_model(folder, manifest)
-    run = make_runner(runner, settings, folder, current)
+    run = make_runner(runner, settings, folder, current, changed)
     folder.remove(unreadable.FILE)
     with folder.writing("scored", make=not run.makes_output) as output:
         counts, job = run.run(output, progress)
         _check_counts(counts, manifest["export"])
         _refuse(counts, settings.gates.max_failed, folder, output, run)
         _check_digests(counts, manifest["export"])
-        scored = {name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable")} | {
+        scored = {
+            name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable", "carried")
+        } | {
             "rows": counts["scored"] + counts["failed"],
             "id_digest": f"{counts['written_digest'] % (1 << 64):016x}",
             "duplicates_digest": f"{counts['duplicates_digest'] % (1 << 64):016x}",
             "split_points": [point.decode() for point in split_points(settings.hbase.regions)],
+            "carried_from": current.release if current and changed else None,
             "job": job,
             "seconds": round(time.monotonic() - started, 3),
         }
@@ -122,14 +131,37 @@ def score(
 def check_model(folder: ReleaseFolder, exported: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest of a release's model; InputError where it is not there, or for other columns."""
     folder.require("export", "export")
-    folder.require("model", "train")
-    model = parse_manifest(folder.read(f"model/{MANIFEST_FILE}"), f"{folder.path}/model/{MANIFEST_FILE}")
+    model = read_model(folder)
     if model["features"] != exported["features"]:
         raise InputError(
             f"the model of {folder.path} takes {_names(model)}, but {_names(exported)} were exported: "
             "start a new release"
         )
     return model
+
+
+def read_model(folder: ReleaseFolder) -> dict[str, Any]:
+    """Return the manifest of a release's model; InputError where it is not there."""
+    folder.require("model", "train")
+    return parse_manifest(folder.read(f"model/{MANIFEST_FILE}"), f"{folder.path}/model/{MANIFEST_FILE}")
+
+
+def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> None:
+    """Give a release the model of an earlier one, instead of training.
+
+    Raises:
+        InputError: that one has none, or one for other columns.
+    """
+    model, exported = read_model(earlier), folder.manifest()
+    if model["features"] != exported["features"]:
+        raise InputError(
+            f"the model of release {earlier.release} takes {_names(model)}, but {_names(exported)} were exported: "
+            "train another one (without --model and --changed)"
+        )
+    with folder.writing("model") as target:
+        for name in (MODEL_FILE, MANIFEST_FILE):
+            with folder.create(f"{target}/{name}") as file:
+                file.write(earlier.read(f"model/{name}"))
 
 
 def _names(manifest: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ class ScoreJob:
         settings: names the commands, the interpreter, the regions.
         folder: a release that was exported and has a model.
         current: the release that is served, with which the reducers compare; None where nothing is.
+        changed: whether records that have not changed since keep its lines.
 
     Raises:
         InputError: `hadoop` is not there, the storage is not HDFS, or the releases do not predict the same.
@@ -42,7 +43,8 @@ class ScoreJob:
 
     makes_output = True
 
-    def __init__(self, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None = None) -> None:
+    def __init__(self, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None, changed: bool) -> None:
+        self._changed = changed
         self._settings = settings
         self._folder = folder
         self._against = against(current, folder, settings.hbase.regions)
@@ -67,13 +69,14 @@ class ScoreJob:
         """Return the job; its output goes to a folder of the release."""
         path, release = self._folder.path, self._folder.release
         python = self._settings.hadoop.python
+        carry = f" --changed {AGAINST_FILE} {MANIFEST_FILE} {release}"
         archives, python_path = self._client.modules(f"{path}/job/{BUNDLE}")
         return Job(
             name=f"predictions {self._settings.name} {release}",
             input=f"{path}/export/part-*",
             output=output,
-            mapper=f"{python} mapper.py {MANIFEST_FILE} {release}",
-            reducer=f"{python} reducer.py {HFILES} {AGAINST_FILE}",
+            mapper=f"{python} mapper.py {MANIFEST_FILE} {release}{' keyed' if self._changed else ''}",
+            reducer=f"{python} reducer.py {HFILES} {AGAINST_FILE}{carry if self._changed else ''}",
             reduces=self._settings.hbase.regions,
             partitions=f"{path}/job/{PARTITIONS}",
             files=[

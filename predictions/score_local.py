@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from hadoop.packing import CHECKOUT
-from loader.regions import split_points
+from loader.regions import key_range, split_points
 from predictions import counters, task
+from predictions.compare import lines_of
 from predictions.errors import InputError, InternalError
 from predictions.model import MANIFEST_FILE, MODEL_FILE
 from predictions.processes import Processes, uninterrupted
@@ -39,6 +40,7 @@ class LocalRun:
         regions: how many part files.
         folder: a release that was exported and has a model.
         pipe: one process of each, rather than a mapper a core and a reducer a region.
+        carry: the release whose lines are kept for records that have not changed since.
 
     Raises:
         InputError: there is no `sort` command.
@@ -46,12 +48,13 @@ class LocalRun:
 
     makes_output = False
 
-    def __init__(self, regions: int, folder: ReleaseFolder, pipe: bool) -> None:
+    def __init__(self, regions: int, folder: ReleaseFolder, pipe: bool, carry: ReleaseFolder | None) -> None:
         if not shutil.which("sort"):
             raise InputError("sort: no such command; install GNU coreutils")
         self._points = split_points(regions)
         self._folder = folder
         self._is_pipe = pipe
+        self._carry = carry
         self._cores = 1 if pipe else len(os.sched_getaffinity(0))
         self._input = _Input(folder)
 
@@ -97,9 +100,11 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> None:
+        carrying = self._carrying(scratch, 0, (b"", b""))
         with uninterrupted():
             feeding, mapped = self._map(0, processes, scratch, pool, progress)
-            reduced = _reduce(processes, processes.start(_sort(scratch), mapped, _BYTES).stdout)
+            ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
+            reduced = _reduce(processes, ordered, carrying)
             writing = pool.submit(cut, reduced, self._points, partial(self._part, output))
         _wait([feeding, writing], processes)
 
@@ -114,8 +119,9 @@ class LocalRun:
     ) -> None:
         def reduce(region: int) -> None:
             pieces = [str(_piece(scratch, core, region)) for core in range(self._cores)]
+            carrying = self._carrying(scratch, region, key_range([point.decode() for point in self._points], region))
             merged = processes.start([*_sort(scratch), "--merge", *pieces], subprocess.DEVNULL, _BYTES)
-            with _reduce(processes, merged.stdout) as reduced, self._part(output, region) as part:
+            with _reduce(processes, merged.stdout, carrying) as reduced, self._part(output, region) as part:
                 shutil.copyfileobj(reduced, part, COPY_BYTES)
             for piece in pieces:
                 os.unlink(piece)
@@ -141,11 +147,21 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> "tuple[Future[None], IO[bytes]]":
-        command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release)
+        keyed = ["keyed"] if self._carry else []
+        command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release, *keyed)
         mapper = processes.start(command, subprocess.PIPE, task.as_in_job(f"mapper-{core}"))
         assert mapper.stdin
         assert mapper.stdout
         return pool.submit(self._input.feed, core, mapper.stdin, progress), mapper.stdout
+
+    def _carrying(self, scratch: Path, part: int, bounds: tuple[bytes, bytes]) -> list[str]:
+        """Return what makes a reducer keep the lines of records that have not changed, between two row keys."""
+        if not self._carry:
+            return []
+        lines = scratch / f"current.{part}"
+        with open(lines, "wb") as file:
+            file.writelines(lines_of(self._carry, *bounds))
+        return ["--changed", str(lines), str(scratch / MANIFEST_FILE), self._folder.release]
 
     def _part(self, output: str, region: int) -> BinaryIO:
         return self._folder.create(f"{output}/part-{region:05d}")
@@ -163,8 +179,8 @@ def _script(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(CHECKOUT / name), *arguments]
 
 
-def _reduce(processes: Processes, ordered: Any) -> IO[bytes]:
-    stdout = processes.start(_script("reducer.py"), ordered, task.as_in_job("")).stdout
+def _reduce(processes: Processes, ordered: Any, arguments: list[str]) -> IO[bytes]:
+    stdout = processes.start(_script("reducer.py", *arguments), ordered, task.as_in_job("")).stdout
     assert stdout
     return stdout
 

@@ -30,10 +30,16 @@ def run_export(settings: Settings, storage: Storage, rate: float | None) -> Rele
     return folder
 
 
-def run_train(settings: Settings, folder: ReleaseFolder) -> None:
-    """Train its model, unless it has one."""
+def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder | None) -> None:
+    """Train its model, or give it that of an earlier release, unless it has one."""
     if folder.has("model"):
         say(f"{folder.path}/model is there already; another model is another release (predictions export)")
+        return
+    if earlier:
+        from predictions.score import take_model
+
+        take_model(folder, earlier)
+        say(f"the model is that of release {earlier.release}")
         return
     from predictions.training import train
 
@@ -46,29 +52,53 @@ def run_train(settings: Settings, folder: ReleaseFolder) -> None:
     say(f"trained in {done['seconds']:.1f} s; on {done['holdout']:,} records held out: {metrics}")
 
 
-def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None) -> int:
+def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, changed: bool) -> int:
     """Score it; return the exit code."""
     from predictions.score import score
 
-    current = served(settings, folder.storage) if runner in (None, "hadoop") else None
+    current, changed = before(settings, folder, runner, changed)
     with bar("score") as progress:
-        done = score(settings, folder, runner, lambda share: progress(share, 1.0), current)
+        done = score(settings, folder, runner, lambda share: progress(share, 1.0), current, changed)
     more = f", {done['duplicates']:,} came twice" if done["duplicates"] else ""
+    if done.get("carried_from"):
+        more += f"; {done['carried']:,} have not changed and keep what release {done['carried_from']} has"
     say(f"scored {done['scored']:,} records, {done['failed']:,} failed{more}; it took {done['seconds']:.1f} s")
     return WITH_FAILURES if done["failed"] else DONE
+
+
+def before(
+    settings: Settings, folder: ReleaseFolder, runner: str | None, changed: bool
+) -> tuple[ReleaseFolder | None, bool]:
+    """Return the release that is served, to compare with, and whether lines can be kept of it, if that is wanted."""
+    from predictions.score import read_model
+
+    if not changed:
+        return served(settings, folder.storage) if runner in (None, "hadoop") else None, False
+    current = current_release(settings, folder.storage)
+    if not current:
+        say("no release is current whose lines are there: every record is scored")
+        return None, False
+    if read_model(current)["sha256"] != read_model(folder)["sha256"]:
+        say(f"release {current.release} has another model: every record is scored")
+        return current, False
+    return current, True
+
+
+def current_release(settings: Settings, storage: Storage) -> ReleaseFolder | None:
+    """Return the release that is served, if its lines are there; ServiceError where HBase does not answer."""
+    from loader.connection import Connection
+    from predictions.pointer import Releases
+
+    with Connection(settings.hbase.server()) as connection:
+        return storage.scored(Releases(connection, settings.name).pointer().current)
 
 
 def served(settings: Settings, storage: Storage) -> ReleaseFolder | None:
     """Return the release that is served, if a job can read its lines; `activate` asks again."""
     if not storage.is_hdfs:
         return None
-    from loader.connection import Connection
-    from predictions.pointer import Releases
-
     try:
-        with Connection(settings.hbase.server()) as connection:
-            releases = Releases(connection, settings.name)
-            return storage.scored(releases.pointer().current)
+        return current_release(settings, storage)
     except ServiceError as error:
         say(f"the job compares with no other release: {error}")
         return None
@@ -114,16 +144,19 @@ def run_activate(settings: Settings, storage: Storage, release: str, force: str 
     say(f"release {pointer.current} is current{before}")
 
 
-def run_all(settings: Settings, storage: Storage, runner: str | None, rate: float | None) -> tuple[str, int]:
+def run_all(
+    settings: Settings, storage: Storage, runner: str | None, rate: float | None, changed: bool, model: str | None
+) -> tuple[str, int]:
     """Make a release by all stages in order, holding the lease of the name; return its ID and the exit code."""
     from predictions.lease import lease
     from predictions.load import How
 
     started = time.monotonic()
     with lease(settings.hbase.server(), settings.name, say):
+        earlier = storage.release(model) if model else current_release(settings, storage) if changed else None
         folder = run_export(settings, storage, rate)
-        run_train(settings, folder)
-        code = run_score(settings, folder, runner)
+        run_train(settings, folder, earlier)
+        code = run_score(settings, folder, runner, changed)
         run_load(settings, folder, How())
         run_activate(settings, storage, folder.release)
     say(f"done in {time.monotonic() - started:.0f} s")

@@ -104,7 +104,7 @@ def test_the_pipe(task, trained):
     digest = (id_digest(ids) + 2**63) % 2**64 - 2**63
     assert counts_of(scored, reduced) == {
         **{"read": 400, "unreadable": 0, "read_digest": digest},
-        **{"scored": 400, "failed": 0, "duplicates": 0, "conflicts": 0, "unreadable_written": 0},
+        **{"scored": 400, "failed": 0, "duplicates": 0, "conflicts": 0, "unreadable_written": 0, "carried": 0},
         **{"written_digest": digest, "duplicates_digest": 0},
     }
 

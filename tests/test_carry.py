@@ -1,0 +1,164 @@
+"""Scoring only what has changed gives, but for the time of scoring, what scoring everything gives."""
+
+import io
+import shutil
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import make_orders, replace_export
+
+from predictions import carry
+from predictions.errors import InputError, InternalError
+from predictions.export import export
+from predictions.model import load_model
+from predictions.records import read_blocks, split_lines
+from predictions.release import scored_at
+from predictions.rowkey import record_id
+from predictions.schema import parse_line
+from predictions.score import score, take_model
+from predictions.settings import load_settings
+from predictions.storage import Storage
+from predictions.training import train
+
+GONE, NEW, CHANGED = 10, 9, 7  # of the 400 orders; one of eight that were to change has no amount
+
+
+def quiet(*_said):
+    pass
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = make_orders(tmp_path_factory.mktemp("carry"))
+    settings = load_settings(folder / "predictions.toml")
+    storage = Storage(settings.hadoop.storage, settings.name)
+    first = export(settings, storage, quiet, quiet)
+    train(settings, first, quiet)
+    score(settings, first, "pipe", quiet)
+    with closing(sqlite3.connect(folder / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET amount = amount + 100 WHERE rowid % 50 = 0")  # changed
+        connection.execute("UPDATE orders SET paid = 1 WHERE rowid % 7 = 0")  # the label alone: not changed
+        connection.execute("DELETE FROM orders WHERE rowid % 40 = 1")
+        connection.execute(
+            "INSERT INTO orders SELECT 'new-' || id, country, amount, items, paid, note FROM orders LIMIT 9"
+        )
+        connection.execute("UPDATE orders SET amount = 'twelve' WHERE rowid = 33")  # cannot be scored
+    return settings, storage, first
+
+
+@pytest.fixture
+def second(project):
+    """A release of the database as it is now, with the first one's model."""
+    settings, storage, first = project
+    folder = export(settings, storage, quiet, quiet)
+    take_model(folder, first)
+    yield folder
+    shutil.rmtree(folder.path)
+
+
+def lines_of(folder):
+    lines = [line for path in folder.files("scored") for block in folder.blocks(path) for line in split_lines(block)]
+    return {record_id(line.partition(b"\t")[0]): parse_line(line) for line in lines}
+
+
+def again(settings, folder, runner, *current):
+    """Score a release anew."""
+    folder.remove("scored")
+    manifest = folder.manifest()
+    manifest.pop("scored", None)
+    folder.write_manifest(manifest)
+    return score(settings, folder, runner, quiet, *current), lines_of(folder)
+
+
+@pytest.mark.parametrize("runner", ["pipe", "local"])
+@pytest.mark.parametrize("regions", [1, 4, 7])
+def test_it_equals_a_full_run_but_for_the_time_of_scoring(project, second, runner, regions):
+    settings, _storage, first = project
+    settings = settings.model_copy(update={"hbase": settings.hbase.model_copy(update={"regions": regions})})
+    full, wanted = again(settings, second, runner)
+    done, found = again(settings, second, runner, first, True)
+    before = lines_of(first)
+    assert full["carried"] == 0
+    assert [line._replace(scored=b"") for line in found.values()] == [
+        line._replace(scored=b"") for line in wanted.values()
+    ]
+    same = {name for name, line in found.items() if name in before and line.record == before[name].record}
+    assert done["carried"] == len(same) == 400 - GONE - CHANGED - 1
+    times = {name: line.scored for name, line in found.items()}
+    then, now = scored_at(first.release), scored_at(second.release)
+    assert times == {name: then if name in same else now for name in found}
+    assert done["carried_from"] == first.release
+    for name in ("read", "scored", "failed", "rows", "id_digest", "duplicates_digest"):
+        assert done[name] == full[name]
+
+
+def test_what_failed_is_carried_over_too(project, second):
+    settings, storage, first = project
+    again(settings, second, "pipe", first, True)
+    third = export(settings, storage, quiet, quiet)
+    try:
+        take_model(third, second)
+        done, found = again(settings, third, "pipe", second, True)
+        assert done["carried"] == done["rows"] == len(found)
+        assert done["failed"] == 1
+        assert found == lines_of(second)
+    finally:
+        shutil.rmtree(third.path)
+
+
+def test_duplicates_and_conflicts_are_what_they_are_in_a_full_run(project, second):
+    settings, _storage, first = project
+    lines = [line for path in second.files("export") for block in second.blocks(path) for line in split_lines(block)]
+    replace_export(second, [[*lines, lines[0], lines[49], lines[399 - 20]]])
+    done, _found = again(settings, second, "pipe", first, True)
+    assert done["duplicates"] == 3
+    other = lines[5].rsplit(b"\t", 2)[0] + b"\t77\t0"
+    replace_export(second, [[*lines, other]])
+    with pytest.raises(InputError, match="the ID is not unique: 1 IDs stand for different records"):
+        again(settings, second, "pipe", first, True)
+
+
+def test_only_what_changed_is_scored(project, second, monkeypatch):
+    _settings, _storage, first = project
+    model = load_model(Path(second.path, "model", "model.json"))
+    asked = []
+    score_block = model.score
+    monkeypatch.setattr(model, "score", lambda block: asked.append(block.count(b"\n")) or score_block(block))
+    records = b"".join(block for path in second.files("export") for block in second.blocks(path))
+    ids = [line.partition(b"\t")[0] for line in split_lines(records)]
+    keyed = b"".join(line + b"\n" for line in sorted(split_lines(carry.keyed_lines(records, ids))))
+    current = b"".join(block for path in first.files("scored") for block in first.blocks(path))
+    results = []
+    for size in (100, 3_000, 1 << 20):
+        counts = Counter(carried=0)
+        blocks, known = read_blocks(io.BytesIO(keyed), size), read_blocks(io.BytesIO(current), size // 2)
+        results.append(b"".join(carry.carry_over(blocks, known, model, b"7", counts)))
+        assert sum(asked) == len(ids) - counts["carried"] == NEW + CHANGED + 1
+        asked.clear()
+    assert results[0] == results[1] == results[2]
+
+
+def test_a_model_for_other_columns_is_not_taken(project, second):
+    manifest = second.manifest()
+    second.write_manifest(manifest | {"features": manifest["features"][:2]})
+    second.remove("model")
+    with pytest.raises(InputError, match=r"the model of release .* takes .*items.*: train another one"):
+        take_model(second, project[2])
+    assert not second.has("model")
+
+
+def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_path):
+    settings, storage, first = project
+    damaged = storage.new_release()
+    try:
+        shutil.copytree(first.path, damaged.path, dirs_exist_ok=True)
+        path = damaged.part("scored", 0)
+        with open(path, "ab") as file:
+            file.write(b"ffff:x\tcut off\n")
+        with pytest.raises((InternalError, InputError), match="a prediction line has 6 fields, this one 2"):
+            again(settings, second, "pipe", damaged, True)
+    finally:
+        shutil.rmtree(damaged.path)

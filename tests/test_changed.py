@@ -1,0 +1,114 @@
+"""`predictions run --changed` on the live cluster, of a PostgreSQL that others write to."""
+
+import psycopg
+import pytest
+
+from loader.connection import Connection
+from predictions.release import release_table
+
+pytestmark = pytest.mark.cluster
+
+ORDERS = 20_000
+SETTINGS = """
+name = "orders"
+[database]
+url = "{url}"
+table = "orders"
+id = "id"
+connections = 3
+[model]
+label = "paid"
+features = ["country", "amount", "ordered"]
+params = {{ max_iter = 10 }}
+[hadoop]
+storage = "storage"
+"""
+
+
+@pytest.fixture(scope="module")
+def database(postgresql):
+    with psycopg.connect(postgresql.url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE orders (id uuid PRIMARY KEY, country text, amount numeric(10,2), ordered timestamptz, paid bool)"
+        )
+        connection.execute(
+            "INSERT INTO orders SELECT md5(i::text)::uuid, (ARRAY['AT', 'CH', NULL])[i % 3 + 1], (i * 7919) % 500,"
+            f" timestamptz '2026-01-01' + i * interval '1 minute', (i * 7919) % 500 > 200 FROM generate_series(1, {ORDERS}) i"
+        )
+        yield connection
+        connection.execute("DROP TABLE orders")
+
+
+@pytest.fixture(scope="module")
+def made(database, project, postgresql):
+    made = project(SETTINGS.format(url=postgresql.url))
+    made.succeed("run")
+    return made
+
+
+def table_of(made, release):
+    """The rows of a release's table: cells without their times."""
+    with Connection(made.settings.hbase.server(loading=True)) as connection:
+        scan = connection.scan(release_table(made.name, release), b"", b"", page_rows=1000)
+        return {
+            row.key: (
+                {column: cell.value for column, cell in row.cells.items()},
+                {c.timestamp for c in row.cells.values()},
+            )
+            for page in scan
+            for row in page
+        }
+
+
+def test_a_run_of_what_changed_equals_a_full_run(made, database):
+    first = made.storage.release()
+    some = [str(row[0]) for row in database.execute("SELECT id FROM orders ORDER BY id LIMIT 5")]
+    assert [answer["status"] for answer in made.get(*some)] == ["fresh"] * 5
+    [answer] = made.get(some[0].upper())
+    assert answer["status"] == "missing"
+    # Every hundredth changes, two of each hundred come or go; the label of one in two becomes another.
+    database.execute(
+        "UPDATE orders SET amount = amount + 500 WHERE id IN (SELECT id FROM orders ORDER BY id LIMIT 200)"
+    )
+    database.execute("UPDATE orders SET paid = NOT paid WHERE amount::int % 2 = 0")
+    database.execute("DELETE FROM orders WHERE id IN (SELECT id FROM orders ORDER BY id DESC LIMIT 200)")
+    database.execute(
+        "INSERT INTO orders SELECT gen_random_uuid(), country, amount, ordered, paid FROM orders LIMIT 200"
+    )
+    assert [answer["status"] for answer in made.get(*some)] == ["changed"] * 5
+    done = made.succeed("run", "--changed")
+    second = made.storage.release()
+    assert second.release == done.stdout.strip() != first.release
+    manifest = second.manifest()
+    assert (manifest["scored"]["carried"], manifest["scored"]["rows"]) == (ORDERS - 400, ORDERS)
+    assert manifest["scored"]["carried_from"] == first.release
+    assert manifest["model"]["sha256"] == first.manifest()["model"]["sha256"]
+    assert f"19,600 have not changed and keep what release {first.release} has" in done.stderr
+    made.succeed("verify", "--full")
+    assert [answer["status"] for answer in made.get(*some)] == ["fresh"] * 5
+    for stage in ("export", f"train --model {first.release}", "score", "load"):
+        made.succeed(*stage.split())
+    full = table_of(made, made.storage.release().release)
+    found = table_of(made, second.release)
+    assert {key: cells for key, (cells, _times) in found.items()} == {key: cells for key, (cells, _t) in full.items()}
+    assert len(found) == ORDERS
+    now = max(time for _cells, times in found.values() for time in times)
+    assert sum(times == {now} for _cells, times in found.values()) == 400
+    assert all(len(times) == 1 for _cells, times in found.values())
+
+
+def test_with_another_model_everything_is_scored(made):
+    made.succeed("export")
+    made.succeed("train")
+    done = made.succeed("score", "--changed")
+    assert "has another model: every record is scored" in done.stderr
+    assert made.storage.release().manifest()["scored"]["carried"] == 0
+
+
+def test_the_command_that_a_dry_run_prints_keeps_lines_too(made):
+    made.succeed("export")
+    release = made.get("x")[0]["release"]
+    made.succeed("train", "--model", release)
+    command = made.succeed("score", "--changed", "--dry-run").stdout
+    assert "--changed against.json model.json" in command
+    assert "keyed" in command
