@@ -33,11 +33,17 @@ class Usage(NamedTuple):
     peak_bytes: int  # of the largest of them
 
 
-def make_release(storage: Path) -> ReleaseFolder:
-    """Export the flights and train their model, in processes of their own: this one stays small, see `score_local`."""
+def flights_database() -> Path:
+    """Return the flights' SQLite database, made where it is not there."""
     database = VAR / "flights.db"
     if not database.exists():
         subprocess.run([sys.executable, CHECKOUT / "examples" / "flights" / "make_database.py", database], check=True)
+    return database
+
+
+def make_release(storage: Path) -> ReleaseFolder:
+    """Export the flights and train their model, in processes of their own: this one stays small, see `score_local`."""
+    flights_database()
     for stage in ("export", "train"):
         subprocess.run(_command(storage, stage), stdout=subprocess.DEVNULL, check=True)
     return Storage(str(storage), load_settings(SETTINGS).name).release()

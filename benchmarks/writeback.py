@@ -1,0 +1,172 @@
+"""What a batch of predictions does to the database: written back into its table, or made and served by this package.
+
+A PostgreSQL (its settings as they come but for `shared_buffers`, so with fsync) holds the flights, so many times each,
+in one table with a primary key. Records are read by that key, at random, at a given rate, while
+
+- `nothing` else happens;
+- `write_back`: predictions for every record are written into a new column, as one does who knows how. They exist
+  before, in a file, sorted by ID. ALTER TABLE adds the column, which rewrites nothing; it gives up after 0.1 seconds of
+  waiting for its lock and tries again a second later, for behind it every read waits. COPY fills a temporary table,
+  which needs no WAL and then gets a primary key. UPDATE … FROM goes through the table in batches by key range, each a
+  transaction. VACUUM comes after every tenth of the table, so that the next tenth finds room.
+- `package`: `predictions run`, with this database and the embedded cluster (which is started, and stopped again, unless
+  it is running): export, training, scoring by Hadoop, bulk load into HBase, activation. What it predicts is what
+  `write_back` writes, so it comes before.
+
+Each has a new database, copied from the same template and read into memory, with a checkpoint before. In the first five
+seconds of each, one transaction has the table open, as a report or a dump would: ALTER TABLE has to wait for it.
+
+A read's time begins when it was due, not when a connection was free for it. Figures are those of the whole phase and of
+its steps; of `package` the export is the one step that the database takes part in. What else it does takes the same
+cores as the database and pgbench here; `busy` is the share of the cores' time in which they worked, for whomever.
+
+WAL is the difference of `pg_current_wal_lsn()`. Sizes, dead rows and free space are those of `pgstattuple`, before and
+after. The locks on the table, held or waited for, and the longest wait for each mode are sampled fifty times a second.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from benchmarks.batches import Package, Step, write_back
+from benchmarks.database import Database, Watch
+from benchmarks.flights import VAR, machine, running_cluster
+from benchmarks.reads import PacedReads, by_second, summary
+from examples.postgresql import PostgreSQL
+from predictions import exits
+
+SHARED_BUFFERS = "512MB"  # a million records have room
+PHASES = {"nothing": "nothing else", "write_back": "writing back", "package": "this package"}
+Work = Callable[[str], list[Step]]  # does what the reads are to feel in the database of a URL, and says when
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@click.option("--copies", type=click.IntRange(1), default=3, show_default=True, help="Of the flights, under new IDs.")
+@click.option("--rate", type=click.IntRange(1), default=1000, show_default=True, help="Reads a second.")
+@click.option("--seconds", type=click.IntRange(10), default=30, show_default=True, help="In which nothing happens.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the figures into this PNG.")
+def main(as_json: bool, copies: int, rate: int, seconds: int, plot: Path | None) -> None:
+    """Measure what a batch of predictions does to the database and to those who read it."""
+    VAR.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="writeback.", dir=VAR) as name, running_cluster() as cluster:
+        local = Path(name)
+        local.chmod(0o755)  # PostgreSQL does not run as root; what is secret in there is its own
+        with _postgresql(local / "postgresql") as server:
+            database = Database.make(server.url, copies)
+            predictions = local / "predictions"
+
+            def measure(phase: str, work: Work) -> dict[str, Any]:
+                folder = local / phase
+                folder.mkdir()
+                return _measure(database, rate, folder, work)
+
+            def idle(_url: str) -> list[Step]:
+                time.sleep(seconds)
+                return []
+
+            found = {"nothing": measure("nothing", idle)}
+            package = Package(cluster)
+            with package.removed():
+                found["package"] = measure("package", package.run)
+                package.write_predictions(predictions)
+            found["write_back"] = measure("write_back", lambda url: write_back(url, predictions, database.rows))
+    result = {
+        "rows": database.rows,
+        "rate": rate,
+        "phases": {phase: found[phase] for phase in PHASES},
+        "machine": f"{database.version}, {machine()}",
+    }
+    if plot:
+        from benchmarks.writeback_plot import draw
+
+        draw(result, plot)
+    print(json.dumps(result) if as_json else _table(result))
+
+
+@contextmanager
+def _postgresql(folder: Path) -> Iterator[PostgreSQL]:
+    server = PostgreSQL(folder)
+    try:
+        server.start(shared_buffers=SHARED_BUFFERS)
+        yield server
+    finally:
+        if folder.exists():
+            server.remove()
+
+
+def _measure(database: Database, rate: int, folder: Path, work: Work) -> dict[str, Any]:
+    """Return what the work does to a new copy of the database."""
+    with (
+        database.copy() as url,
+        PacedReads(url, database.rows, rate, folder) as reads,
+        Watch(url, "flights") as watch,
+        database.long_read(url),
+    ):
+        psutil.cpu_percent()
+        begin = time.time()
+        steps = work(url)
+        end = time.time()
+        busy = psutil.cpu_percent() / 100
+    done = reads.done()
+    return {
+        "seconds": round(end - begin, 2),
+        "busy": round(busy, 3),
+        "reads": summary(done, begin, end),
+        "steps": {
+            step.name: {
+                "begin": round(step.begin - begin, 2),
+                "seconds": round(step.end - step.begin, 2),
+                **summary(done, step.begin, step.end),
+            }
+            for step in steps
+        },
+        **watch.found(),
+        "by_second": by_second(done, begin, end),
+    }
+
+
+def _table(result: dict[str, Any]) -> str:
+    phases = result["phases"]
+    lines = [
+        f"{result['rows']:,} records, {result['rate']:,} reads a second asked for; {result['machine']}",
+        f"{'':28}{'seconds':>9}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'reads/s':>9}",
+    ]
+    for phase, title in PHASES.items():
+        found = phases[phase]
+        lines.append(_line(title, found["seconds"], found["reads"]))
+        lines += [_line(f"  {name}", step["seconds"], step) for name, step in found["steps"].items()]
+    lines.append(f"{'':28}{'WAL MB':>9}{'table MB':>15}{'index MB':>15}{'dead rows':>10}{'free MB':>9}{'schema':>10}")
+    for phase, title in PHASES.items():
+        found = phases[phase]
+        before, after = found["before"], found["after"]
+        grown = (f"{before[name] / 1e6:.1f} → {after[name] / 1e6:.1f}" for name in ("table_bytes", "index_bytes"))
+        table, index = grown
+        schema = "changed" if found["schema_changed"] else "same"
+        lines.append(
+            f"{title:28}{found['wal_bytes'] / 1e6:9.1f}{table:>15}{index:>15}"
+            f"{after['dead_rows']:10,}{after['free_bytes'] / 1e6:9.1f}{schema:>10}"
+        )
+    for phase, title in PHASES.items():
+        found = phases[phase]
+        waits = ", ".join(f"{mode} {wait} ms" for mode, wait in found["longest_wait_ms"].items()) or "none"
+        lines.append(
+            f"{title}: held {', '.join(found['locks_held'])}; waited for: {waits}; cores {found['busy']:.0%} busy"
+        )
+    return "\n".join(lines)
+
+
+def _line(title: str, seconds: float, reads: dict[str, Any]) -> str:
+    figures = "".join(f"{reads[name]:9.2f}" for name in ("p50_ms", "p99_ms", "max_ms"))
+    return f"{title:28}{seconds:9.1f}{figures}{reads['reads_per_second']:9.1f}"
+
+
+if __name__ == "__main__":
+    exits.run(main, "benchmarks/writeback")
