@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
+from loader.connection import Connection
 from predictions.export import PART_BYTES
 from predictions.progress import say
 from predictions.records import id_digest, split_lines
-from predictions.settings import load_settings
+from predictions.settings import Settings, load_settings
 from predictions.storage import ReleaseFolder, Storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -84,6 +85,26 @@ def _copies(folder: ReleaseFolder, copies: int) -> Iterator[bytes]:
         for path in folder.files("export"):
             for block in folder.blocks(path):
                 yield prefix + block[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+
+@contextmanager
+def release_on_hdfs(settings: Settings, local: Path, storage: Storage, copies: int) -> Iterator[ReleaseFolder]:
+    """Give a release on HDFS, exported and with a model, and remove all of the name and its tables at the end."""
+    made = make_copies(make_release(local), copies)
+    folder = ReleaseFolder(storage, made.release)
+    try:
+        for part in ("export", "model"):
+            for path in sorted(Path(made.path, part).iterdir()):
+                with open(path, "rb") as file:
+                    folder.put(f"{part}/{path.name}", file)
+        folder.write_manifest(made.manifest())
+        yield folder
+    finally:
+        storage.fs.rm(storage.folder, recursive=True)
+        with Connection(settings.hbase.server(loading=True)) as connection:
+            for table in connection.tables():
+                if table.decode().partition(".")[0] == settings.name:
+                    connection.delete_table(table.decode())
 
 
 def score_local(folder: ReleaseFolder) -> Usage:

@@ -18,15 +18,13 @@ had given them to somebody else; the rest of a stage is waiting.
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import psutil
 
-from benchmarks.flights import SETTINGS, VAR, machine, make_copies, make_release, running_cluster
+from benchmarks.flights import SETTINGS, VAR, machine, release_on_hdfs, running_cluster
 from loader.connection import Connection
 from predictions import exits
 from predictions.load import How, load
@@ -104,7 +102,7 @@ def main(as_json: bool, copies: int) -> None:
         thrift = settings.hbase.model_copy(update={"thrift": f"{HOST}:{cluster.port('thrift')}"})
         storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
         settings = settings.model_copy(update={"hbase": thrift, "name": "benchmark_run"})
-        with _release(settings, Path(local), storage, copies) as folder:
+        with release_on_hdfs(settings, Path(local), storage, copies) as folder:
             steps = _run(settings, folder)
             rows = folder.manifest()["loaded"]["rows"]
     total = sum(step.seconds for step in steps.values())
@@ -115,26 +113,6 @@ def main(as_json: bool, copies: int) -> None:
         "machine": machine(),
     }
     print(json.dumps(result) if as_json else _table(result, steps))
-
-
-@contextmanager
-def _release(settings: Settings, local: Path, storage: Storage, copies: int) -> Iterator[ReleaseFolder]:
-    """Give a release on HDFS, exported and with a model, and remove it and its tables at the end."""
-    made = make_copies(make_release(local), copies)
-    folder = ReleaseFolder(storage, made.release)
-    try:
-        for part in ("export", "model"):
-            for path in sorted(Path(made.path, part).iterdir()):
-                with open(path, "rb") as file:
-                    folder.put(f"{part}/{path.name}", file)
-        folder.write_manifest(made.manifest())
-        yield folder
-    finally:
-        storage.fs.rm(storage.folder, recursive=True)
-        with Connection(settings.hbase.server(loading=True)) as connection:
-            for table in {settings.name, release_table(settings.name, folder.release)}:
-                if table.encode() in connection.tables():
-                    connection.delete_table(table)
 
 
 def _run(settings: Settings, folder: ReleaseFolder) -> dict[str, Step]:

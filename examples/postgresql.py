@@ -14,7 +14,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,18 @@ class PostgreSQL:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
         return path
+
+
+@contextmanager
+def running(folder: Path, **settings: str) -> Iterator[PostgreSQL]:
+    """Run one in a folder for as long as the context is open, and remove it; `settings` as of `PostgreSQL.start`."""
+    server = PostgreSQL(folder)
+    try:
+        server.start(**settings)
+        yield server
+    finally:
+        if server.folder.exists():
+            server.remove()
 
 
 _INIT: Sequence[str] = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions")

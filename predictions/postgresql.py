@@ -35,6 +35,7 @@ PINNED = {
 OLDEST = 15  # of which COPY can name the columns
 RANGE_PAGES = 1024  # of a table, read by one statement: 8 MB as a rule
 BLOCK_BYTES = 256 << 10  # of lines; what is done with them stays in a processor's cache
+LOOK_LINES = 32  # between two looks at how large a block has become
 WAKE_SECONDS = 0.1  # between two looks for an interruption while a session waits
 KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
@@ -353,13 +354,14 @@ def _block(pgconn: Any) -> Any:
     lines = io.BytesIO()
     write, get = lines.write, pgconn.get_copy_data
     while lines.tell() < BLOCK_BYTES:
-        size, line = get(1)
-        if size > 0:
-            write(line)
-        elif size == 0:
-            while not (yield Wait.R):
-                pass
-            pgconn.consume_input()
-        else:
-            return lines.getvalue(), True
+        for _turn in range(LOOK_LINES):
+            size, line = get(1)
+            if size > 0:
+                write(line)
+            elif size == 0:
+                while not (yield Wait.R):
+                    pass
+                pgconn.consume_input()
+            else:
+                return lines.getvalue(), True
     return lines.getvalue(), False

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.postgresql import PostgreSQL
+from examples.postgresql import running
 from loader.connection import Connection
 from loader.server import Server
 from predictions.export import export
@@ -134,12 +134,9 @@ def postgresql():
     """A PostgreSQL of the tests' own, where its user may go: pytest's folders are closed to it."""
     with tempfile.TemporaryDirectory(prefix="postgresql.") as folder:
         os.chmod(folder, 0o711)
-        server = PostgreSQL(Path(folder) / "server")
-        try:
-            server.start(fsync="off", max_connections="50", max_wal_senders="4", wal_level="replica")
+        settings = {"fsync": "off", "max_connections": "50", "max_wal_senders": "4", "wal_level": "replica"}
+        with running(Path(folder) / "server", **settings) as server:
             yield server
-        finally:
-            server.remove()
 
 
 @contextmanager

@@ -162,3 +162,17 @@ def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_pat
             again(settings, second, "pipe", damaged, True)
     finally:
         shutil.rmtree(damaged.path)
+
+
+def test_a_record_that_comes_twice_keeps_its_line_twice(project):
+    _settings, _storage, first = project
+    model = load_model(Path(first.path, "model", "model.json"))
+    records = b"".join(block for path in first.files("export") for block in first.blocks(path))
+    ids = [line.partition(b"\t")[0] for line in split_lines(records)]
+    keyed = sorted(2 * split_lines(carry.keyed_lines(records, ids)))
+    current = b"".join(block for path in first.files("scored") for block in first.blocks(path))
+    counts = Counter(carried=0)
+    blocks = (line + b"\n" for line in keyed)  # each in a block of its own
+    lines = b"".join(carry.carry_over(blocks, [current], model, b"7", counts))
+    assert split_lines(lines) == sorted(2 * split_lines(current))
+    assert counts["carried"] == 800

@@ -1,0 +1,137 @@
+"""Scoring only the records that have changed beside scoring all of them, by jobs on the embedded cluster.
+
+The records are the flights, so many times each, exported to HDFS before; the model has 1,000 trees. A first release is
+scored whole. Of a second one, which has the same model, every hundredth record has another scheduled departure. It is
+scored twice: `full`, and `changed`, which keeps the first one's lines of the records that are the same. What is timed
+is the call behind `predictions score`: the job is handed in, it runs, its output is counted and put in its place.
+
+Both are then loaded, and the two tables are compared cell by cell: they must be the same but for the cells' times.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.flights import SETTINGS, VAR, machine, release_on_hdfs, running_cluster
+from loader.connection import Connection
+from predictions import exits
+from predictions.load import How, load
+from predictions.progress import LoadDisplay, say
+from predictions.records import SEPARATOR, join_lines, split_lines
+from predictions.release import release_table
+from predictions.score import score, take_model
+from predictions.settings import Settings, load_settings
+from predictions.storage import ReleaseFolder, Storage
+
+HOST = "127.0.0.1"
+TREES = 1_000
+EVERY = 100  # one of so many records changes
+FIELD = "sched_dep_time"  # which changes, by a minute
+PAGE_ROWS = 5_000
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@click.option("--copies", type=click.IntRange(1), default=3, show_default=True, help="Of the flights, under new IDs.")
+def main(as_json: bool, copies: int) -> None:
+    """Measure a job that scores only what has changed."""
+    VAR.mkdir(exist_ok=True)
+    os.environ["PREDICTIONS_MODEL_PARAMS"] = json.dumps({"max_iter": TREES, "early_stopping": False})
+    with tempfile.TemporaryDirectory(prefix="changed.", dir=VAR) as local, running_cluster() as cluster:
+        settings = load_settings(SETTINGS)
+        thrift = settings.hbase.model_copy(update={"thrift": f"{HOST}:{cluster.port('thrift')}"})
+        settings = settings.model_copy(update={"hbase": thrift, "name": "benchmark_changed"})
+        storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
+        with release_on_hdfs(settings, Path(local), storage, copies) as first:
+            _score(settings, first, None)
+            full, changed = _changed(first), _changed(first)
+            seconds = {"full": _score(settings, full, None), "changed": _score(settings, changed, first)}
+            scored = changed.manifest()["scored"]
+            different = _compare(settings, full, changed)
+    result = {
+        "rows": scored["rows"],
+        "changed": scored["rows"] - scored["carried"],
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "different_rows": different,
+        "ratios": {"changed_vs_full": round(seconds["changed"] / seconds["full"], 3)},
+        "machine": machine(),
+    }
+    print(json.dumps(result) if as_json else _table(result))
+
+
+def _changed(first: ReleaseFolder) -> ReleaseFolder:
+    """Make a release with the same model, of which every hundredth record is another."""
+    target, manifest = first.storage.new_release(), first.manifest()
+    place = 1 + [column["name"] for column in manifest["features"]].index(FIELD)
+    with target.writing("export") as temporary:
+        for path in first.files("export"):
+            with target.create(f"{temporary}/{path.rpartition('/')[2]}") as file:
+                for block in first.blocks(path):
+                    lines = split_lines(block)
+                    lines[::EVERY] = [_later(line, place) for line in lines[::EVERY]]
+                    file.write(join_lines(lines))
+    del manifest["scored"]
+    target.write_manifest(manifest | {"release": target.release})
+    take_model(target, first)
+    return target
+
+
+def _later(line: bytes, place: int) -> bytes:
+    fields = line.split(SEPARATOR)
+    fields[place] = b"%d" % (int(fields[place]) + 1)
+    return SEPARATOR.join(fields)
+
+
+def _score(settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None) -> float:
+    """Score a release, keeping lines of another one if there is one; return the seconds."""
+    started = time.perf_counter()
+    score(settings, folder, "hadoop", lambda _share: None, current, changed=current is not None)
+    return time.perf_counter() - started
+
+
+def _compare(settings: Settings, *folders: ReleaseFolder) -> int:
+    """Load two releases and return how many rows their tables have that are not in both, with the same values."""
+    for folder in folders:
+        with LoadDisplay() as display:
+            load(settings, folder, How(via="hfiles"), display, say)
+    with Connection(settings.hbase.server(loading=True)) as one, Connection(settings.hbase.server(loading=True)) as two:
+        rows = [
+            _rows(connection, release_table(settings.name, folder.release))
+            for connection, folder in zip((one, two), folders, strict=True)
+        ]
+        left, right = dict[bytes, Any](), dict[bytes, Any]()
+        # Both come in the order of their keys: what is the same is let go of at once.
+        for page in zip_longest(*rows, fillvalue={}):
+            left.update(page[0])
+            right.update(page[1])
+            for key in [key for key, cells in left.items() if right.get(key) == cells]:
+                del left[key], right[key]
+    return len(left.keys() | right.keys())
+
+
+def _rows(connection: Connection, table: str) -> Iterator[dict[bytes, dict[bytes, bytes]]]:
+    for page in connection.scan(table, b"", b"", page_rows=PAGE_ROWS):
+        yield {row.key: {column: cell.value for column, cell in row.cells.items()} for row in page}
+
+
+def _table(result: dict[str, Any]) -> str:
+    seconds = result["seconds"]
+    return "\n".join(
+        [
+            f"{result['rows']:,} flights, {result['changed']:,} of them changed; {TREES:,} trees; {result['machine']}",
+            f"full     {seconds['full']:7.1f} s",
+            f"changed  {seconds['changed']:7.1f} s, {result['ratios']['changed_vs_full']:.1%} of it",
+            f"rows that differ between the two tables: {result['different_rows']:,}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    exits.run(main, "benchmarks/changed")
