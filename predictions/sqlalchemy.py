@@ -81,7 +81,7 @@ class SqlalchemyDatabase:
                 connection.exec_driver_sql(statement)
         except RuntimeError as error:  # a driver misses another package
             raise InputError(f"{self.name}: {error}") from error
-        except (TypeError, ValueError, LookupError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise InputError(
                 "database.url: an option after the ? is unknown to the driver, or has a wrong value"
             ) from error
@@ -269,7 +269,10 @@ class Source(NamedTuple):
         for name, place in [(given, None), *([(last, schema)] if dot else [])]:
             if not inspector.has_table(name, place):
                 continue
-            types = {each["name"]: each["type"] for each in inspector.get_columns(name, place)}
+            found = inspector.get_columns(name, place)
+            if connection.dialect.name in MYSQL:  # where SQLAlchemy leaves a backtick of a name doubled
+                found = [{**each, "name": each["name"].replace("``", "`")} for each in found]
+            types = {each["name"]: each["type"] for each in found}
             options = inspector.get_table_options(name, place)
             engine = str(options.get("mysql_engine") or options.get("mariadb_engine") or "")
             note = (
@@ -337,7 +340,9 @@ class SqlalchemySnapshot:
         names = [column.name for column in self.columns]
         statement = select(*(self._source.relation.c[name] for name in names))
         seen: dict[int, set[type]] = {index: set() for index, column in enumerate(self.columns) if not column.type}
-        with self._lost(), self._connection.execution_options(yield_per=FETCH_ROWS).execute(statement) as result:
+        driver = self._connection.connection.dbapi_connection
+        with self._lost(), _unread(driver):
+            result = self._connection.execution_options(yield_per=FETCH_ROWS).execute(statement)
             for rows in result.partitions():
                 for index, kinds in seen.items():
                     kinds.update({type(row[index]) for row in rows})
@@ -361,3 +366,13 @@ def _seen_kind(types: set[type]) -> str:
         if types and types <= kinds:
             return name
     return "text"
+
+
+@contextmanager
+def _unread(driver: Any) -> Iterator[None]:
+    """Leave what is not read yet: PyMySQL would read the rest of the table when its result is let go of."""
+    try:
+        yield
+    finally:
+        if result := getattr(driver, "_result", None):
+            result.unbuffered_active = False

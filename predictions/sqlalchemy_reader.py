@@ -96,7 +96,8 @@ class _Opened:
         if isinstance(type_, sql.Integer):
             return _values(_unsigned if getattr(type_, "unsigned", False) else _signed)
         with suppress(NotImplementedError):
-            return _values(_PARSE.get(type_.python_type, str))
+            if not isinstance(type_, sql.NullType):
+                return _values(_PARSE.get(type_.python_type, str))
         # Of a query, or of a type that SQLAlchemy does not know: what the driver tells.
         empty = self.connection.execute(select(self._source.relation.c[self._id_name]).limit(0))
         dbapi = self.connection.dialect.loaded_dbapi
