@@ -5,7 +5,6 @@ import gc
 import json
 import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -13,7 +12,6 @@ from contextlib import closing, contextmanager
 from urllib.parse import quote
 
 import psycopg
-import pymysql
 import pytest
 from sqlalchemy import Engine, event
 
