@@ -105,8 +105,17 @@ def open_database(settings: DatabaseSettings) -> Database:
         except ModuleNotFoundError as error:
             raise InputError(f"{error.name} is not installed: pip install 'predictions[postgresql]'") from error
         return PostgresDatabase(settings)
+    if re.match(r"\w+\+\w+://", settings.url):
+        try:
+            from predictions.sqlalchemy import SqlalchemyDatabase
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed: pip install 'predictions[sqlalchemy]'") from error
+        return SqlalchemyDatabase(settings)
     kind = settings.url.partition(":")[0][:20]  # what follows may have a password
-    raise InputError(f"database.url: {kind}…: must be sqlite:///PATH or postgresql://USER@HOST:PORT/DATABASE")
+    raise InputError(
+        f"database.url: {kind}…: must be sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE "
+        "or, for others, DIALECT+DRIVER://USER@HOST:PORT/DATABASE"
+    )
 
 
 def no_table(table: str, place: str, known: list[str]) -> InputError:

@@ -139,6 +139,21 @@ def postgresql():
             yield server
 
 
+@pytest.fixture(scope="session")
+def mariadb():
+    """A MariaDB of the tests' own, where its user may go, as of `postgresql`."""
+    from mariadb import MariaDB
+
+    with tempfile.TemporaryDirectory(prefix="mariadb.") as folder:
+        os.chmod(folder, 0o711)
+        server = MariaDB(Path(folder) / "server")
+        try:
+            server.start()
+            yield server
+        finally:
+            server.remove()
+
+
 @contextmanager
 def own_cluster(folder, offset, region_servers):
     """Run a cluster beside the shared one, with every port moved: its servers may be killed."""
