@@ -101,9 +101,11 @@ class Package:
 
     Args:
         cluster: which runs.
+        export_rate: rows that it reads a second, at most; None for as many as the database gives.
     """
 
-    def __init__(self, cluster: ClusterConfig) -> None:
+    def __init__(self, cluster: ClusterConfig, export_rate: float | None) -> None:
+        self._pace = [f"--rate={export_rate}"] if export_rate else []
         self._thrift = f"{HOST}:{cluster.port('thrift')}"
         self._server = Server(HOST, cluster.port("thrift"))
         self._url = f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks"
@@ -112,8 +114,8 @@ class Package:
     def run(self, url: str) -> list[Step]:
         """Do `predictions run` for the database of the URL; return when it exported."""
         given = {"PREDICTIONS_NAME": NAME, "PREDICTIONS_HBASE_THRIFT": self._thrift, "PREDICTIONS_DATABASE_URL": url}
-        command = [sys.executable, "-m", "predictions", "--settings", str(SETTINGS), "--storage", self._url, "run"]
-        _run(command, os.environ | given | {"PYTHONPATH": str(CHECKOUT)})
+        command = [sys.executable, "-m", "predictions", "--settings", str(SETTINGS), "--storage", self._url]
+        _run([*command, "run", *self._pace], os.environ | given | {"PYTHONPATH": str(CHECKOUT)})
         manifest = self._storage.release().manifest()
         begin = datetime.fromisoformat(manifest["snapshot"]["time"]).timestamp()
         return [Step("export", begin, begin + manifest["export"]["seconds"])]

@@ -13,7 +13,6 @@ from psycopg.rows import dict_row
 
 from benchmarks.flights import ROWS, flights_database
 
-LONG_READ_SECONDS = 5
 WATCH_SECONDS = 0.02  # between two looks at the locks; a shorter wait may go unseen
 
 _STATE = """
@@ -24,7 +23,8 @@ FROM pgstattuple(%(oid)s::regclass)"""
 
 _LOCKS = """
 SELECT mode, granted, coalesce(extract(epoch FROM clock_timestamp() - waitstart), 0)::float8
-FROM pg_locks WHERE relation = %s AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+FROM pg_locks WHERE locktype = 'relation' AND relation = %s
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 class Database(NamedTuple):
@@ -69,13 +69,13 @@ class Database(NamedTuple):
 
     @staticmethod
     @contextmanager
-    def long_read(url: str) -> Iterator[None]:
-        """Have the table open in a transaction that takes some seconds from here, as a report would."""
+    def long_read(url: str, seconds: float) -> Iterator[None]:
+        """Have the table open in a transaction that takes so many seconds from here, as a report would."""
         with psycopg.connect(url) as connection, ThreadPoolExecutor(1) as pool:
             connection.execute("SELECT FROM flights LIMIT 1")
 
             def end() -> None:
-                time.sleep(LONG_READ_SECONDS)
+                time.sleep(seconds)
                 connection.commit()
 
             ending = pool.submit(end)

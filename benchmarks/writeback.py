@@ -13,8 +13,9 @@ in one table with a primary key. Records are read by that key, at random, at a g
   it is running): export, training, scoring by Hadoop, bulk load into HBase, activation. What it predicts is what
   `write_back` writes, so it comes before.
 
-Each has a new database, copied from the same template and read into memory, with a checkpoint before. In the first five
-seconds of each, one transaction has the table open, as a report or a dump would: ALTER TABLE has to wait for it.
+Each has a new database, copied from the same template and read into memory, with a checkpoint before. In the first
+seconds of each (`--long-read`), one transaction has the table open, as a report or a dump would: ALTER TABLE has to
+wait for it.
 
 A read's time begins when it was due, not when a connection was free for it. Figures are those of the whole phase and of
 its steps; of `package` the export is the one step that the database takes part in. What else it does takes the same
@@ -29,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ from predictions import exits
 SHARED_BUFFERS = "512MB"  # a million records have room
 PHASES = {"nothing": "nothing else", "write_back": "writing back", "package": "this package"}
 Work = Callable[[str], list[Step]]  # does what the reads are to feel in the database of a URL, and says when
+Figures = dict[str, Any]
 
 
 @click.command()
@@ -52,8 +55,18 @@ Work = Callable[[str], list[Step]]  # does what the reads are to feel in the dat
 @click.option("--copies", type=click.IntRange(1), default=3, show_default=True, help="Of the flights, under new IDs.")
 @click.option("--rate", type=click.IntRange(1), default=1000, show_default=True, help="Reads a second.")
 @click.option("--seconds", type=click.IntRange(10), default=30, show_default=True, help="In which nothing happens.")
+@click.option("--long-read", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds of it.")
+@click.option("--export-rate", type=click.FloatRange(1), help="Records that `package` reads a second, at most.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the figures into this PNG.")
-def main(as_json: bool, copies: int, rate: int, seconds: int, plot: Path | None) -> None:
+def main(
+    as_json: bool,
+    copies: int,
+    rate: int,
+    seconds: int,
+    long_read: float,
+    export_rate: float | None,
+    plot: Path | None,
+) -> None:
     """Measure what a batch of predictions does to the database and to those who read it."""
     VAR.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="writeback.", dir=VAR) as name, running_cluster() as cluster:
@@ -61,26 +74,13 @@ def main(as_json: bool, copies: int, rate: int, seconds: int, plot: Path | None)
         local.chmod(0o755)  # PostgreSQL does not run as root; what is secret in there is its own
         with _postgresql(local / "postgresql") as server:
             database = Database.make(server.url, copies)
-            predictions = local / "predictions"
-
-            def measure(phase: str, work: Work) -> dict[str, Any]:
-                folder = local / phase
-                folder.mkdir()
-                return _measure(database, rate, folder, work)
-
-            def idle(_url: str) -> list[Step]:
-                time.sleep(seconds)
-                return []
-
-            found = {"nothing": measure("nothing", idle)}
-            package = Package(cluster)
-            with package.removed():
-                found["package"] = measure("package", package.run)
-                package.write_predictions(predictions)
-            found["write_back"] = measure("write_back", lambda url: write_back(url, predictions, database.rows))
+            measure = partial(_measure, database, rate, long_read, local)
+            found = _phases(measure, Package(cluster, export_rate), seconds, local / "predictions", database.rows)
     result = {
         "rows": database.rows,
         "rate": rate,
+        "long_read_seconds": long_read,
+        "export_rate": export_rate,
         "phases": {phase: found[phase] for phase in PHASES},
         "machine": f"{database.version}, {machine()}",
     }
@@ -102,13 +102,30 @@ def _postgresql(folder: Path) -> Iterator[PostgreSQL]:
             server.remove()
 
 
-def _measure(database: Database, rate: int, folder: Path, work: Work) -> dict[str, Any]:
+def _phases(
+    measure: Callable[[str, Work], Figures], package: Package, seconds: int, predictions: Path, rows: int
+) -> dict[str, Figures]:
+    def idle(_url: str) -> list[Step]:
+        time.sleep(seconds)
+        return []
+
+    found = {"nothing": measure("nothing", idle)}
+    with package.removed():
+        found["package"] = measure("package", package.run)
+        package.write_predictions(predictions)
+    found["write_back"] = measure("write_back", lambda url: write_back(url, predictions, rows))
+    return found
+
+
+def _measure(database: Database, rate: int, long_read: float, local: Path, phase: str, work: Work) -> Figures:
     """Return what the work does to a new copy of the database."""
+    folder = local / phase
+    folder.mkdir()
     with (
         database.copy() as url,
         PacedReads(url, database.rows, rate, folder) as reads,
         Watch(url, "flights") as watch,
-        database.long_read(url),
+        database.long_read(url, long_read),
     ):
         psutil.cpu_percent()
         begin = time.time()
@@ -147,8 +164,7 @@ def _table(result: dict[str, Any]) -> str:
     for phase, title in PHASES.items():
         found = phases[phase]
         before, after = found["before"], found["after"]
-        grown = (f"{before[name] / 1e6:.1f} → {after[name] / 1e6:.1f}" for name in ("table_bytes", "index_bytes"))
-        table, index = grown
+        table, index = (f"{before[of] / 1e6:.1f} → {after[of] / 1e6:.1f}" for of in ("table_bytes", "index_bytes"))
         schema = "changed" if found["schema_changed"] else "same"
         lines.append(
             f"{title:28}{found['wal_bytes'] / 1e6:9.1f}{table:>15}{index:>15}"
@@ -157,9 +173,8 @@ def _table(result: dict[str, Any]) -> str:
     for phase, title in PHASES.items():
         found = phases[phase]
         waits = ", ".join(f"{mode} {wait} ms" for mode, wait in found["longest_wait_ms"].items()) or "none"
-        lines.append(
-            f"{title}: held {', '.join(found['locks_held'])}; waited for: {waits}; cores {found['busy']:.0%} busy"
-        )
+        locks = ", ".join(found["locks"])
+        lines.append(f"{title}: locks {locks}; longest waits: {waits}; cores {found['busy']:.0%} busy")
     return "\n".join(lines)
 
 
