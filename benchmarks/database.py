@@ -1,17 +1,17 @@
 """The flights in a PostgreSQL, and what becomes of their table: its size and columns, the locks on it, and the WAL."""
 
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import psycopg
 from psycopg.rows import dict_row
 
 from benchmarks.flights import ROWS, flights_database
+from examples.flights.copy_to_postgresql import copy_flights
 
 WATCH_SECONDS = 0.02  # between two looks at the locks; a shorter wait may go unseen
 
@@ -44,13 +44,11 @@ class Database(NamedTuple):
             connection.execute("CREATE DATABASE template")
             version = connection.info.parameter_status("server_version")
         database = cls(url, copies * ROWS, f"PostgreSQL {version}")
-        with (
-            closing(sqlite3.connect(flights_database())) as flights,
-            psycopg.connect(database._url("template"), autocommit=True) as connection,
-        ):
+        with psycopg.connect(database._url("template"), autocommit=True) as connection:
             connection.execute("CREATE EXTENSION pgstattuple")
             connection.execute("CREATE EXTENSION pg_prewarm")
-            _fill(flights, connection, copies)
+            copy_flights(flights_database(), connection)
+            _multiply(connection, copies)
             connection.execute("VACUUM (ANALYZE) flights")
         return database
 
@@ -86,20 +84,13 @@ class Database(NamedTuple):
         return f"{self.url.rpartition('/')[0]}/{name}"
 
 
-def _fill(flights: sqlite3.Connection, connection: psycopg.Connection[Any], copies: int) -> None:
-    described = flights.execute("SELECT name, type FROM pragma_table_info('flights')").fetchall()
-    names = [name for name, _type in described]
-    columns = ", ".join(f"{name} {type_}" for name, type_ in described)
-    connection.execute(f"CREATE TABLE flights ({columns})")
-    with connection.cursor().copy("COPY flights FROM STDIN") as copy:
-        for row in flights.execute("SELECT * FROM flights ORDER BY flight_id"):
-            copy.write_row(row)
-    others = ", ".join(names[1:])  # the ID is the first
+def _multiply(connection: psycopg.Connection[Any], copies: int) -> None:
+    described = connection.execute("SELECT * FROM flights LIMIT 0").description or ()
+    others = ", ".join(column.name for column in described[1:])  # the ID is the first
     connection.execute(
         f"INSERT INTO flights SELECT flight_id + copy * {ROWS}, {others}"
         f" FROM generate_series(1, {copies - 1}) AS copy, flights ORDER BY 1"
     )
-    connection.execute("ALTER TABLE flights ADD PRIMARY KEY (flight_id)")
 
 
 class Watch:

@@ -28,8 +28,7 @@ after. The locks on the table, held or waited for, and the longest wait for each
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from benchmarks.batches import Package, Step, write_back
 from benchmarks.database import Database, Watch
 from benchmarks.flights import VAR, machine, running_cluster
 from benchmarks.reads import PacedReads, by_second, summary
-from examples.postgresql import PostgreSQL
+from examples.postgresql import running
 from predictions import exits
 
 SHARED_BUFFERS = "512MB"  # a million records have room
@@ -72,7 +71,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="writeback.", dir=VAR) as name, running_cluster() as cluster:
         local = Path(name)
         local.chmod(0o755)  # PostgreSQL does not run as root; what is secret in there is its own
-        with _postgresql(local / "postgresql") as server:
+        with running(local / "postgresql", shared_buffers=SHARED_BUFFERS) as server:
             database = Database.make(server.url, copies)
             measure = partial(_measure, database, rate, long_read, local)
             found = _phases(measure, Package(cluster, export_rate), seconds, local / "predictions", database.rows)
@@ -89,17 +88,6 @@ def main(
 
         draw(result, plot)
     print(json.dumps(result) if as_json else _table(result))
-
-
-@contextmanager
-def _postgresql(folder: Path) -> Iterator[PostgreSQL]:
-    server = PostgreSQL(folder)
-    try:
-        server.start(shared_buffers=SHARED_BUFFERS)
-        yield server
-    finally:
-        if folder.exists():
-            server.remove()
 
 
 def _phases(

@@ -68,7 +68,11 @@ class PostgreSQL:
         replica.folder.mkdir(parents=True)
         replica._secret("url", re.sub(r":\d+/", f":{_free_port()}/", self.url))
         replica._own()
-        self.run("pg_basebackup", f"--dbname={self.url}", f"--pgdata={replica.data}", "--write-recovery-conf", "-cfast")
+        port, password = re.search(r":(\d+)/", self.url), (self.folder / "password").read_text()
+        assert port
+        place = ["--host=127.0.0.1", f"--port={port[1]}", f"--username={USER}"]
+        options = [f"--pgdata={replica.data}", "--write-recovery-conf", "--checkpoint=fast"]
+        self.run("pg_basebackup", *place, *options, PGPASSWORD=password)
         replica.begin(**settings)
         return replica
 
@@ -90,8 +94,8 @@ class PostgreSQL:
             self.end()
         shutil.rmtree(self.folder)
 
-    def run(self, program: str, *arguments: str) -> str:
-        """Run one of PostgreSQL's programs as who may, and return what it prints.
+    def run(self, program: str, *arguments: str, **variables: str) -> str:
+        """Run one of PostgreSQL's programs as who may, with variables in its environment; return what it prints.
 
         Raises:
             SystemExit: PostgreSQL is not installed, or the program failed.
@@ -101,7 +105,14 @@ class PostgreSQL:
         # The server keeps what it is given as stdout: its log is a file, and a pipe would never end.
         log = None if program == "pg_ctl" else subprocess.PIPE
         done = subprocess.run(
-            command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True, check=False, **as_user
+            command,
+            cwd="/",
+            env={**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            text=True,
+            **as_user,
         )
         if done.returncode:
             raise SystemExit(f"{program} failed: {done.stderr or self.folder / LOG}")
