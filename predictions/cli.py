@@ -82,7 +82,10 @@ def cli(context: click.Context, settings: Path | None, storage: str | None) -> N
 @click.option("--label", required=True, metavar="COLUMN", help="The column that is to be predicted.")
 @click.option("--name", metavar="NAME", help="Of the predictions; by default the table's.")
 def init(url: str, table: str, record_id: str, label: str, name: str | None) -> None:
-    """Write predictions.toml for TABLE of the database URL (sqlite:///PATH), all other columns as features."""
+    """Write predictions.toml for TABLE of the database URL, all other columns as features.
+
+    The URL is sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE, or one of SQLAlchemy.
+    """
     from predictions.init import write_settings
 
     say(f"wrote {write_settings(Path(FILE_NAME), url, table, record_id, label, name or table)}; look through it")

@@ -128,6 +128,12 @@ def no_column(name: str, source: str, place: str, known: Iterable[str]) -> Input
     return InputError(f"no column {name!r} in {source} of {place}{_suggest(name, list(known))}")
 
 
+def null_ids(name: str, nulls: int, table: str | None) -> InputError:
+    """Return the error of records without an ID."""
+    source = table or "the query"
+    return InputError(f"database.id: {name} is NULL in {nulls:,} rows of {source}: every record needs an ID")
+
+
 def _suggest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"

@@ -11,7 +11,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from loader.plan import part_name
 from predictions import rowkey
-from predictions.database import Share, Snapshot, open_database
+from predictions.database import Share, Snapshot, null_ids, open_database
 from predictions.errors import InputError, SnapshotLostError
 from predictions.pace import Pace
 from predictions.records import NULL, SEPARATOR, field_ends, first_fields, id_digest
@@ -101,17 +101,15 @@ def _export(
     started = time.monotonic()
     names = [settings.database.id, *settings.model.features, settings.model.label]
     with open_database(settings.database).snapshot(names) as snapshot:
+        folder = storage.new_release()
         if snapshot.note:
             say(snapshot.note)
-        folder = storage.new_release()
         with folder.writing("export") as target:
             written = _write(snapshot, folder, target, rate, lambda rows: progress(rows, max(rows, snapshot.expected)))
-            source = settings.database.table or "the query"
             if not written.rows:
-                raise InputError(f"{source}: no records to export")
+                raise InputError(f"{settings.database.table or 'the query'}: no records to export")
             if written.null_ids:
-                nulls = f"{names[0]} is NULL in {written.null_ids:,} rows of {source}"
-                raise InputError(f"database.id: {nulls}: every record needs an ID")
+                raise null_ids(names[0], written.null_ids, settings.database.table)
         record_id, *features, label = snapshot.columns
     folder.write_manifest(
         {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from predictions.database import Reader, no_column, no_table
+from predictions.database import Reader, no_column, no_table, null_ids
 from predictions.errors import InputError, PredictionsError, ServiceError
 from predictions.records import NULL, Column, escape, write_rows
 from predictions.settings import DatabaseSettings
@@ -101,7 +101,7 @@ class SqliteDatabase:
             columns: the record ID, the features in the model's order, the label.
 
         Raises:
-            InputError: a column is missing, or one ID stands for records with different features.
+            InputError: a column is missing, an ID is NULL, or one ID stands for records with different features.
         """
         with self._transaction() as connection:
             known = self.check(connection, columns)
@@ -110,6 +110,9 @@ class SqliteDatabase:
 
     def _check_ids(self, connection: sqlite3.Connection, columns: Sequence[str]) -> None:
         record_id, *features, _label = map(quote_name, columns)
+        (nulls,) = connection.execute(f"SELECT count(*) FROM {self.source} WHERE {record_id} IS NULL").fetchone()
+        if nulls:
+            raise null_ids(columns[0], nulls, self._settings.table)
         if self._is_unique(connection, columns[0]):
             return
         # As bytes, so that '7' and '07' differ and no collation takes two IDs for one.

@@ -111,3 +111,5 @@ def _serve(work: Callable[[Any, Report], Any], pipe: Connection) -> None:
                 pipe.send(("failed", InternalError(f"{type(error).__name__}: {error}")))
     except (EOFError, BrokenPipeError):
         pass  # the parent is done, or gone
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing left to be removed

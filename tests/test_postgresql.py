@@ -16,8 +16,9 @@ from predictions import postgresql as module
 from predictions.database import open_database
 from predictions.errors import InputError, ServiceError, SnapshotLostError
 from predictions.export import export
+from predictions.init import write_settings
 from predictions.records import split_lines
-from predictions.settings import DatabaseSettings, ModelSettings, Settings
+from predictions.settings import DatabaseSettings, ModelSettings, Settings, load_settings
 from predictions.storage import Storage
 
 WRITES = 1_000  # rows a second, of the writer
@@ -381,6 +382,16 @@ def test_what_cannot_be_reached_is_named_without_its_password(make, postgresql):
             open_database(DatabaseSettings(url=url, table="t", id="id")).columns()
         assert "s3cret" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_settings_with_a_password_are_for_their_owner_alone(make, postgresql, schema, tmp_path):
+    make("CREATE TABLE t (id int PRIMARY KEY, n numeric, p bool)", table="t")
+    path = tmp_path / "predictions.toml"
+    write_settings(path, postgresql.url, f"{schema}.t", "id", "p", "test")
+    assert path.stat().st_mode & 0o777 == 0o600
+    settings = load_settings(path)
+    assert settings.model.features == ["n"]
+    assert settings.database.url == postgresql.url
 
 
 # --- one snapshot ----------------------------------------------------------------------------------------------------

@@ -426,9 +426,9 @@ def test_a_snapshot_is_one_moment_whatever_is_written_meanwhile(make, admin, mar
             while not over.is_set():
                 number = len(transfers) % (ACCOUNTS // 2) + 1
                 cursor.execute("BEGIN")
-                cursor.execute("UPDATE t SET n = n - 7 WHERE id = %s", ACCOUNTS + 1 - number)
-                cursor.execute("UPDATE t SET n = n + 7 WHERE id = %s", number)
-                cursor.execute("INSERT INTO t VALUES (%s, 1, NULL)", ACCOUNTS + 1 + len(transfers))
+                cursor.execute("UPDATE t SET n = n - 7 WHERE id = %s", [ACCOUNTS + 1 - number])
+                cursor.execute("UPDATE t SET n = n + 7 WHERE id = %s", [number])
+                cursor.execute("INSERT INTO t VALUES (%s, 1, NULL)", [ACCOUNTS + 1 + len(transfers)])
                 cursor.execute("COMMIT")
                 transfers.append(number)
 
