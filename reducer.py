@@ -19,7 +19,8 @@ written, and what was found goes into the folder too.
     ... | ./mapper.py model.json RELEASE keyed | sort ... | ./reducer.py --changed LINES model.json RELEASE
 
 The records come unscored. Those that have not changed keep their lines of the current release, the others are scored
-now (`predictions.carry`). LINES is a file of that release's lines, or AGAINST, which says where they are.
+now (`predictions.carry`). LINES is a file of that release's lines, or AGAINST, which says where they are; it must have
+been made by the same model.
 """
 
 import gc
@@ -151,11 +152,14 @@ def changed(blocks: Iterable[bytes], arguments: Sequence[str], counts: Counter[s
 
     loaded = load_model(Path(model))
     gc.freeze()  # what is loaded stays: the collector need not walk through it again and again
-    if Path(lines).name != AGAINST_FILE:
-        with open(lines, "rb") as file:
-            yield from carry_over(blocks, read_blocks(file), loaded, scored_at(release), counts)
-        return
-    against = Against.parse(Path(lines).read_bytes())
+    try:
+        if Path(lines).name != AGAINST_FILE:
+            with open(lines, "rb") as file:
+                yield from carry_over(blocks, read_blocks(file), loaded, scored_at(release), counts)
+            return
+        against = Against.parse(Path(lines).read_bytes())
+    except OSError as error:
+        raise InputError(f"{lines}: {error.strerror}") from error
     try:
         yield from carry_over(blocks, against.lines(task.partition()), loaded, scored_at(release), counts)
     except LostError as error:

@@ -10,7 +10,7 @@ records whose fingerprint is another one there, or that are not there.
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from predictions import unreadable
 from predictions.model import Model
@@ -45,7 +45,7 @@ def carry_over(
         records = unreadable.records(block)
         if records:
             keys, features = split_records(records, model.fields)
-            there = last | known.until(keys[-1])
+            there = last | known.until(keys[-1], set(keys))
             marks = fingerprints(features)
             lines = [_unless_changed(there.get(key), mark) for key, mark in zip(keys, marks, strict=True)]
             changed = [place for place, line in enumerate(lines) if not line]
@@ -80,12 +80,13 @@ class _Lines:
         self._keys: list[bytes] = []
         self._lines: list[bytes] = []
 
-    def until(self, key: bytes) -> dict[bytes, bytes]:
-        """Return the next lines by their row keys, up to this one."""
+    def until(self, key: bytes, wanted: Container[bytes]) -> dict[bytes, bytes]:
+        """Return the wanted ones of the next lines, by their row keys, up to a key."""
         found = dict[bytes, bytes]()
         while True:
             end = bisect_right(self._keys, key)
-            found.update(zip(self._keys[:end], self._lines[:end], strict=True))
+            pairs = zip(self._keys[:end], self._lines[:end], strict=True)
+            found.update((name, line) for name, line in pairs if name in wanted)
             self._keys, self._lines = self._keys[end:], self._lines[end:]
             if self._keys or not (block := next(self._blocks, None)):
                 return found

@@ -22,7 +22,6 @@ from predictions.workers import Report, run_tasks
 PART_BYTES = 128 << 20  # a part file is closed at the first block that takes it there: one HDFS block, one split
 ATTEMPTS = 3  # at a snapshot that is not lost
 PAUSE_SECONDS = 1.0  # before the next one: whatever the replica had to do may not be done yet
-REPORT_BLOCKS = 16  # between two reports of what was written
 
 
 @dataclass
@@ -165,7 +164,7 @@ def _write_share(
     written, pace, part_bytes = Written(), Pace(rate), 0
     file: BinaryIO | None = None
     with ExitStack() as opened:
-        for turn, block in enumerate(share.blocks()):
+        for block in share.blocks():
             if file is None or part_bytes >= PART_BYTES:
                 opened.close()
                 file = folder.create(f"{target}/{part_name(number + written.parts * shares)}")
@@ -175,6 +174,5 @@ def _write_share(
             part_bytes += len(block)
             rows = written.add(block, fields)
             pace.wait(rows)
-            if turn % REPORT_BLOCKS == 0:
-                report(written)
+            report(written)
     return written

@@ -1,7 +1,6 @@
 """The first settings for a table of one's own: `predictions init`."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from predictions.database import open_database
 from predictions.errors import InputError
@@ -38,7 +37,7 @@ python  = {python}
 
 
 def write_settings(path: Path, url: str, table: str, record_id: str, label: str, name: str) -> Path:
-    """Write settings for a table, all columns but the ID and the label as features; with a password, for us alone.
+    """Write settings for a table, all columns but the ID and the label as features; others than we may not read a URL.
 
     Raises:
         InputError: the file is there already, or the database, the table or a column is not.
@@ -55,7 +54,7 @@ def write_settings(path: Path, url: str, table: str, record_id: str, label: str,
             raise InputError(f"no column {wanted!r} in {table}; there are {', '.join(names)}")
     engine = Path(__file__).resolve().parent.parent / "hadoop" / "bin"
     embedded = EMBEDDED.format(bin=json.dumps(str(engine)), python=json.dumps(sys.executable))
-    path.touch(0o600 if urlsplit(url).password else 0o666)
+    path.touch(0o666 if url.startswith("sqlite:///") else 0o600)  # others may have a password
     quoted = json.dumps  # a TOML basic string is written as in JSON
     path.write_text(
         TEMPLATE.format(

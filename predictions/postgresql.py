@@ -5,6 +5,8 @@ value looks like there depends on a session's settings: `PINNED` makes them the 
 """
 
 import io
+import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ _REALS = (700, 701, 1700)  # float4, float8, numeric
 _DATES = (1082, 1114, 1184)  # date, timestamp, timestamptz
 _OURS = (errors.DataError, errors.ProgrammingError, errors.NotSupportedError, errors.ReadOnlySqlTransaction)
 _CONFLICT = "conflict with recovery"
+_PORTS = re.compile(r"[0-9,]*")
 TOO_LATE = (errors.QueryCanceled, errors._WaitTimeout)
 
 
@@ -77,12 +80,17 @@ class Field(NamedTuple):
 
 
 class Session(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that waits so many seconds for an answer, or for the next block of its lines, and no longer."""
+    """A connection that waits so many seconds for an answer, or for the next block of its lines, and no longer.
+
+    With a `deadline`, by the monotonic clock, it waits until then.
+    """
 
     patience: float | None = None
+    deadline: float | None = None
 
     def wait(self, gen: Any, interval: float = WAKE_SECONDS, timeout: float | None = None) -> Any:
-        return super().wait(gen, interval, self.patience if timeout is None else timeout)
+        patience = self.patience if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        return super().wait(gen, interval, patience if timeout is None else timeout)
 
 
 class PostgresDatabase:
@@ -92,18 +100,25 @@ class PostgresDatabase:
         self._settings = settings
         try:
             self._parameters = conninfo_to_dict(settings.url)
-        except psycopg.ProgrammingError:  # its text may have a part of the password
-            raise InputError("database.url: not a URL of PostgreSQL: postgresql://USER@HOST:PORT/DATABASE") from None
+            shown = "".join(str(self._parameters.get(key, "")) for key in ("host", "port", "dbname"))
+            if "@" in shown or not _PORTS.fullmatch(str(self._parameters.get("port", ""))):
+                raise ValueError  # what stands there then is a part of the password
+        except (psycopg.ProgrammingError, ValueError):  # whose texts may have it, too
+            raise InputError(
+                "database.url: not a URL of PostgreSQL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE; within the "
+                "password, an @ is written %40 and a / is written %2F"
+            ) from None
         place = ":".join(str(self._parameters[key]) for key in ("host", "port") if self._parameters.get(key))
         self.name = f"postgresql://{place}/{self._parameters.get('dbname', '')}"
 
-    def connect(self, seconds: float) -> Session:
-        """Open a session whose statements may take so many seconds each."""
+    def connect(self, seconds: float, deadline: float | None = None) -> Session:
+        """Open a session whose statements may take so many seconds each; with a deadline, it and they until then."""
+        patience = self._settings.timeout if deadline is None else max(0.0, deadline - time.monotonic())
         given = {**KEEPALIVE, "application_name": "predictions", **self._parameters}
-        given["connect_timeout"] = max(1, round(self._settings.timeout))  # libpq knows whole seconds
+        given["connect_timeout"] = max(1, round(patience))  # libpq knows whole seconds
         connection = Session.connect(make_conninfo("", **given), autocommit=True, prepare_threshold=None)
         try:
-            connection.patience = self._settings.timeout
+            connection.patience, connection.deadline = patience, deadline
             if connection.info.server_version < OLDEST * 10000:
                 version = connection.info.parameter_status("server_version")
                 raise InputError(f"{self.name}: PostgreSQL {version}; it must be {OLDEST} or later")
@@ -175,19 +190,19 @@ class PostgresDatabase:
         Raises:
             InputError: a column is missing.
         """
-        with self._session("export_timeout") as connection:
-            source = Source.find(self, self._settings, connection)
+        # A table could be emptied or written anew (TRUNCATE, ALTER) behind a snapshot that was taken before there was a
+        # lock on it: a session of its own has looked at all that the source reads, and holds it until the end.
+        with self._session("export_timeout") as guard, self._session("export_timeout") as connection:
+            source = Source.find(self, self._settings, guard)
+            guard.execute("BEGIN READ ONLY")
+            known = {field.name: field.column for field in self.fields(guard, source)}
+            for name in columns:
+                if name not in known:
+                    raise no_column(name, source.shown, self.name, known)
             with _lost(self, errors.OperationalError):
                 connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                if source.is_table:
-                    # Before the snapshot, which a table would else be emptied or written anew behind (TRUNCATE, ALTER).
-                    connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(source.relation))
                 row = connection.execute("SELECT pg_export_snapshot(), clock_timestamp()").fetchone()
                 assert row
-                known = {field.name: field.column for field in self.fields(connection, source)}
-                for name in columns:
-                    if name not in known:
-                        raise no_column(name, source.shown, self.name, known)
                 yield PostgresSnapshot(self, connection, source, [known[name] for name in columns], *row)
 
     def reader(self) -> Reader:
@@ -209,7 +224,12 @@ class Source(NamedTuple):
         """Return the query or the relation that the settings name: as `NAME` on the search path, or `SCHEMA.NAME`."""
         if settings.query is not None:
             # Who writes the settings may write any query; a comment at its end is not to take the bracket with it.
-            return cls(sql.SQL("({}\n) AS predictions_query").format(sql.SQL(settings.query)), "the query", None, False)
+            return cls(
+                sql.SQL("({}\n) AS predictions_query").format(sql.SQL(settings.query.strip().removesuffix(";"))),
+                "the query",
+                None,
+                False,
+            )
         row = connection.execute(
             "SELECT n.nspname, c.relname, c.oid, c.relkind IN ('r', 'p') FROM pg_class c"
             " JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -321,7 +341,7 @@ def _lost(database: PostgresDatabase, kind: type[psycopg.Error]) -> Iterator[Non
     try:
         yield
     except kind as error:
-        if isinstance(error, (*TOO_LATE, errors.LockNotAvailable)):
+        if isinstance(error, TOO_LATE):
             raise
         text = " ".join((error.diag.message_primary or str(error)).split())
         raise SnapshotLostError(f"{database.name}: the snapshot was lost: {text}") from error

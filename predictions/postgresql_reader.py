@@ -37,10 +37,10 @@ class PostgresReader:
                 try:
                     return self._opened.records(record_ids, deadline)
                 except (errors.OperationalError, errors.ProgrammingError) as error:
-                    if isinstance(error, TOO_LATE):
+                    if isinstance(error, TOO_LATE) or time.monotonic() > deadline:
                         raise
                     self.close()  # the server may have been started anew, or the table be another one
-            self._opened = _Opened.of(self._database, self._settings)
+            self._opened = _Opened.of(self._database, self._settings, deadline)
             return self._opened.records(record_ids, deadline)
 
     def adopt(self) -> None:
@@ -68,9 +68,9 @@ class _Opened:
         self._describe()
 
     @classmethod
-    def of(cls, database: PostgresDatabase, settings: DatabaseSettings) -> "_Opened":
-        """Open a session."""
-        session = database.connect(settings.timeout)
+    def of(cls, database: PostgresDatabase, settings: DatabaseSettings, deadline: float) -> "_Opened":
+        """Open a session, before the deadline."""
+        session = database.connect(settings.timeout, deadline)
         try:
             return cls(database, session, Source.find(database, settings, session), settings.id)
         except BaseException:
@@ -85,19 +85,34 @@ class _Opened:
         self._id_place = self._places[self._id_name]
         id_field = self._fields[self._id_place]
         self._is_possible = _POSSIBLE.get(id_field.type, _is_text)
-        row = self.session.execute("SELECT format_type(%s, %s)", [id_field.type, id_field.modifier]).fetchone()
+        row = self.session.execute(
+            "SELECT nspname, typname FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE t.oid = %s",
+            [id_field.type],
+        ).fetchone()
         assert row
-        # An index serves the comparison only where it is one of the column's own type.
-        source = sql.SQL("COPY (SELECT * FROM {} WHERE {} = ANY (").format(
+        # An index serves the comparison only where it is one of the column's own type; by its name in the catalogue,
+        # which has no length that would cut a text off.
+        before = sql.SQL("COPY (SELECT * FROM {} WHERE {} = ANY (").format(
             self._source.relation, sql.Identifier(self._id_name)
         )
-        self._statement = source.as_string(self.session), f"::text[]::{row[0]}[])) TO STDOUT (HEADER)"
+        after = sql.SQL("::text[]::{}[])) TO STDOUT (HEADER)").format(sql.Identifier(*row))
+        self._statement = before.as_string(self.session), after.as_string(self.session)
 
     def records(self, record_ids: Sequence[str], deadline: float) -> dict[str, "PostgresRecord"]:
         """Return those of the records that are there."""
+        self.session.deadline = deadline
+        found = self._find(record_ids)
+        if len(found) < len(set(record_ids)):
+            known = self._fields
+            self._describe()
+            if known != self._fields:  # the ID may have a wider type by now, which has room for it
+                return self._find(record_ids)
+        return found
+
+    def _find(self, record_ids: Sequence[str]) -> dict[str, "PostgresRecord"]:
         wanted = {escape(record_id.encode()): record_id for record_id in record_ids if _is_text(record_id)}
         found: dict[str, PostgresRecord] = {}
-        for line in self._lines([record_id for record_id in wanted.values() if self._is_possible(record_id)], deadline):
+        for line in self._lines([record_id for record_id in wanted.values() if self._is_possible(record_id)]):
             fields = line.split(SEPARATOR)
             # What PostgreSQL calls equal may be another text: 7 and 7.0, a padded or a case-blind one.
             record_id = wanted.get(fields[self._id_place])
@@ -105,8 +120,7 @@ class _Opened:
                 found.setdefault(record_id, PostgresRecord(self._source.shown, self._fields, self._places, fields))
         return found
 
-    def _lines(self, record_ids: list[str], deadline: float) -> list[bytes]:
-        self.session.patience = max(0.0, deadline - time.monotonic())
+    def _lines(self, record_ids: list[str]) -> list[bytes]:
         values = sql.Literal(record_ids).as_string(self.session)
         try:
             header, *lines = split_lines(b"".join(copy(self.session, values.join(self._statement))))
@@ -115,10 +129,10 @@ class _Opened:
             if len(record_ids) < 2:
                 return []
             half = len(record_ids) // 2
-            return [*self._lines(record_ids[:half], deadline), *self._lines(record_ids[half:], deadline)]
+            return [*self._lines(record_ids[:half]), *self._lines(record_ids[half:])]
         if [unescape(name).decode() for name in header.split(SEPARATOR)] != [field.name for field in self._fields]:
             self._describe()  # a column came, went or was renamed
-            return self._lines(record_ids, deadline)
+            return self._lines(record_ids)
         return lines
 
 

@@ -132,7 +132,7 @@ def check_model(folder: ReleaseFolder, exported: dict[str, Any]) -> dict[str, An
     """Return the manifest of a release's model; InputError where it is not there, or for other columns."""
     folder.require("export", "export")
     model = read_model(folder)
-    if model["features"] != exported["features"]:
+    if _columns(model) != _columns(exported):
         raise InputError(
             f"the model of {folder.path} takes {_names(model)}, but {_names(exported)} were exported: "
             "start a new release"
@@ -153,7 +153,7 @@ def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> None:
         InputError: that one has none, or one for other columns.
     """
     model, exported = read_model(earlier), folder.manifest()
-    if model["features"] != exported["features"]:
+    if _columns(model) != _columns(exported):
         raise InputError(
             f"the model of release {earlier.release} takes {_names(model)}, but {_names(exported)} were exported: "
             "train another one (without --model and --changed)"
@@ -164,8 +164,13 @@ def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> None:
                 file.write(earlier.read(f"model/{name}"))
 
 
+def _columns(manifest: dict[str, Any]) -> tuple[Any, Any]:
+    return manifest["features"], manifest["label"]
+
+
 def _names(manifest: dict[str, Any]) -> str:
-    return ", ".join(f"{column['name']} ({column['type']})" for column in manifest["features"])
+    features = ", ".join(f"{column['name']} ({column['type']})" for column in manifest["features"])
+    return f"{features} and the label {manifest['label']['name']} ({manifest['label']['type']})"
 
 
 def _check_counts(counts: dict[str, int], exported: dict[str, Any]) -> None:

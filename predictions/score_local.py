@@ -123,7 +123,7 @@ class LocalRun:
             merged = processes.start([*_sort(scratch), "--merge", *pieces], subprocess.DEVNULL, _BYTES)
             with _reduce(processes, merged.stdout, carrying) as reduced, self._part(output, region) as part:
                 shutil.copyfileobj(reduced, part, COPY_BYTES)
-            for piece in pieces:
+            for piece in [*pieces, *carrying[1:2]]:
                 os.unlink(piece)
 
         tasks = []

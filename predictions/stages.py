@@ -72,7 +72,7 @@ def before(
     """Return the release that is served, to compare with, and whether lines can be kept of it, if that is wanted."""
     from predictions.score import read_model
 
-    if not changed:
+    if not changed or folder.has("scored"):
         return served(settings, folder.storage) if runner in (None, "hadoop") else None, False
     current = current_release(settings, folder.storage)
     if not current:
@@ -154,6 +154,8 @@ def run_all(
     started = time.monotonic()
     with lease(settings.hbase.server(), settings.name, say):
         earlier = storage.release(model) if model else current_release(settings, storage) if changed else None
+        if earlier:
+            earlier.require("model", "train")
         folder = run_export(settings, storage, rate)
         run_train(settings, folder, earlier)
         code = run_score(settings, folder, runner, changed)

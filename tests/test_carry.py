@@ -150,6 +150,24 @@ def test_a_model_for_other_columns_is_not_taken(project, second):
     assert not second.has("model")
 
 
+def test_a_model_for_another_label_is_not_taken(project, second):
+    manifest = second.manifest()
+    second.write_manifest(manifest | {"label": {"name": "note", "type": "text"}})
+    second.remove("model")
+    with pytest.raises(
+        InputError, match=r"and the label paid \(integer\), but .* the label note \(text\) were exported"
+    ):
+        take_model(second, project[2])
+
+
+def test_of_the_current_lines_only_those_of_a_block_are_held(project):
+    _settings, _storage, first = project
+    current = b"".join(block for path in first.files("scored") for block in first.blocks(path))
+    lines = carry._Lines(read_blocks(io.BytesIO(current), 1000))
+    last = split_lines(current)[-1].partition(b"\t")[0]
+    assert lines.until(last, {last}).keys() == {last}
+
+
 def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_path):
     settings, storage, first = project
     damaged = storage.new_release()

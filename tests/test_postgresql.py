@@ -376,6 +376,9 @@ def test_what_cannot_be_reached_is_named_without_its_password(make, postgresql):
         (f"{postgresql.url}x", ServiceError, "does not exist"),
         ("postgresql://postgres:s3cret@127.0.0.1:1/postgres", ServiceError, "refused"),
         ("postgresql://postgres:s3cret%zz@127.0.0.1:1/postgres", InputError, "not a URL of PostgreSQL"),
+        ("postgresql://postgres:s3cret%ff%fe@127.0.0.1:1/postgres", InputError, "not a URL of PostgreSQL"),
+        ("postgresql://postgres:x@s3cret@127.0.0.1:1/postgres", InputError, "an @ is written %40"),
+        ("postgresql://postgres:x/s3cret@127.0.0.1:1/postgres", InputError, "a / is written %2F"),
         ("oracle://scott:s3cret@h/x", InputError, "database.url: oracle…: must be"),
     ]:  # fmt: skip
         with pytest.raises(kind, match=message) as caught:
@@ -463,7 +466,8 @@ def writing(url, schema):
 
 
 @pytest.fixture
-def accounts(admin, make):
+def accounts(admin, make, monkeypatch):
+    monkeypatch.setattr(module, "RANGE_PAGES", 50)  # many statements, so that all of them are under way for long
     admin.execute(
         "CREATE TABLE accounts (id bigint, balance bigint, counted int, pad text DEFAULT repeat('x', 100));"
         f"INSERT INTO accounts SELECT i, 0, CASE WHEN i = 0 THEN {ACCOUNTS} END FROM generate_series(0, {ACCOUNTS - 1}) i"
@@ -497,7 +501,7 @@ def test_what_is_exported_is_one_snapshot_whatever_is_written_meanwhile(accounts
             folder = export(settings, storage, quiet, quiet, rate=ACCOUNTS / READ_SECONDS)
             written, seconds = writer.rows - before, time.monotonic() - began
         assert not writer.failed
-        assert written > 0.8 * WRITES * seconds, "the writer was held up"
+        assert written > 0.3 * WRITES * seconds, "the writer was held up"
         assert seconds > READ_SECONDS / 2
         check_accounts(folder)
         manifest = folder.manifest()
@@ -565,8 +569,17 @@ def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path):
     check_accounts(folder)
 
 
-def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin):
-    with accounts.snapshot(["id", "balance"]) as snapshot:
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"table": "accounts"},
+        {"table": "some_accounts"},
+        {"query": "SELECT * FROM some_accounts JOIN accounts USING (id, balance)"},
+    ],
+)
+def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, source):
+    database = make("CREATE VIEW some_accounts AS SELECT id, balance FROM accounts", connections=2, **source)
+    with database.snapshot(["id", "balance"]) as snapshot:
         admin.execute("SET lock_timeout = '200ms'")
         try:
             with pytest.raises(psycopg.errors.LockNotAvailable):
@@ -617,7 +630,7 @@ def test_a_lookup_has_its_time_though_the_database_hangs(make, admin):
             began = time.monotonic()
             with pytest.raises(ServiceError, match=r"no answer within 1 s \(database.timeout\)"):
                 reader.records(["1"])
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 5
         assert sessions == 1
 
 
@@ -645,6 +658,18 @@ def test_a_lookup_goes_on_when_the_server_or_the_table_is_another_one(make, admi
         assert values() == {"id": 1, "k": 2, "m": "x"}
         admin.execute("ALTER TABLE t ALTER id TYPE text, ALTER k TYPE text USING 'abc'")
         assert values() == {"id": "1", "k": "abc", "m": "x"}
+        admin.execute("ALTER TABLE t ALTER id TYPE varchar(3)")
+        assert values() == {"id": "1", "k": "abc", "m": "x"}
+        admin.execute("ALTER TABLE t ALTER id TYPE varchar(9)")
+        admin.execute("INSERT INTO t (id) VALUES ('abcdef')")
+        assert reader.records(["abcdef"])
+        admin.execute("DELETE FROM t WHERE id = 'abcdef'")
+        admin.execute("ALTER TABLE t ALTER id TYPE int USING id::int")
+        assert reader.records(["1"]).keys() == {"1"}
+        assert reader.records(["1", "3000000000"]).keys() == {"1"}
+        admin.execute("ALTER TABLE t ALTER id TYPE bigint")
+        admin.execute("INSERT INTO t (id) VALUES (3000000000)")
+        assert reader.records(["1", "3000000000"]).keys() == {"1", "3000000000"}
         admin.execute("ALTER TABLE t RENAME id TO key")
         with pytest.raises(InputError, match="no column 'id' in t of"):
             values()
