@@ -148,7 +148,7 @@ class PostgresDatabase:
             raise self._error(error, f"{seconds:g} s (database.{setting})") from error
 
     def _error(self, error: psycopg.Error, patience: str) -> PredictionsError:
-        text = " ".join((error.diag.message_primary or str(error)).split())
+        text = _text(error)
         if isinstance(error, TOO_LATE):
             return ServiceError(f"{self.name}: no answer within {patience}")
         if isinstance(error, errors.LockNotAvailable):
@@ -343,8 +343,13 @@ def _lost(database: PostgresDatabase, kind: type[psycopg.Error]) -> Iterator[Non
     except kind as error:
         if isinstance(error, TOO_LATE):
             raise
-        text = " ".join((error.diag.message_primary or str(error)).split())
+        text = _text(error)
         raise SnapshotLostError(f"{database.name}: the snapshot was lost: {text}") from error
+
+
+def _text(error: psycopg.Error) -> str:
+    """Return what the database says, in one line."""
+    return " ".join((error.diag.message_primary or str(error)).split())
 
 
 def copy(connection: Session, statement: str) -> Iterator[bytes]:
