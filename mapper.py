@@ -32,8 +32,6 @@ from predictions.records import id_digest, read_blocks, split_lines
 from predictions.release import scored_at
 from predictions.scoring import prediction_lines
 
-KEYED = "keyed"
-
 
 def score(blocks: Iterable[bytes], model: Model, scored: bytes, counts: Counter[str]) -> Iterator[bytes]:
     """Yield the prediction lines of each block of lines."""
@@ -62,8 +60,8 @@ def answer(
 
 
 def main(*arguments: str) -> int:
-    if len(arguments) not in (2, 3) or arguments[2:] not in ((), (KEYED,)):
-        print(f"usage: mapper.py MODEL.JSON RELEASE [{KEYED}] < record lines", file=sys.stderr)
+    if len(arguments) not in (2, 3) or arguments[2:] not in ((), (task.KEYED,)):
+        print(f"usage: mapper.py MODEL.JSON RELEASE [{task.KEYED}] < record lines", file=sys.stderr)
         return InputError.exit_code
     path = Path(arguments[0])
     counts = Counter(read=0, unreadable=0, read_digest=0)

@@ -43,7 +43,6 @@ from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, NOT_UNIQUE, field
 from predictions.upload import upload
 
 EXAMPLES = 5
-CHANGED = "--changed"
 
 
 def unique(blocks: Iterable[bytes], counts: Counter[str], conflicts: list[str]) -> Iterator[bytes]:
@@ -167,10 +166,10 @@ def changed(blocks: Iterable[bytes], arguments: Sequence[str], counts: Counter[s
 
 
 def main(*arguments: str) -> int:
-    at = arguments.index(CHANGED) if CHANGED in arguments else len(arguments)
+    at = arguments.index(task.CHANGED) if task.CHANGED in arguments else len(arguments)
     places, option = arguments[:at], arguments[at + 1 :]
     if len(places) > 2 or (at < len(arguments) and len(option) != 3):
-        usage = f"usage: reducer.py [FOLDER [AGAINST]] [{CHANGED} LINES MODEL.JSON RELEASE] < prediction lines"
+        usage = f"usage: reducer.py [FOLDER [AGAINST]] [{task.CHANGED} LINES MODEL.JSON RELEASE] < prediction lines"
         print(usage, file=sys.stderr)
         return InputError.exit_code
     names = (

@@ -147,7 +147,7 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> "tuple[Future[None], IO[bytes]]":
-        keyed = ["keyed"] if self._carry else []
+        keyed = [task.KEYED] if self._carry else []
         command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release, *keyed)
         mapper = processes.start(command, subprocess.PIPE, task.as_in_job(f"mapper-{core}"))
         assert mapper.stdin
@@ -161,7 +161,7 @@ class LocalRun:
         lines = scratch / f"current.{part}"
         with open(lines, "wb") as file:
             file.writelines(lines_of(self._carry, *bounds))
-        return ["--changed", str(lines), str(scratch / MANIFEST_FILE), self._folder.release]
+        return [task.CHANGED, str(lines), str(scratch / MANIFEST_FILE), self._folder.release]
 
     def _part(self, output: str, region: int) -> BinaryIO:
         return self._folder.create(f"{output}/part-{region:05d}")
