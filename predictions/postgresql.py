@@ -343,8 +343,7 @@ def _lost(database: PostgresDatabase, kind: type[psycopg.Error]) -> Iterator[Non
     except kind as error:
         if isinstance(error, TOO_LATE):
             raise
-        text = _text(error)
-        raise SnapshotLostError(f"{database.name}: the snapshot was lost: {text}") from error
+        raise SnapshotLostError(f"{database.name}: the snapshot was lost: {_text(error)}") from error
 
 
 def _text(error: psycopg.Error) -> str:

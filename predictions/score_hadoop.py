@@ -69,14 +69,15 @@ class ScoreJob:
         """Return the job; its output goes to a folder of the release."""
         path, release = self._folder.path, self._folder.release
         python = self._settings.hadoop.python
-        carry = f" {task.CHANGED} {AGAINST_FILE} {MANIFEST_FILE} {release}"
+        keyed = f" {task.KEYED}" if self._changed else ""
+        carry = f" {task.CHANGED} {AGAINST_FILE} {MANIFEST_FILE} {release}" if self._changed else ""
         archives, python_path = self._client.modules(f"{path}/job/{BUNDLE}")
         return Job(
             name=f"predictions {self._settings.name} {release}",
             input=f"{path}/export/part-*",
             output=output,
-            mapper=f"{python} mapper.py {MANIFEST_FILE} {release}{f' {task.KEYED}' if self._changed else ''}",
-            reducer=f"{python} reducer.py {HFILES} {AGAINST_FILE}{carry if self._changed else ''}",
+            mapper=f"{python} mapper.py {MANIFEST_FILE} {release}{keyed}",
+            reducer=f"{python} reducer.py {HFILES} {AGAINST_FILE}{carry}",
             reduces=self._settings.hbase.regions,
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
