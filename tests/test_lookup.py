@@ -36,6 +36,7 @@ FROM_HELL = ["", "x" * 1_000_000, "\0", "a\0b", "../../etc/passwd", "%00", "%2e%
 FROM_HELL += [
     "1; DROP TABLE orders",
     "\n",
+    "a\nb",
     "\t",
     "\r\n",
     "\\N",

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -39,6 +40,15 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+class RecordIdConvertor(PathConvertor):
+    """A path of any characters: Starlette's own ends at a line feed, and such a lookup would find no route."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("record_id", RecordIdConvertor())
 
 _LARGE = f"The request has more than {MAX_BODY_BYTES:,} bytes."
 _ERROR: dict[str, Any] = {"model": ErrorOut}
@@ -97,7 +107,7 @@ def _lookups(client: Client, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
     # The path, not the parameter: that one has replacement characters where the path is no UTF-8.
-    @router.get(RECORDS + "{record_id:path}", response_model=AnswerOut)
+    @router.get(RECORDS + "{record_id:record_id}", response_model=AnswerOut)
     def record(record_id: str, request: Request) -> Response:
         """Look up a record and its prediction. An ID of dots alone is what HTTP clients resolve: use POST /records."""
         return JSONResponse(_told(metrics.count(client.get_many([_id(request)])))[0])
