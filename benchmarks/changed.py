@@ -1,9 +1,10 @@
-"""Scoring only the records that have changed beside scoring all of them, by jobs on the embedded cluster.
+"""Scoring only the records that have changed beside scoring all of them, on the embedded cluster or without a job.
 
 The records are the flights, so many times each, exported to HDFS before; the model has 1,000 trees. A first release is
 scored whole. Of a second one, which has the same model, every hundredth record has another scheduled departure. It is
 scored twice: `full`, and `changed`, which keeps the first one's lines of the records that are the same. What is timed
-is the call behind `predictions score`: the job is handed in, it runs, its output is counted and put in its place.
+is the call behind `predictions score`: the job is handed in, it runs, its output is counted and put in its place. With
+`--runner local` the same scripts run as processes of this machine, from HDFS and to it: what differs is Hadoop's part.
 
 Both are then loaded, and the two tables are compared cell by cell: they must be the same but for the cells' times.
 """
@@ -40,7 +41,8 @@ PAGE_ROWS = 5_000
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 @click.option("--copies", type=click.IntRange(1), default=3, show_default=True, help="Of the flights, under new IDs.")
-def main(as_json: bool, copies: int) -> None:
+@click.option("--runner", type=click.Choice(["hadoop", "local"]), default="hadoop", show_default=True)
+def main(as_json: bool, copies: int, runner: str) -> None:
     """Measure a job that scores only what has changed."""
     VAR.mkdir(exist_ok=True)
     os.environ["PREDICTIONS_MODEL_PARAMS"] = json.dumps({"max_iter": TREES, "early_stopping": False})
@@ -50,12 +52,13 @@ def main(as_json: bool, copies: int) -> None:
         settings = settings.model_copy(update={"hbase": thrift, "name": "benchmark_changed"})
         storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
         with release_on_hdfs(settings, Path(local), storage, copies) as first:
-            _score(settings, first, None)
+            _score(settings, first, runner)
             full, changed = _changed(first), _changed(first)
-            seconds = {"full": _score(settings, full, None), "changed": _score(settings, changed, first)}
+            seconds = {"full": _score(settings, full, runner), "changed": _score(settings, changed, runner, first)}
             scored = changed.manifest()["scored"]
             different = _compare(settings, full, changed)
     result = {
+        "runner": runner,
         "rows": scored["rows"],
         "changed": scored["rows"] - scored["carried"],
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
@@ -89,10 +92,10 @@ def _later(line: bytes, place: int) -> bytes:
     return SEPARATOR.join(fields)
 
 
-def _score(settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None) -> float:
+def _score(settings: Settings, folder: ReleaseFolder, runner: str, current: ReleaseFolder | None = None) -> float:
     """Score a release, keeping lines of another one if there is one; return the seconds."""
     started = time.perf_counter()
-    score(settings, folder, "hadoop", lambda _share: None, current, changed=current is not None)
+    score(settings, folder, runner, lambda _share: None, current, changed=current is not None)
     return time.perf_counter() - started
 
 
@@ -100,7 +103,7 @@ def _compare(settings: Settings, *folders: ReleaseFolder) -> int:
     """Load two releases and return how many rows their tables have that are not in both, with the same values."""
     for folder in folders:
         with LoadDisplay() as display:
-            load(settings, folder, How(via="hfiles"), display, say)
+            load(settings, folder, How(), display, say)
     with Connection(settings.hbase.server(loading=True)) as one, Connection(settings.hbase.server(loading=True)) as two:
         rows = [
             _rows(connection, release_table(settings.name, folder.release))
@@ -125,7 +128,8 @@ def _table(result: dict[str, Any]) -> str:
     seconds = result["seconds"]
     return "\n".join(
         [
-            f"{result['rows']:,} flights, {result['changed']:,} of them changed; {TREES:,} trees; {result['machine']}",
+            f"{result['rows']:,} flights, {result['changed']:,} of them changed; {TREES:,} trees; "
+            f"{result['runner']}; {result['machine']}",
             f"full     {seconds['full']:7.1f} s",
             f"changed  {seconds['changed']:7.1f} s, {result['ratios']['changed_vs_full']:.1%} of it",
             f"rows that differ between the two tables: {result['different_rows']:,}",

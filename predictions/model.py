@@ -194,6 +194,7 @@ def load_model(manifest_path: Path) -> Model:
         InputError: the model is missing, is another one, or does not belong to these versions.
     """
     import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
 
     manifest = read_manifest(manifest_path)
     path = manifest_path.with_name(MODEL_FILE)
@@ -213,8 +214,12 @@ def load_model(manifest_path: Path) -> Model:
             f"the model was trained with scikit-learn {trained_with}, this Python has {here}: install "
             f"scikit-learn=={trained_with}, or train in a new release"
         )
-    _check_types(path)
-    model = Model(skops.io.load(path, trusted=list(TRUSTED)), manifest)
+    try:
+        estimator = skops.io.load(path, trusted=list(TRUSTED))
+    except UntrustedTypesFoundException:
+        _check_types(path)  # names them; where all is well, this is not spent: it takes as long as half of the loading
+        raise
+    model = Model(estimator, manifest)
     model.replay_golden_records()
     return model
 
