@@ -10,9 +10,10 @@ The arguments are the model's manifest, with model.skops beside it, and the rele
 hash, versions and golden records are checked before the first line. Every line is answered: a record that cannot be
 scored with its `error`, a line that is no record under a key of its own (predictions/unreadable.py).
 
-    ... | ./mapper.py model.json RELEASE keyed | sort ... | ./reducer.py --changed LINES model.json RELEASE
+    ... | ./mapper.py model.json RELEASE MARKS | sort ... | ./reducer.py --changed LINES
 
-The records are passed on unscored, for the reducer to score those that changed (predictions/carry.py).
+With a file of marks of the release that is current (predictions/marks.py), only what has changed since is scored; for
+the others, the reducer takes that release's lines (predictions/carry.py).
 """
 
 import faulthandler
@@ -22,20 +23,29 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from predictions import counters, task, unreadable
-from predictions.carry import keyed_lines
 from predictions.errors import InputError, InternalError, PredictionsError
-from predictions.model import Model, fields_of, load_model, read_manifest
+from predictions.marks import Marks
+from predictions.model import Model, load_model
 from predictions.records import id_digest, read_blocks, split_lines
 from predictions.release import scored_at
-from predictions.scoring import prediction_lines
+from predictions.scoring import ChangedOnly, prediction_lines
 
 
 def score(blocks: Iterable[bytes], model: Model, scored: bytes, counts: Counter[str]) -> Iterator[bytes]:
     """Yield the prediction lines of each block of lines."""
     return answer(blocks, model.fields, partial(prediction_lines, model, scored=scored), scored, counts)
+
+
+def score_changed(
+    blocks: Iterable[bytes], model: Model, marks: Marks, scored: bytes, counts: Counter[str]
+) -> Iterator[bytes]:
+    """Yield the prediction lines of records without a mark, and lines to be filled in for the others."""
+    changed = ChangedOnly(model, marks, scored)
+    return chain(answer(blocks, model.fields, changed.lines, scored, counts), changed.rest())
 
 
 def answer(
@@ -60,20 +70,19 @@ def answer(
 
 
 def main(*arguments: str) -> int:
-    if len(arguments) not in (2, 3) or arguments[2:] not in ((), (task.KEYED,)):
-        print(f"usage: mapper.py MODEL.JSON RELEASE [{task.KEYED}] < record lines", file=sys.stderr)
+    if len(arguments) not in (2, 3):
+        print("usage: mapper.py MODEL.JSON RELEASE [MARKS] < record lines", file=sys.stderr)
         return InputError.exit_code
-    path = Path(arguments[0])
     counts = Counter(read=0, unreadable=0, read_digest=0)
     faulthandler.enable()  # a crash in a library leaves at least its stack in the log
     try:
         blocks, scored = read_blocks(sys.stdin.buffer), scored_at(arguments[1])
+        model = load_model(Path(arguments[0]))
+        gc.freeze()  # what is loaded stays: the collector need not walk through it again and again
         if arguments[2:]:
-            fields = fields_of(read_manifest(path))
-            lines = answer(blocks, fields, lambda records, ids, _features: keyed_lines(records, ids), scored, counts)
+            lines = score_changed(blocks, model, Marks(Path(arguments[2])), scored, counts)
         else:
-            lines = score(blocks, load_model(path), scored, counts)
-            gc.freeze()  # what is loaded stays: the collector need not walk through it again and again
+            lines = score(blocks, model, scored, counts)
         sys.stdout.buffer.writelines(lines)
     except PredictionsError as error:
         if error.__cause__ and isinstance(error, InternalError):

@@ -16,14 +16,12 @@ of this name in the job's output.
 In a job, with the file AGAINST (`predictions.against`), the lines are compared with the current release's as they are
 written, and what was found goes into the folder too.
 
-    ... | ./mapper.py model.json RELEASE keyed | sort ... | ./reducer.py --changed LINES model.json RELEASE
+    ... | ./mapper.py model.json RELEASE MARKS | sort ... | ./reducer.py --changed LINES
 
-The records come unscored. Those that have not changed keep their lines of the current release, the others are scored
-now (`predictions.carry`). LINES is a file of that release's lines, or AGAINST, which says where they are; it must have
-been made by the same model.
+Records that have not changed come unscored, and keep their lines of the current release (`predictions.carry`). LINES is
+a file of that release's lines, or AGAINST, which says where they are.
 """
 
-import gc
 import sys
 from bisect import bisect_left
 from collections import Counter, deque
@@ -35,9 +33,9 @@ from pathlib import Path
 from loader.region_file import RegionFile
 from predictions import counters, task, unreadable
 from predictions.against import AGAINST_FILE, Against, LostError, write_state
+from predictions.carry import carry_over
 from predictions.errors import InputError, InternalError, PredictionsError, RefusedError
 from predictions.records import first_fields, id_digest, join_lines, read_blocks, split_lines
-from predictions.release import scored_at
 from predictions.rowkey import record_id
 from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, NOT_UNIQUE, fields_of, not_unique, parse_line
 from predictions.upload import upload
@@ -143,24 +141,18 @@ def write_both(lines: Iterable[bytes], file: RegionFile) -> Iterator[bytes]:
         yield records
 
 
-def changed(blocks: Iterable[bytes], arguments: Sequence[str], counts: Counter[str]) -> Iterator[bytes]:
-    """Yield the prediction lines of unscored records; of those that have not changed, the current release's."""
-    lines, model, release = arguments
-    from predictions.carry import carry_over  # they take a second to import, and other reducers do without
-    from predictions.model import load_model
-
-    loaded = load_model(Path(model))
-    gc.freeze()  # what is loaded stays: the collector need not walk through it again and again
+def changed(blocks: Iterable[bytes], lines: str, counts: Counter[str]) -> Iterator[bytes]:
+    """Yield prediction lines alone: the current release's in the place of those that were not scored."""
     try:
         if Path(lines).name != AGAINST_FILE:
             with open(lines, "rb") as file:
-                yield from carry_over(blocks, read_blocks(file), loaded, scored_at(release), counts)
+                yield from carry_over(blocks, read_blocks(file), counts)
             return
         against = Against.parse(Path(lines).read_bytes())
     except OSError as error:
         raise InputError(f"{lines}: {error.strerror}") from error
     try:
-        yield from carry_over(blocks, against.lines(task.partition()), loaded, scored_at(release), counts)
+        yield from carry_over(blocks, against.lines(task.partition()), counts)
     except LostError as error:
         raise InternalError(f"the lines of release {against.release} cannot be had: {error}") from error
 
@@ -168,9 +160,8 @@ def changed(blocks: Iterable[bytes], arguments: Sequence[str], counts: Counter[s
 def main(*arguments: str) -> int:
     at = arguments.index(task.CHANGED) if task.CHANGED in arguments else len(arguments)
     places, option = arguments[:at], arguments[at + 1 :]
-    if len(places) > 2 or (at < len(arguments) and len(option) != 3):
-        usage = f"usage: reducer.py [FOLDER [AGAINST]] [{task.CHANGED} LINES MODEL.JSON RELEASE] < prediction lines"
-        print(usage, file=sys.stderr)
+    if len(places) > 2 or (at < len(arguments) and len(option) != 1):
+        print(f"usage: reducer.py [FOLDER [AGAINST]] [{task.CHANGED} LINES] < prediction lines", file=sys.stderr)
         return InputError.exit_code
     names = (
         "scored",
@@ -186,7 +177,7 @@ def main(*arguments: str) -> int:
     try:
         blocks: Iterable[bytes] = read_blocks(sys.stdin.buffer)
         if option:
-            blocks = changed(blocks, option, counts)
+            blocks = changed(blocks, option[0], counts)
         write(unique(blocks, counts, conflicts), *places)
         counters.report(sys.stderr, **counts)
         if not task.in_job():  # a job's driver does it: to fail here would only make Hadoop try three times more

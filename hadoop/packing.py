@@ -22,7 +22,8 @@ TASK_MODULES = (
         f"predictions/{name}.py"
         for name in (
             *("__init__", "against", "carry", "comparison", "counters", "distribution", "download", "errors", "faults"),
-            *("features", "model", "records", "release", "rowkey", "schema", "scoring", "task", "unreadable", "upload"),
+            *("features", "marks", "model", "records", "release", "rowkey", "schema", "scoring", "task", "unreadable"),
+            "upload",
         )
     ),
     *(f"loader/{name}.py" for name in ("__init__", "plan", "region_file", "regions", "server")),

@@ -1,75 +1,61 @@
 """Carry-over: a record that has not changed since the current release was scored keeps its prediction line.
 
-The mapper passes records on unscored, each under its row key:
+The mapper scores a record that has no mark (`predictions.marks`). Of another one it passes on a line that has neither a
+prediction nor a time:
 
-    a01b:42 TAB feature ... TAB label       a record line, the prefix of its row key before it (predictions/rowkey.py)
+    a01b:42 TAB \\N TAB \\N TAB fingerprint TAB \\N TAB \\N
 
-So they come to the reducer in the order of the current release's lines. It walks through both, and scores only the
-records whose fingerprint is another one there, or that are not there.
+The lines come to the reducer in the order of the current release's. It walks through both, and puts that release's line
+in the place of each such line, if row key and fingerprint are the same, byte for byte.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 
-from predictions import unreadable
-from predictions.model import Model
-from predictions.records import SEPARATOR, fingerprints, first_fields, join_lines, split_lines, split_records
-from predictions.rowkey import record_id, row_keys
-from predictions.schema import PredictionLine, fields_of
-from predictions.scoring import prediction_lines
+from predictions.errors import InternalError
+from predictions.records import NULL, SEPARATOR, join_lines, split_lines
+from predictions.rowkey import record_id
+from predictions.schema import PredictionLine, split_block
 
-_RECORD = PredictionLine._fields.index("record")
-
-
-def keyed_lines(records: bytes, record_ids: list[bytes]) -> bytes:
-    """Return a block of record lines, at least one, under their row keys."""
-    prefixes = [key.removesuffix(name) for key, name in zip(row_keys(record_ids), record_ids, strict=True)]
-    return join_lines(map(bytes.__add__, prefixes, split_lines(records)))
+_BETWEEN = SEPARATOR.join((b"", NULL, NULL, b""))  # the row key and the fingerprint
+_END = SEPARATOR.join((b"", NULL, NULL))  # of no line that was scored: that has a time
+_KEY, _RECORD = (PredictionLine._fields.index(name) for name in ("row_key", "record"))
 
 
-def carry_over(
-    blocks: Iterable[bytes], current: Iterable[bytes], model: Model, scored: bytes, counts: Counter[str]
-) -> Iterator[bytes]:
-    """Yield the prediction lines of each block.
+def unscored_lines(keys: Iterable[bytes], fingerprints: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines, without line feeds, of records that are not scored, by their row keys and fingerprints."""
+    return (b"%b%b%b%b" % (key, _BETWEEN, mark, _END) for key, mark in zip(keys, fingerprints, strict=True))
+
+
+def carry_over(blocks: Iterable[bytes], current: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
+    """Yield each block of lines with the current release's lines in the place of those that were not scored.
 
     Args:
-        blocks: keyed lines in the order of their keys, behind them lines of what could not be read.
-        current: blocks of prediction lines of the same model, in the same order.
-        model: scores what has changed, or is new.
-        scored: the release's time (`release.scored_at`).
+        blocks: sorted lines of the mappers.
+        current: blocks of the current release's prediction lines, in the same order.
         counts: `carried` is added to.
+
+    Raises:
+        InternalError: the current release has no line of the same row key and fingerprint.
     """
-    known, last = _Lines(current), dict[bytes, bytes]()
+    known = _Lines(current)
     for block in blocks:
-        records = unreadable.records(block)
-        if records:
-            keys, features = split_records(records, model.fields)
-            there = last | known.until(keys[-1], set(keys))
-            marks = fingerprints(features)
-            lines = [_unless_changed(there.get(key), mark) for key, mark in zip(keys, marks, strict=True)]
-            changed = [place for place, line in enumerate(lines) if not line]
-            if changed:
-                rows = split_lines(records)
-                found = prediction_lines(
-                    model,
-                    join_lines(record_id(rows[place]) for place in changed),
-                    [record_id(keys[place]) for place in changed],
-                    [features[place] for place in changed],
-                    scored,
-                )
-                for place, line in zip(changed, split_lines(found), strict=True):
-                    lines[place] = line
-            counts["carried"] += len(lines) - len(changed)
-            yield join_lines(lines)
-            last = {keys[-1]: there[keys[-1]]} if keys[-1] in there else {}  # the same record may come once more
-        if others := block[len(records) :]:
-            yield others
-
-
-def _unless_changed(line: bytes | None, mark: bytes) -> bytes:
-    """Return a prediction line of a record with this fingerprint; empty where it is not there, or of another."""
-    return line if line and line.split(SEPARATOR)[_RECORD] == mark else b""
+        lines = split_lines(block)
+        places = [place for place, line in enumerate(lines) if line.endswith(_END)]
+        if places:
+            unscored = [lines[place] for place in places]
+            there = known.until(unscored[-1].partition(SEPARATOR)[0], set(unscored))
+            for place, line in zip(places, unscored, strict=True):
+                if not (found := there.get(line)):
+                    name = record_id(line.partition(SEPARATOR)[0]).decode(errors="replace")
+                    raise InternalError(
+                        f"record {name}: its mark is there, but no line of the current release with its fingerprint; "
+                        "score every record (without --changed)"
+                    )
+                lines[place] = found
+            counts["carried"] += len(places)
+        yield join_lines(lines)
 
 
 class _Lines:
@@ -78,16 +64,20 @@ class _Lines:
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
         self._keys: list[bytes] = []
-        self._lines: list[bytes] = []
+        self._pairs: list[tuple[bytes, bytes]] = []
 
     def until(self, key: bytes, wanted: Container[bytes]) -> dict[bytes, bytes]:
-        """Return the wanted ones of the next lines, by their row keys, up to a key."""
+        """Return the next lines up to a row key, by what stands for them unscored, if that is wanted.
+
+        The line of that key itself is there the next time as well: the same record may come once more.
+        """
         found = dict[bytes, bytes]()
         while True:
-            end = bisect_right(self._keys, key)
-            pairs = zip(self._keys[:end], self._lines[:end], strict=True)
-            found.update((name, line) for name, line in pairs if name in wanted)
-            self._keys, self._lines = self._keys[end:], self._lines[end:]
+            found.update(pair for pair in self._pairs[: bisect_right(self._keys, key)] if pair[0] in wanted)
+            begin = bisect_left(self._keys, key)
+            self._keys, self._pairs = self._keys[begin:], self._pairs[begin:]
             if self._keys or not (block := next(self._blocks, None)):
                 return found
-            self._keys, self._lines = first_fields(block, fields_of(block)), split_lines(block)
+            columns = split_block(block)
+            self._keys = columns[_KEY]
+            self._pairs = list(zip(unscored_lines(self._keys, columns[_RECORD]), split_lines(block), strict=True))

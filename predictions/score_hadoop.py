@@ -11,6 +11,8 @@ from predictions.against import AGAINST_FILE
 from predictions.compare import against, gather
 from predictions.counters import Outcome
 from predictions.job import JobClient
+from predictions.marking import write_marks
+from predictions.marks import MARKS_FILE
 from predictions.model import MANIFEST_FILE, MODEL_FILE
 from predictions.settings import Settings
 from predictions.storage import HFILES, ReleaseFolder
@@ -44,14 +46,14 @@ class ScoreJob:
     makes_output = True
 
     def __init__(self, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None, changed: bool) -> None:
-        self._changed = changed
+        self._carry = current if changed else None
         self._settings = settings
         self._folder = folder
         self._against = against(current, folder, settings.hbase.regions)
         self._client = JobClient(settings, folder)
 
     def ship(self) -> None:
-        """Put what the job ships beside the model: the scripts, the bundle and the split points."""
+        """Put what the job ships beside the model: the scripts, the bundle, the split points, the marks."""
         shipped = {
             **{script: (CHECKOUT / script).read_bytes() for script in SCRIPTS},
             BUNDLE: bundle(),
@@ -59,29 +61,38 @@ class ScoreJob:
             AGAINST_FILE: self._against.to_json(),
         }
         if self._folder.has("job"):
-            if all(self._folder.read(f"job/{name}") == data for name, data in shipped.items()):
+            if self._is_there(shipped):
                 return  # a job that is running may be reading them
             self._folder.remove("job")
         with self._folder.writing("job") as target:
             self._client.put(target, shipped)
+            if self._carry:
+                with self._folder.create(f"{target}/{MARKS_FILE}") as file:
+                    write_marks(self._carry, file)
+
+    def _is_there(self, shipped: dict[str, bytes]) -> bool:
+        # The marks are those of the release that AGAINST_FILE names.
+        if self._carry and MARKS_FILE not in self._folder.storage.names(f"{self._folder.path}/job"):
+            return False
+        return all(self._folder.read(f"job/{name}") == data for name, data in shipped.items())
 
     def job(self, output: str) -> Job:
         """Return the job; its output goes to a folder of the release."""
         path, release = self._folder.path, self._folder.release
         python = self._settings.hadoop.python
-        keyed = f" {task.KEYED}" if self._changed else ""
-        carry = f" {task.CHANGED} {AGAINST_FILE} {MANIFEST_FILE} {release}" if self._changed else ""
+        marks = [MARKS_FILE] if self._carry else []
+        changed = [task.CHANGED, AGAINST_FILE] if self._carry else []
         archives, python_path = self._client.modules(f"{path}/job/{BUNDLE}")
         return Job(
             name=f"predictions {self._settings.name} {release}",
             input=f"{path}/export/part-*",
             output=output,
-            mapper=f"{python} mapper.py {MANIFEST_FILE} {release}{keyed}",
-            reducer=f"{python} reducer.py {HFILES} {AGAINST_FILE}{carry}",
+            mapper=" ".join([python, "mapper.py", MANIFEST_FILE, release, *marks]),
+            reducer=" ".join([python, "reducer.py", HFILES, AGAINST_FILE, *changed]),
             reduces=self._settings.hbase.regions,
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
-                *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, AGAINST_FILE)),
+                *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, AGAINST_FILE, *marks)),
                 *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
             ],
             archives=archives,

@@ -22,6 +22,8 @@ from loader.regions import key_range, split_points
 from predictions import counters, task
 from predictions.compare import lines_of
 from predictions.errors import InputError, InternalError
+from predictions.marking import write_marks
+from predictions.marks import MARKS_FILE
 from predictions.model import MANIFEST_FILE, MODEL_FILE
 from predictions.processes import Processes, uninterrupted
 from predictions.records import bytes_before, read_blocks
@@ -69,6 +71,9 @@ class LocalRun:
             scratch = Path(folder)
             for name in (MANIFEST_FILE, MODEL_FILE):
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
+            if self._carry:
+                with open(scratch / MARKS_FILE, "wb") as file:
+                    write_marks(self._carry, file)
             processes = Processes(scratch)
             # A mapper needs a thread that feeds it and one that takes what comes out; a reducer needs one.
             with ThreadPoolExecutor(2 * self._cores) as maps, ThreadPoolExecutor(self._cores) as reduces:
@@ -147,8 +152,8 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> "tuple[Future[None], IO[bytes]]":
-        keyed = [task.KEYED] if self._carry else []
-        command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release, *keyed)
+        marks = [str(scratch / MARKS_FILE)] if self._carry else []
+        command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release, *marks)
         mapper = processes.start(command, subprocess.PIPE, task.as_in_job(f"mapper-{core}"))
         assert mapper.stdin
         assert mapper.stdout
@@ -161,7 +166,7 @@ class LocalRun:
         lines = scratch / f"current.{part}"
         with open(lines, "wb") as file:
             file.writelines(lines_of(self._carry, *bounds))
-        return [task.CHANGED, str(lines), str(scratch / MANIFEST_FILE), self._folder.release]
+        return [task.CHANGED, str(lines)]
 
     def _part(self, output: str, region: int) -> BinaryIO:
         return self._folder.create(f"{output}/part-{region:05d}")

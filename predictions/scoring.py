@@ -1,11 +1,13 @@
 """From record lines to prediction lines: what a task does with a block of records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from predictions import faults, task
+from predictions.carry import unscored_lines
 from predictions.errors import InternalError
+from predictions.marks import Marks
 from predictions.model import Model, Scores
-from predictions.records import SEPARATOR, fingerprints, write_rows
+from predictions.records import BLOCK_BYTES, SEPARATOR, fingerprints, join_lines, split_lines, split_records, write_rows
 from predictions.rowkey import row_keys
 
 CAREFUL_FROM = 2  # attempts that died before one looks for the record that kills it, at twice the cost
@@ -33,6 +35,46 @@ def prediction_lines(
         scores.errors,
     )
     return write_rows(zip(*columns, strict=True))
+
+
+class ChangedOnly:
+    """Answers records: scores those without a mark, and passes on the others.
+
+    Args:
+        model: which scores.
+        marks: of a release of the same model.
+        scored: the release's time (`release.scored_at`).
+    """
+
+    def __init__(self, model: Model, marks: Marks, scored: bytes) -> None:
+        self._model = model
+        self._marks = marks
+        self._scored = scored
+        self._changed: list[bytes] = []
+        self._bytes = 0
+
+    def lines(self, records: bytes, record_ids: Sequence[bytes], features: Sequence[bytes]) -> bytes:
+        """Return prediction lines of some of a block's records, and of earlier ones; the others are kept for a while.
+
+        The changed ones of many blocks are scored together: a call of an estimator costs as much as a thousand records.
+        """
+        keys, prints = row_keys(record_ids), fingerprints(features)
+        known = self._marks.have(keys, prints).tolist()
+        if not all(known):
+            lines = split_lines(records)
+            new = [line for line, is_known in zip(lines, known, strict=True) if not is_known]
+            self._changed += new
+            self._bytes += sum(map(len, new))
+        kept = [line for line, is_known in zip(unscored_lines(keys, prints), known, strict=True) if is_known]
+        answered = join_lines(kept) if kept else b""
+        return answered + b"".join(self.rest()) if self._bytes >= BLOCK_BYTES else answered
+
+    def rest(self) -> Iterator[bytes]:
+        """Yield the prediction lines that are still to come."""
+        if self._changed:
+            block = join_lines(self._changed)
+            self._changed, self._bytes = [], 0
+            yield prediction_lines(self._model, block, *split_records(block, self._model.fields), self._scored)
 
 
 def predict(model: Model, records: bytes) -> Scores:

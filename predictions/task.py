@@ -10,8 +10,7 @@ _PARTITION = "mapreduce_task_partition"
 # A task has one core: scikit-learn's thread pools would only fight over it.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-# The scripts' arguments where only what has changed is scored: the mapper's last one, and the reducer's option.
-KEYED = "keyed"
+# The reducer's option where only what has changed is scored.
 CHANGED = "--changed"
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import make_orders, replace_export
 
-from predictions import carry
+from mapper import score_changed
+from predictions import carry, marks, scoring
 from predictions.errors import InputError, InternalError
 from predictions.export import export
 from predictions.model import load_model
-from predictions.records import read_blocks, split_lines
+from predictions.records import fingerprints, read_blocks, split_lines, split_records
 from predictions.release import scored_at
-from predictions.rowkey import record_id
+from predictions.rowkey import record_id, row_keys
 from predictions.schema import parse_line
 from predictions.score import score, take_model
 from predictions.settings import load_settings
@@ -121,24 +122,82 @@ def test_duplicates_and_conflicts_are_what_they_are_in_a_full_run(project, secon
         again(settings, second, "pipe", first, True)
 
 
-def test_only_what_changed_is_scored(project, second, monkeypatch):
+def blocks_of(folder, part):
+    return b"".join(block for path in folder.files(part) for block in folder.blocks(path))
+
+
+@pytest.fixture
+def known(project, tmp_path):
+    """The first release's marks."""
+    path = tmp_path / "marks"
+    path.write_bytes(marks.marks_of([blocks_of(project[2], "scored")]))
+    return marks.Marks(path)
+
+
+@pytest.mark.parametrize("batch", [1, 1 << 20])
+def test_only_what_changed_is_scored(project, second, known, monkeypatch, batch):
     _settings, _storage, first = project
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", batch)
     model = load_model(Path(second.path, "model", "model.json"))
     asked = []
     score_block = model.score
     monkeypatch.setattr(model, "score", lambda block: asked.append(block.count(b"\n")) or score_block(block))
-    records = b"".join(block for path in second.files("export") for block in second.blocks(path))
-    ids = [line.partition(b"\t")[0] for line in split_lines(records)]
-    keyed = b"".join(line + b"\n" for line in sorted(split_lines(carry.keyed_lines(records, ids))))
-    current = b"".join(block for path in first.files("scored") for block in first.blocks(path))
+    blocks = [line + b"\n" for line in split_lines(blocks_of(second, "export"))]
+    counts = Counter()
+    mapped = b"".join(score_changed(blocks, model, known, b"7", counts))
+    assert sum(asked) == NEW + CHANGED + 1
+    assert len(asked) == (1 if batch > 1 else sum(asked))  # those of many blocks go to the model together
+    assert counts["read"] == len(blocks) == len(split_lines(mapped))
+    ordered = b"".join(line + b"\n" for line in sorted(split_lines(mapped)))
+    current = blocks_of(first, "scored")
     results = []
     for size in (100, 3_000, 1 << 20):
         counts = Counter(carried=0)
-        blocks, known = read_blocks(io.BytesIO(keyed), size), read_blocks(io.BytesIO(current), size // 2)
-        results.append(b"".join(carry.carry_over(blocks, known, model, b"7", counts)))
-        assert sum(asked) == len(ids) - counts["carried"] == NEW + CHANGED + 1
-        asked.clear()
+        sides = read_blocks(io.BytesIO(ordered), size), read_blocks(io.BytesIO(current), size // 2)
+        results.append(b"".join(carry.carry_over(*sides, counts)))
+        assert counts["carried"] == len(blocks) - sum(asked)
     assert results[0] == results[1] == results[2]
+    assert b"\t\\N\t\\N\n" not in results[0].replace(b"\t\\N\n", b"\n")  # nothing is left unscored
+
+
+def test_a_mark_is_of_the_row_key_and_of_the_fingerprint(known, project):
+    ids, features = split_records(blocks_of(project[2], "export"), 5)
+    keys, prints = row_keys(ids), fingerprints(features)
+    assert known.have(keys, prints).all()
+    assert not known.have(keys, [*prints[1:], prints[0]]).any()
+    assert not known.have(row_keys([name + b"x" for name in ids]), prints).any()
+
+
+def test_marks_are_kept_with_test_vectors():
+    """Each is 8359 or e8b7, then the upper 48 bits of xxh3_64(b"8359:1\t4907185d0406025b") and so on."""
+    assert marks.marks_of([]) == b""
+    lines = b"e8b7:42\t1\t0.5\tb8e4428ef77c16b4\t7\t\\N\n8359:1\t0\t0.5\t4907185d0406025b\t7\t\\N\n"
+    assert marks.marks_of([lines]).hex(" ", 8) == "9631265ac5c45983 855e89474aa6b7e8"
+    assert marks.marks_of(read_blocks(io.BytesIO(lines), 1)) == marks.marks_of([lines])
+
+
+def test_a_release_without_records_has_no_marks(tmp_path):
+    path = tmp_path / "marks"
+    path.write_bytes(b"")
+    assert marks.Marks(path).have([b"e8b7:42"], [b"b8e4428ef77c16b4"]).tolist() == [False]
+
+
+@pytest.mark.parametrize("data", [None, b"\0" * 9])
+def test_marks_that_are_not_there_or_cut_off_are_refused(tmp_path, data):
+    path = tmp_path / "marks"
+    if data:
+        path.write_bytes(data)
+    with pytest.raises(InputError, match="no file of marks"):
+        marks.Marks(path)
+
+
+def test_a_mark_that_belongs_to_another_record_ends_the_run(project):
+    """Of two records with one mark, the second's row key or fingerprint differs: nothing false is written."""
+    current = blocks_of(project[2], "scored")
+    key, _prediction, _probability, record, *_rest = split_lines(current)[3].split(b"\t")
+    for line in carry.unscored_lines([key, key + b"x"], [b"0" * 16, record]):
+        with pytest.raises(InternalError, match=r"record .*: its mark is there, .*\(without --changed\)"):
+            list(carry.carry_over([line + b"\n"], [current], Counter()))
 
 
 def test_a_model_for_other_columns_is_not_taken(project, second):
@@ -161,11 +220,11 @@ def test_a_model_for_another_label_is_not_taken(project, second):
 
 
 def test_of_the_current_lines_only_those_of_a_block_are_held(project):
-    _settings, _storage, first = project
-    current = b"".join(block for path in first.files("scored") for block in first.blocks(path))
+    current = blocks_of(project[2], "scored")
     lines = carry._Lines(read_blocks(io.BytesIO(current), 1000))
-    last = split_lines(current)[-1].partition(b"\t")[0]
-    assert lines.until(last, {last}).keys() == {last}
+    last = parse_line(split_lines(current)[-1])
+    [wanted] = carry.unscored_lines([last.row_key], [last.record])
+    assert lines.until(last.row_key, {wanted}).keys() == {wanted}
 
 
 def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_path):
@@ -183,14 +242,23 @@ def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_pat
 
 
 def test_a_record_that_comes_twice_keeps_its_line_twice(project):
-    _settings, _storage, first = project
-    model = load_model(Path(first.path, "model", "model.json"))
-    records = b"".join(block for path in first.files("export") for block in first.blocks(path))
-    ids = [line.partition(b"\t")[0] for line in split_lines(records)]
-    keyed = sorted(2 * split_lines(carry.keyed_lines(records, ids)))
-    current = b"".join(block for path in first.files("scored") for block in first.blocks(path))
+    current = blocks_of(project[2], "scored")
+    parsed = list(map(parse_line, split_lines(current)))
+    unscored = carry.unscored_lines([line.row_key for line in parsed], [line.record for line in parsed])
+    twice = [line + b"\n" for line in unscored for _time in range(2)]  # each in a block of its own
     counts = Counter(carried=0)
-    blocks = (line + b"\n" for line in keyed)  # each in a block of its own
-    lines = b"".join(carry.carry_over(blocks, [current], model, b"7", counts))
-    assert split_lines(lines) == sorted(2 * split_lines(current))
+    assert split_lines(b"".join(carry.carry_over(twice, [current], counts))) == [
+        line for line in split_lines(current) for _time in range(2)
+    ]
     assert counts["carried"] == 800
+
+
+def test_lines_of_one_row_key_may_be_scored_and_not(project):
+    """One ID for two records, of which one has not changed, over the end of a block: the reducer tells it later."""
+    current = blocks_of(project[2], "scored")
+    line = parse_line(split_lines(current)[5])
+    [unscored] = carry.unscored_lines([line.row_key], [line.record])
+    other = b"\t".join(line._replace(record=b"0" * 16))
+    for order in ([unscored, other, unscored], [other, unscored, other]):
+        done = b"".join(carry.carry_over([each + b"\n" for each in order], [current], Counter()))
+        assert split_lines(done) == [split_lines(current)[5] if each == unscored else each for each in order]

@@ -1,0 +1,28 @@
+"""Marking: the file of marks of a whole release, region by region in processes of this machine."""
+
+from typing import BinaryIO
+
+from predictions.marks import marks_of
+from predictions.storage import ReleaseFolder
+from predictions.workers import Report, cores, run_tasks
+
+
+def write_marks(release: ReleaseFolder, file: BinaryIO) -> None:
+    """Write the marks of a release that is scored.
+
+    Args:
+        release: its prediction lines are read.
+        file: the marks go there, eight bytes a record; of as many records as there are, so much memory is taken too.
+
+    Raises:
+        InputError: a part file is not there, or is damaged.
+    """
+    regions = len(release.counts(release.manifest())["split_points"]) + 1
+    parts = [(release, release.part("scored", region)) for region in range(regions)]
+    found = {event.task: event.value for event in run_tasks(_marks, parts, cores())}
+    file.writelines(found[region] for region in range(regions))
+
+
+def _marks(part: tuple[ReleaseFolder, str], _report: Report) -> bytes:
+    release, path = part
+    return marks_of(release.blocks(path))
