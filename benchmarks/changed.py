@@ -1,7 +1,7 @@
 """Scoring only the records that have changed beside scoring all of them, on the embedded cluster or without a job.
 
-The records are the flights, so many times each, exported to HDFS before; the model has 1,000 trees. A first release is
-scored whole. Of a second one, which has the same model, every hundredth record has another scheduled departure. It is
+The records are the flights, so many times each, exported to HDFS before; the model is a random forest of 1,000 trees
+(`benchmarks/forest.toml`). A first release is scored whole. Of a second one, which has the same model, every hundredth record has another scheduled departure. It is
 scored twice: `full`, and `changed`, which keeps the first one's lines of the records that are the same. What is timed
 is the call behind `predictions score`: the job is handed in, it runs, its output is counted and put in its place. With
 `--runner local` the same scripts run as processes of this machine, from HDFS and to it: what differs is Hadoop's part.
@@ -10,7 +10,6 @@ Both are then loaded, and the two tables are compared cell by cell: they must be
 """
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 
 import click
 
-from benchmarks.flights import SETTINGS, VAR, machine, release_on_hdfs, running_cluster
+from benchmarks.flights import CHECKOUT, VAR, machine, release_on_hdfs, running_cluster
 from loader.connection import Connection
 from predictions import exits
 from predictions.load import How, load
@@ -32,7 +31,7 @@ from predictions.settings import Settings, load_settings
 from predictions.storage import ReleaseFolder, Storage
 
 HOST = "127.0.0.1"
-TREES = 1_000
+SETTINGS = CHECKOUT / "benchmarks" / "forest.toml"
 EVERY = 100  # one of so many records changes
 FIELD = "sched_dep_time"  # which changes, by a minute
 PAGE_ROWS = 5_000
@@ -45,19 +44,20 @@ PAGE_ROWS = 5_000
 def main(as_json: bool, copies: int, runner: str) -> None:
     """Measure a job that scores only what has changed."""
     VAR.mkdir(exist_ok=True)
-    os.environ["PREDICTIONS_MODEL_PARAMS"] = json.dumps({"max_iter": TREES, "early_stopping": False})
     with tempfile.TemporaryDirectory(prefix="changed.", dir=VAR) as local, running_cluster() as cluster:
         settings = load_settings(SETTINGS)
         thrift = settings.hbase.model_copy(update={"thrift": f"{HOST}:{cluster.port('thrift')}"})
-        settings = settings.model_copy(update={"hbase": thrift, "name": "benchmark_changed"})
+        settings = settings.model_copy(update={"hbase": thrift})
         storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
-        with release_on_hdfs(settings, Path(local), storage, copies) as first:
+        with release_on_hdfs(settings, Path(local), storage, copies, SETTINGS) as first:
             _score(settings, first, runner)
             full, changed = _changed(first), _changed(first)
             seconds = {"full": _score(settings, full, runner), "changed": _score(settings, changed, runner, first)}
             scored = changed.manifest()["scored"]
             different = _compare(settings, full, changed)
     result = {
+        "model": f"{settings.model.estimator.rpartition('.')[2]} {settings.model.params}",
+        "regions": settings.hbase.regions,
         "runner": runner,
         "rows": scored["rows"],
         "changed": scored["rows"] - scored["carried"],
@@ -128,8 +128,8 @@ def _table(result: dict[str, Any]) -> str:
     seconds = result["seconds"]
     return "\n".join(
         [
-            f"{result['rows']:,} flights, {result['changed']:,} of them changed; {TREES:,} trees; "
-            f"{result['runner']}; {result['machine']}",
+            f"{result['rows']:,} flights, {result['changed']:,} of them changed; {result['model']}; "
+            f"{result['regions']} regions; {result['runner']}; {result['machine']}",
             f"full     {seconds['full']:7.1f} s",
             f"changed  {seconds['changed']:7.1f} s, {result['ratios']['changed_vs_full']:.1%} of it",
             f"rows that differ between the two tables: {result['different_rows']:,}",

@@ -42,12 +42,12 @@ def flights_database() -> Path:
     return database
 
 
-def make_release(storage: Path) -> ReleaseFolder:
+def make_release(storage: Path, settings: Path = SETTINGS) -> ReleaseFolder:
     """Export the flights and train their model, in processes of their own: this one stays small, see `score_local`."""
     flights_database()
     for stage in ("export", "train"):
-        subprocess.run(_command(storage, stage), stdout=subprocess.DEVNULL, check=True)
-    return Storage(str(storage), load_settings(SETTINGS).name).release()
+        subprocess.run(_command(storage, stage, settings=settings), stdout=subprocess.DEVNULL, check=True)
+    return Storage(str(storage), load_settings(settings).name).release()
 
 
 def make_copies(folder: ReleaseFolder, copies: int) -> ReleaseFolder:
@@ -88,9 +88,19 @@ def _copies(folder: ReleaseFolder, copies: int) -> Iterator[bytes]:
 
 
 @contextmanager
-def release_on_hdfs(settings: Settings, local: Path, storage: Storage, copies: int) -> Iterator[ReleaseFolder]:
-    """Give a release on HDFS, exported and with a model, and remove all of the name and its tables at the end."""
-    made = make_copies(make_release(local), copies)
+def release_on_hdfs(
+    settings: Settings, local: Path, storage: Storage, copies: int, file: Path = SETTINGS
+) -> Iterator[ReleaseFolder]:
+    """Give a release on HDFS, exported and with a model, and remove all of the name and its tables at the end.
+
+    Args:
+        settings: where HBase is, and the name.
+        local: a folder to make it in.
+        storage: on HDFS.
+        copies: of each record.
+        file: the settings of export and training.
+    """
+    made = make_copies(make_release(local, file), copies)
     folder = ReleaseFolder(storage, made.release)
     try:
         for part in ("export", "model"):
@@ -152,5 +162,5 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def _command(storage: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "predictions", "--settings", str(SETTINGS), "--storage", str(storage), *arguments]
+def _command(storage: Path, *arguments: str, settings: Path = SETTINGS) -> list[str]:
+    return [sys.executable, "-m", "predictions", "--settings", str(settings), "--storage", str(storage), *arguments]
