@@ -16,6 +16,7 @@ from predictions.errors import InputError
 CHECKOUT = Path(__file__).resolve().parent.parent
 TEMPLATES = Path(__file__).resolve().parent / "conf"
 LIB = CHECKOUT / "var" / "lib"
+CLASSES = LIB.with_name("classes.jsa")  # the engine's classes, parsed once (quickstart makes it for the tests)
 
 PORTS = {
     "namenode": 8020,
@@ -53,6 +54,7 @@ _JAVA_OPTIONS = [
     "--add-exports=java.base/jdk.internal.misc=ALL-UNNAMED",
     "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
     "-XX:+UseSerialGC",
+    f"-XX:SharedArchiveFile={CLASSES}",  # where it is not there or does not fit, the JVM goes on without
     "-Djava.net.preferIPv4Stack=true",
     "-Dzookeeper.admin.enableServer=false",
 ]
@@ -120,8 +122,13 @@ class ClusterConfig:
             "logs": str(self.logs),
             "lib": str(LIB),
             "user": getpass.getuser(),
-            "task_java": " ".join(option for option in options if "--add-exports" not in option)
-            + " -XX:TieredStopAtLevel=1",
+            "task_java": " ".join(
+                [
+                    *(option for option in options if "--add-exports" not in option),
+                    "-XX:TieredStopAtLevel=1",
+                    f"-cp {LIB}/*:$PWD:job.jar/*:job.jar/classes/:job.jar/lib/*:$PWD/*",  # as CLASSPATH, the jars first
+                ]
+            ),
         }
         for template in TEMPLATES.iterdir():
             (self.conf / template.name).write_text(Template(template.read_text()).substitute(values))
@@ -131,5 +138,5 @@ class ClusterConfig:
 
     def java(self, *arguments: str) -> list[str]:
         """Return the command that runs a Java class of the engine with this configuration."""
-        classpath = f"{self.conf}:{LIB}/*"
-        return ["java", f"@{self.java_options_file}", "-cp", classpath, *arguments]
+        # The jars first: a class path begins with that of the archive of classes, or this is not taken.
+        return ["java", f"@{self.java_options_file}", "-cp", f"{LIB}/*:{self.conf}", *arguments]
