@@ -1,10 +1,11 @@
 """Scoring only the records that have changed beside scoring all of them, on the embedded cluster or without a job.
 
 The records are the flights, so many times each, exported to HDFS before; the model is a random forest of 1,000 trees
-(`benchmarks/forest.toml`). A first release is scored whole. Of a second one, which has the same model, every hundredth record has another scheduled departure. It is
-scored twice: `full`, and `changed`, which keeps the first one's lines of the records that are the same. What is timed
-is the call behind `predictions score`: the job is handed in, it runs, its output is counted and put in its place. With
-`--runner local` the same scripts run as processes of this machine, from HDFS and to it: what differs is Hadoop's part.
+(`benchmarks/forest.toml`). A first release is scored whole. Of a second one, which has the same model, every hundredth
+record has another scheduled departure. It is scored twice: `full`, and `changed`, which keeps the first one's lines of
+the records that are the same. What is timed is the call behind `predictions score`: the job is handed in, it runs, its
+output is counted and put in its place. With `--runner local` the same scripts run as processes of this machine, from
+HDFS and to it: what differs is Hadoop's part.
 
 Both are then loaded, and the two tables are compared cell by cell: they must be the same but for the cells' times.
 """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from predictions.errors import ServiceError, VerificationError
+from predictions.errors import InputError, ServiceError, VerificationError
 from predictions.exits import DONE, WITH_FAILURES
 from predictions.progress import LoadDisplay, bar, say
 from predictions.release import release_table
@@ -36,10 +36,16 @@ def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder 
         say(f"{folder.path}/model is there already; another model is another release (predictions export)")
         return
     if earlier:
-        from predictions.score import take_model
+        from predictions.score import read_model, take_model
 
         take_model(folder, earlier)
         say(f"the model is that of release {earlier.release}")
+        model = read_model(folder)
+        if (model["estimator"], model["params"]) != (settings.model.estimator, settings.model.params):
+            say(
+                f"warning: the settings ask for another one, {settings.model.estimator} {settings.model.params}; to "
+                "train it, leave --model and --changed out"
+            )
         return
     from predictions.training import train
 
@@ -155,7 +161,7 @@ def run_all(
     with lease(settings.hbase.server(), settings.name, say):
         earlier = storage.release(model) if model else current_release(settings, storage) if changed else None
         if earlier:
-            earlier.require("model", "train")
+            _require_columns(settings, earlier)
         folder = run_export(settings, storage, rate)
         run_train(settings, folder, earlier)
         code = run_score(settings, folder, runner, changed)
@@ -163,6 +169,20 @@ def run_all(
         run_activate(settings, storage, folder.release)
     say(f"done in {time.monotonic() - started:.0f} s")
     return folder.release, code
+
+
+def _require_columns(settings: Settings, earlier: ReleaseFolder) -> None:
+    """Raise InputError, before anything is exported, unless a release has a model for the settings' columns."""
+    from predictions.score import read_model
+
+    model, wanted = read_model(earlier), settings.model
+    names = [column["name"] for column in model["features"]]
+    if (names, model["label"]["name"]) != (wanted.features, wanted.label):
+        raise InputError(
+            f"the model of release {earlier.release} predicts {model['label']['name']} from {', '.join(names)}; the "
+            f"settings ask for {wanted.label} from {', '.join(wanted.features)}: train another one (without --model "
+            "and --changed)"
+        )
 
 
 def run_clean(settings: Settings, storage: Storage) -> None:

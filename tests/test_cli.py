@@ -58,6 +58,17 @@ def test_export_and_train_into_a_local_folder(predictions, orders):
     assert "there already" in predictions("train").stderr
 
 
+def test_an_earlier_release_s_model_that_is_not_what_the_settings_ask_for_is_told(predictions, edit):
+    first = predictions("export").stdout.strip()
+    predictions("train")
+    for settings, told in (("max_iter = 10", False), ("max_iter = 11", True)):
+        edit("max_iter = 10", settings)
+        predictions("export")
+        done = predictions("train", "--model", first)
+        assert done.returncode == 0, done.stderr
+        assert ("warning: the settings ask for another one" in done.stderr) is told
+
+
 def test_another_storage_by_option(predictions, orders):
     assert predictions("--storage", str(orders / "elsewhere"), "export").returncode == 0
     assert list((orders / "elsewhere" / "orders").iterdir())
