@@ -126,7 +126,7 @@ class ClusterConfig:
                 [
                     *(option for option in options if "--add-exports" not in option),
                     "-XX:TieredStopAtLevel=1",
-                    f"-cp {LIB}/*:$PWD:job.jar/*:job.jar/classes/:job.jar/lib/*:$PWD/*",  # as CLASSPATH, the jars first
+                    f"-cp {LIB}/*:.:job.jar/*:job.jar/classes/:job.jar/lib/*:./*",  # as CLASSPATH, but the jars first
                 ]
             ),
         }
