@@ -37,7 +37,15 @@ from predictions.carry import carry_over
 from predictions.errors import InputError, InternalError, PredictionsError, RefusedError
 from predictions.records import first_fields, id_digest, join_lines, read_blocks, split_lines
 from predictions.rowkey import record_id
-from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, NOT_UNIQUE, fields_of, not_unique, parse_line
+from predictions.schema import (
+    END_OF_CONFLICT,
+    END_OF_SCORED,
+    END_OF_UNSCORED,
+    NOT_UNIQUE,
+    fields_of,
+    not_unique,
+    parse_line,
+)
 from predictions.upload import upload
 
 EXAMPLES = 5
@@ -96,6 +104,8 @@ def merge(lines: list[bytes], conflicts: list[str]) -> bytes:
 
 def count(body: bytes, keys: Sequence[bytes], counts: Counter[str]) -> None:
     """Count what is written: lines with their row keys, in order."""
+    if END_OF_UNSCORED in body:
+        raise InputError(f"the records come unscored: {task.CHANGED} LINES has to say where their lines are")
     records = bisect_left(keys, unreadable.KEY)
     scored = body.count(END_OF_SCORED)
     counts["scored"] += scored

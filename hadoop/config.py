@@ -54,7 +54,6 @@ _JAVA_OPTIONS = [
     "--add-exports=java.base/jdk.internal.misc=ALL-UNNAMED",
     "--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED",
     "-XX:+UseSerialGC",
-    f"-XX:SharedArchiveFile={CLASSES}",  # where it is not there or does not fit, the JVM goes on without
     "-Djava.net.preferIPv4Stack=true",
     "-Dzookeeper.admin.enableServer=false",
 ]
@@ -116,6 +115,8 @@ class ClusterConfig:
         hosts = self.conf / "hosts"
         hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n")
         options = [*_JAVA_OPTIONS, f"-Djdk.net.hosts.file={hosts}"]
+        if CLASSES.exists():  # else the JVM would do without its own archive, too
+            options.append(f"-XX:SharedArchiveFile={CLASSES}")
         self.java_options_file.write_text("".join(f'"{option}"\n' for option in options))
         values = {name: str(self.port(name)) for name in PORTS} | {
             "data": str(self.data),

@@ -16,10 +16,10 @@ from collections.abc import Container, Iterable, Iterator
 from predictions.errors import InternalError
 from predictions.records import NULL, SEPARATOR, join_lines, split_lines
 from predictions.rowkey import record_id
-from predictions.schema import PredictionLine, split_block
+from predictions.schema import END_OF_UNSCORED, PredictionLine, split_block
 
 _BETWEEN = SEPARATOR.join((b"", NULL, NULL, b""))  # the row key and the fingerprint
-_END = SEPARATOR.join((b"", NULL, NULL))  # of no line that was scored: that has a time
+_END = END_OF_UNSCORED[:-1]
 _KEY, _RECORD = (PredictionLine._fields.index(name) for name in ("row_key", "record"))
 
 

@@ -5,10 +5,11 @@ A file of marks has one for each of a release's records, ascending, as unsigned 
 tasks look into it where it lies on their disk, and share what they have read of it. Its upper bits keep the order of
 the row keys, so those of several regions, one after the other, are in order too.
 
-Two records can have one mark, once in some hundred thousand releases of a hundred million records: who goes by a mark
-compares the row key and the fingerprint in the end (`predictions.carry`).
+Two records can have one mark: once in some hundred thousand runs in which a million of a hundred million have changed.
+Who goes by a mark compares row key and fingerprint in the end (`predictions.carry`), and that run has to score all.
 """
 
+import mmap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,7 +51,10 @@ class Marks:
         if not len(self._marks):
             return np.zeros(len(wanted), dtype=bool)
         places = np.searchsorted(self._marks, wanted)
-        return self._marks[np.minimum(places, len(self._marks) - 1)] == wanted
+        found = np.asarray(self._marks[np.minimum(places, len(self._marks) - 1)] == wanted)
+        if isinstance(self._marks.base, mmap.mmap):
+            self._marks.base.madvise(mmap.MADV_DONTNEED)  # YARN counts mapped pages as the task's; they stay cached
+        return found
 
 
 def marks_of(blocks: Iterable[bytes]) -> bytes:

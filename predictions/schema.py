@@ -39,6 +39,7 @@ class PredictionLine(NamedTuple):
 FIELDS = len(PredictionLine._fields)
 NOT_UNIQUE = b"the ID stands for different records"
 END_OF_SCORED = SEPARATOR + NULL + b"\n"  # of a line without an error, and of no other
+END_OF_UNSCORED = SEPARATOR + NULL + END_OF_SCORED  # without a time: of a line that is to be filled in
 END_OF_CONFLICT = SEPARATOR + NOT_UNIQUE + b"\n"
 
 

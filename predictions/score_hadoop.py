@@ -1,5 +1,6 @@
 """The runner `hadoop`: the streaming job that makes a release's prediction lines."""
 
+import tempfile
 from collections.abc import Callable
 
 from hadoop.packing import CHECKOUT, bundle
@@ -60,21 +61,17 @@ class ScoreJob:
             PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
             AGAINST_FILE: self._against.to_json(),
         }
-        if self._folder.has("job"):
-            if self._is_there(shipped):
-                return  # a job that is running may be reading them
+        # What is the same stays: a job that is running may be reading it.
+        if not self._folder.has("job") or any(self._folder.read(f"job/{name}") != shipped[name] for name in shipped):
             self._folder.remove("job")
-        with self._folder.writing("job") as target:
-            self._client.put(target, shipped)
-            if self._carry:
-                with self._folder.create(f"{target}/{MARKS_FILE}") as file:
-                    write_marks(self._carry, file)
-
-    def _is_there(self, shipped: dict[str, bytes]) -> bool:
-        # The marks are those of the release that AGAINST_FILE names.
+            with self._folder.writing("job") as target:
+                self._client.put(target, shipped)
+        # They are those of the release that AGAINST_FILE names.
         if self._carry and MARKS_FILE not in self._folder.storage.names(f"{self._folder.path}/job"):
-            return False
-        return all(self._folder.read(f"job/{name}") == data for name, data in shipped.items())
+            with tempfile.TemporaryFile() as file:
+                write_marks(self._carry, file)
+                file.seek(0)
+                self._folder.put(f"job/{MARKS_FILE}", file)
 
     def job(self, output: str) -> Job:
         """Return the job; its output goes to a folder of the release."""
