@@ -12,15 +12,19 @@ def write_marks(release: ReleaseFolder, file: BinaryIO) -> None:
 
     Args:
         release: its prediction lines are read.
-        file: the marks go there, eight bytes a record; of as many records as there are, so much memory is taken too.
+        file: the marks go there, eight bytes a record. While a region is waited for, those behind it are in memory.
 
     Raises:
         InputError: a part file is not there, or is damaged.
     """
     regions = len(release.counts(release.manifest())["split_points"]) + 1
     parts = [(release, release.part("scored", region)) for region in range(regions)]
-    found = {event.task: event.value for event in run_tasks(_marks, parts, cores())}
-    file.writelines(found[region] for region in range(regions))
+    found, written = dict[int, bytes](), 0
+    for event in run_tasks(_marks, parts, cores()):
+        found[event.task] = event.value
+        while written in found:
+            file.write(found.pop(written))
+            written += 1
 
 
 def _marks(part: tuple[ReleaseFolder, str], _report: Report) -> bytes:

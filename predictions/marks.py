@@ -45,9 +45,9 @@ class Marks:
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: no file of marks: {error}") from error
 
-    def have(self, keys: Iterable[bytes], fingerprints: Iterable[bytes]) -> np.ndarray:
+    def have(self, keys: list[bytes], fingerprints: Iterable[bytes]) -> np.ndarray:
         """Return for each record, by its row key and its fingerprint, whether its mark is there; at least one."""
-        wanted = _marks(list(keys), fingerprints)
+        wanted = _marks(keys, fingerprints)
         if not len(self._marks):
             return np.zeros(len(wanted), dtype=bool)
         places = np.searchsorted(self._marks, wanted)
@@ -63,7 +63,10 @@ def marks_of(blocks: Iterable[bytes]) -> bytes:
     for block in blocks:
         columns = split_block(block)
         found.append(_marks(columns[_KEY], columns[_RECORD]))
-    return np.sort(np.concatenate(found)).tobytes()
+    marks = np.concatenate(found)
+    del found  # they are as large
+    marks.sort()
+    return marks.tobytes()
 
 
 def _marks(keys: list[bytes], fingerprints: Iterable[bytes]) -> np.ndarray:

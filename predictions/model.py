@@ -91,7 +91,7 @@ class Model:
     @property
     def fields(self) -> int:
         """The number of fields of a record line: ID, features, label."""
-        return fields_of(self.manifest)
+        return len(self.features) + 2
 
     def score(self, block: bytes) -> Scores:
         """Predict the records of one block: whole record lines, at least one, whose fields have been counted."""
@@ -147,11 +147,6 @@ class Model:
                     f"{then['prediction']} ({then['probability']}), is {now['prediction']} ({now['probability']}); "
                     "start a new release with the versions of this machine"
                 )
-
-
-def fields_of(manifest: dict[str, Any]) -> int:
-    """Return the number of fields of a model's record lines: ID, features, label."""
-    return len(manifest["features"]) + 2
 
 
 def format_numbers(values: np.ndarray) -> list[bytes]:

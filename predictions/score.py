@@ -146,8 +146,8 @@ def read_model(folder: ReleaseFolder) -> dict[str, Any]:
     return parse_manifest(folder.read(f"model/{MANIFEST_FILE}"), f"{folder.path}/model/{MANIFEST_FILE}")
 
 
-def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> None:
-    """Give a release the model of an earlier one, instead of training.
+def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> dict[str, Any]:
+    """Give a release the model of an earlier one, instead of training, and return that one's manifest.
 
     Raises:
         InputError: that one has none, or one for other columns.
@@ -162,6 +162,7 @@ def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> None:
         for name in (MODEL_FILE, MANIFEST_FILE):
             with folder.create(f"{target}/{name}") as file:
                 file.write(earlier.read(f"model/{name}"))
+    return model
 
 
 def _columns(manifest: dict[str, Any]) -> tuple[Any, Any]:

@@ -66,7 +66,7 @@ class ScoreJob:
             self._folder.remove("job")
             with self._folder.writing("job") as target:
                 self._client.put(target, shipped)
-        # They are those of the release that AGAINST_FILE names.
+        # The marks are those of the release that AGAINST_FILE names.
         if self._carry and MARKS_FILE not in self._folder.storage.names(f"{self._folder.path}/job"):
             with tempfile.TemporaryFile() as file:
                 write_marks(self._carry, file)

@@ -2,7 +2,8 @@
 
 `pipe` is the plain pipe, `mapper | sort | reducer`. `local` is a job's shape on one machine: a mapper a core takes the
 next block of lines when it is done with one, its output is sorted and cut at the regions' split points, and a reducer
-a region merges the pieces. Memory is bounded whatever the size: blocks, and sort's buffer.
+a region merges the pieces. Memory is bounded whatever the size: blocks, and sort's buffer; where
+only what has changed is scored, a region's marks as well (`predictions.marking`).
 """
 
 import os

@@ -54,9 +54,9 @@ class ChangedOnly:
         self._bytes = 0
 
     def lines(self, records: bytes, record_ids: Sequence[bytes], features: Sequence[bytes]) -> bytes:
-        """Return prediction lines of some of a block's records, and of earlier ones; the others are kept for a while.
+        """Return the unscored lines of records with a mark, and, now and then, prediction lines of the others.
 
-        The changed ones of many blocks are scored together: a call of an estimator costs as much as a thousand records.
+        Those of many blocks are scored together: a call of an estimator costs as much as a thousand records.
         """
         keys, prints = row_keys(record_ids), fingerprints(features)
         known = self._marks.have(keys, prints).tolist()

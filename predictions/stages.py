@@ -36,11 +36,10 @@ def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder 
         say(f"{folder.path}/model is there already; another model is another release (predictions export)")
         return
     if earlier:
-        from predictions.score import read_model, take_model
+        from predictions.score import take_model
 
-        take_model(folder, earlier)
+        model = take_model(folder, earlier)
         say(f"the model is that of release {earlier.release}")
-        model = read_model(folder)
         if (model["estimator"], model["params"]) != (settings.model.estimator, settings.model.params):
             say(
                 f"warning: the settings ask for another one, {settings.model.estimator} {settings.model.params}; to "
