@@ -40,9 +40,12 @@ def parse_lines(stderr: str) -> dict[str, int]:
 
 
 def parse_report(text: str) -> dict[str, int]:
-    """Return our group's counters from what `hadoop jar` prints at the end of a job."""
-    found = _REPORTED.search(text)
-    pairs = (line.split("=") for line in found[1].splitlines()) if found else ()
+    """Return our group's counters from what `hadoop jar` prints at the end of a job.
+
+    Hadoop's local job runner prints those of each task before them.
+    """
+    found = _REPORTED.findall(text)
+    pairs = (line.split("=") for line in found[-1].splitlines()) if found else ()
     return {name.strip(): int(count) for name, count in pairs}
 
 

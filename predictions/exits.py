@@ -3,6 +3,8 @@
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -12,17 +14,18 @@ from predictions.progress import say
 DONE, WITH_FAILURES, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130
 
 
-def run(command: click.Command, name: str) -> None:
+def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line to its exit.
 
     Args:
         command: whose functions return an exit code, or None for 0.
         name: of the program, before each message.
+        arguments: by default those of this process.
     """
     # Schedulers end a task by SIGTERM: it cleans up as at an interrupt from the keyboard.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = command.main(standalone_mode=False)
+        code = command.main(arguments, prog_name=name, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -1,7 +1,10 @@
 """Fixtures that several test files share: a small database, settings for it, the embedded cluster."""
 
-import json
 import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "200"}  # before numpy and rich read them
+
+import json
 import random
 import re
 import sqlite3
@@ -14,6 +17,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from costs import Costs
+from inprocess import call, without, without_yarn
 
 from examples.postgresql import running
 from loader.connection import Connection
@@ -41,6 +46,10 @@ params = { max_iter = 10 }
 [hadoop]
 storage = "storage"
 """
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Costs())
 
 
 def pytest_addoption(parser):
@@ -86,25 +95,15 @@ def trained(session_orders) -> Path:
     """The folder of a release of the orders, exported and trained. Not to be changed."""
     settings = load_settings(session_orders / "predictions.toml")
     folder = export(settings, Storage(settings.hadoop.storage, settings.name), lambda _done, _total: None, print)
-    train(settings, folder, lambda _text: None)
+    with without():
+        train(settings, folder, lambda _text: None)
     return Path(folder.path)
 
 
 @pytest.fixture
 def predictions(orders) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in the orders' folder."""
-
-    def run(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "predictions", *arguments],
-            cwd=orders,
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "COLUMNS": "200", **environment},
-            input=stdin,
-            capture_output=True,
-        )
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    return run
+    """Run the command line in the orders' folder, as `inprocess.call`."""
+    return lambda *arguments, **options: call(arguments, orders, **options)
 
 
 @pytest.fixture(scope="session")
@@ -189,11 +188,21 @@ def properties(**values) -> dict[str, str]:
 
 
 class Project:
-    """Settings in a folder of their own, under a name of their own on the cluster."""
+    """Settings in a folder of their own, under a name of their own on the cluster.
 
-    def __init__(self, folder, cluster, text, hdfs="/tests"):
+    Args:
+        folder: where the settings are written.
+        cluster: on which it runs.
+        text: of the settings.
+        hdfs: the folder on HDFS below which its releases are.
+        yarn: whether its jobs are YARN's.
+    """
+
+    def __init__(self, folder, cluster, text, hdfs="/tests", yarn=False):
         self.path = folder / "predictions.toml"
         self.name = f"test_{uuid.uuid4().hex[:8]}"
+        self._yarn = yarn
+        self._environment = {"CLUSTER_DIR": str(cluster.config.folder)}
         thrift, web = cluster.config.port("thrift"), cluster.config.port("namenode_web")
         text = re.sub(r"(?m)^name = .*", f'name = "{self.name}"', text)
         text = re.sub(r"(?ms)^\[hbase\].*", "", text) if "[hbase]" in text else re.sub(r"(?ms)^\[hadoop\].*", "", text)
@@ -205,16 +214,23 @@ class Project:
         self.settings = load_settings(self.path)
         self.storage = Storage(self.settings.hadoop.storage, self.name)
 
-    def run(self, *arguments, **environment):
-        return subprocess.run(
+    def run(self, *arguments, **options):
+        """Run a command, as `inprocess.call`, in an empty folder: a job without YARN links what it ships there."""
+        with tempfile.TemporaryDirectory() as folder, without_yarn(not self._yarn and self.storage):
+            return call(["--settings", str(self.path), *arguments], folder, **self._environment | options)
+
+    def popen(self, *arguments, **environment):
+        """Start a command as a process."""
+        return subprocess.Popen(
             [sys.executable, "-m", "predictions", "--settings", str(self.path), *arguments],
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT), "COLUMNS": "200", **environment},
-            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), **self._environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
-    def succeed(self, *arguments, code=0, **environment):
-        done = self.run(*arguments, **environment)
+    def succeed(self, *arguments, code=0, **options):
+        done = self.run(*arguments, **options)
         assert done.returncode == code, done.stderr
         return done
 
@@ -252,8 +268,8 @@ def served(project, tmp_path_factory):
 def project(cluster, tmp_path_factory):
     projects = []
 
-    def project(text, folder=None):
-        projects.append(Project(folder or tmp_path_factory.mktemp("project"), cluster, text))
+    def project(text, folder=None, **options):
+        projects.append(Project(folder or tmp_path_factory.mktemp("project"), cluster, text, **options))
         return projects[-1]
 
     yield project

@@ -1,0 +1,153 @@
+"""What the suite costs: seconds by file, the slowest tests and fixtures, and what each file started.
+
+Processes are seen by looking at /proc twenty times a second, so those that live for less than that may be missed. Those
+below the test process count, and the containers of the shared cluster's NodeManager, as long as they are started while
+a test of the cluster runs. A job is a JVM of `hadoop jar`, on YARN or not.
+"""
+
+import os
+import threading
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+SLOWEST = 25
+LOOK_SECONDS = 0.05
+SETTLED_SECONDS = 1.0  # after which a process has become the program that it is to be
+NODE_MANAGER = (
+    Path(os.environ.get("CLUSTER_DIR") or Path(__file__).parent.parent / "var" / "cluster") / "run/nodemanager"
+)
+
+
+class Processes(threading.Thread):
+    """Counts the processes that are started below this one, by what they are."""
+
+    def __init__(self):
+        super().__init__(daemon=True, name="costs")
+        self.counts = Counter()
+        self._known = set(map(int, filter(str.isdigit, os.listdir("/proc"))))
+        self._ours = {os.getpid()}
+        self._young = {}  # when they were first seen
+
+    def run(self):
+        while True:
+            time.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self):
+        now = time.monotonic()
+        pids = set(map(int, filter(str.isdigit, os.listdir("/proc"))))
+        for pid in sorted(pids - self._known):
+            if _parent(pid) in self._ours:
+                self._ours.add(pid)
+                self._young[pid] = (now, "other")
+        self._known = pids
+        self._ours &= pids
+        for pid, (since, kind) in list(self._young.items()):
+            kind = _kind(pid) or kind
+            if now - since > SETTLED_SECONDS or pid not in pids:
+                del self._young[pid]
+                self.counts[kind] += 1
+                self.counts["jvm"] += kind == "job"
+            else:
+                self._young[pid] = (since, kind)
+
+    def adopt(self):
+        """Count what the shared cluster's NodeManager starts, too."""
+        try:
+            self._ours.add(int(NODE_MANAGER.read_text().partition('"pid": ')[2].partition(",")[0]))
+        except (OSError, ValueError):
+            return
+
+
+def _parent(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
+
+
+def _kind(pid):
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    program = words[0].rpartition(b"/")[2]
+    if program == b"java":
+        return "job" if b"org.apache.hadoop.util.RunJar" in words else "jvm"
+    return "python" if program.startswith(b"python") else "other" if program else None
+
+
+class Costs:
+    """Gathers, in each process that runs tests, what they cost, and prints it at the end."""
+
+    def __init__(self):
+        self._processes = Processes()
+        self._before = Counter()
+        self._fixtures = []
+        self.seconds = defaultdict(float)
+        self.tests = Counter()
+        self.started = defaultdict(Counter)
+        self.slow = []
+
+    def pytest_sessionstart(self, session):
+        if not hasattr(session.config, "workerinput") and session.config.getoption("numprocesses", None):
+            return  # xdist's workers count
+        self._processes.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request):
+        began = time.perf_counter()
+        try:
+            return (yield)
+        finally:
+            self._fixtures.append((f"{fixturedef.argname} ({request.node.nodeid})", time.perf_counter() - began))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item):
+        if item.get_closest_marker("cluster"):
+            self._processes.adopt()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item):
+        try:
+            return (yield)
+        finally:
+            counts = Counter(self._processes.counts)
+            item.user_properties.append(("started", dict(counts - self._before)))
+            item.user_properties.append(("fixtures", self._fixtures))
+            self._before, self._fixtures = counts, []
+
+    def pytest_runtest_logreport(self, report):
+        file = report.nodeid.partition("::")[0]
+        self.seconds[file] += report.duration
+        if report.when == "call":
+            self.slow.append((report.duration, report.nodeid))
+        if report.when == "teardown":
+            self.tests[file] += 1
+            told = dict(report.user_properties)
+            self.started[file].update(told.get("started", {}))
+            self.slow += [(seconds, f"fixture {name}") for name, seconds in told.get("fixtures", ())]
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if not self.tests or hasattr(terminalreporter.config, "workerinput"):
+            return
+        write = terminalreporter.write_line
+        terminalreporter.section("seconds by file, and what was started")
+        write(f"{'seconds':>8} {'tests':>6} {'python':>7} {'JVMs':>5} {'jobs':>5} {'other':>6}  file")
+        for file in sorted(self.seconds, key=self.seconds.get, reverse=True):
+            write(self._line(self.seconds[file], self.tests[file], self.started[file], file))
+        write(
+            self._line(sum(self.seconds.values()), self.tests.total(), sum(self.started.values(), Counter()), "in all")
+        )
+        terminalreporter.section(f"the {SLOWEST} slowest tests and fixtures")
+        for seconds, name in sorted(self.slow, reverse=True)[:SLOWEST]:
+            write(f"{seconds:8.1f}  {name}")
+
+    @staticmethod
+    def _line(seconds, tests, started, name):
+        kinds = "{:7} {:5} {:5} {:6}".format(*(started[kind] for kind in ("python", "jvm", "job", "other")))
+        return f"{seconds:8.1f} {tests:6} {kinds}  {name}"

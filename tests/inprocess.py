@@ -1,0 +1,167 @@
+"""The command line and the scripts in the test's own process, for tests of what they do, not of how they are run.
+
+A process that imports scikit-learn takes two to three seconds of a core. `call` runs a command here; with `processes`,
+the command starts the processes that it starts in production: the scripts, a fresh Python for a trained model, the
+loader's workers.
+"""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import mapper
+import reducer
+from hadoop.streaming import Job
+from loader.regions import split_points
+from predictions import (
+    cli,
+    compare,
+    exits,
+    export,
+    job,
+    load_hfiles,
+    load_local,
+    marking,
+    score,
+    score_local,
+    task,
+    training,
+    verify,
+    workers,
+)
+from predictions.counters import Outcome
+from predictions.model import MANIFEST_FILE, MODEL_FILE, load_model
+from predictions.records import read_blocks, split_lines
+from predictions.release import scored_at
+
+OUTPUT_COLUMNS = "200"
+
+
+def call(arguments, folder, stdin=b"", processes=False, **environment):
+    """Run `predictions` with a working directory, and return how it ended and what it wrote."""
+    before = os.getcwd(), signal.getsignal(signal.SIGTERM)
+    os.chdir(folder)
+    try:
+        variables = {"COLUMNS": OUTPUT_COLUMNS, **environment}
+        with CliRunner().isolation(stdin, variables) as (stdout, stderr, _both), without(processes):
+            try:
+                exits.run(cli.cli, "predictions", list(arguments))
+            except SystemExit as ended:
+                code = ended.code
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+    finally:
+        os.chdir(before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    said = (stream.getvalue().decode() for stream in (stdout, stderr))
+    return subprocess.CompletedProcess(arguments, code, *said)
+
+
+@contextmanager
+def without(processes=False):
+    """Let the stages do in this process what they have others for, unless those are wanted."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not processes:
+            patch.setattr(training, "try_in_fresh_process", lambda manifest, _release: load_model(manifest))
+            patch.setattr(score_local, "LocalRun", OneProcess)
+            for module in (compare, export, load_hfiles, load_local, marking, verify):
+                patch.setattr(module, "run_tasks", run_tasks)
+        yield
+
+
+def run_tasks(work, tasks, processes):
+    """Do what `predictions.workers.run_tasks` does, one task after the other in this process."""
+    for number, each in enumerate(tasks):
+        reports = []
+        result = work(each, reports.append)
+        yield from (workers.Event(number, False, value) for value in reports)
+        yield workers.Event(number, True, result)
+
+
+LOCAL = {
+    "mapreduce.framework.name": "local",
+    "mapreduce.local.map.tasks.maximum": "2",
+    "mapreduce.local.reduce.tasks.maximum": "2",
+}
+
+
+@contextmanager
+def without_yarn(storage):
+    """Run jobs in the JVM of `hadoop jar`, all their tasks: for tests in which YARN has no part.
+
+    It runs in the working directory, and links what a job ships there, only where nothing of that name is: this must be
+    empty. Hadoop's local runner does not find what is shipped from HDFS, so each file is copied from there.
+
+    Args:
+        storage: from which jobs ship; None for jobs on YARN.
+    """
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+
+        def local(url):
+            path, hash_sign, name = url.removeprefix("hdfs://").partition("#")
+            if path == url:
+                return url
+            copy = f"{folder}/{path.rpartition('/')[2]}"
+            storage.fs.get_file(path, copy)
+            return f"file://{copy}{hash_sign}{name}"
+
+        def command(made, *arguments):
+            shipped = {"files": list(map(local, made.files)), "archives": list(map(local, made.archives))}
+            return on_yarn(replace(made, properties={**LOCAL, **made.properties}, **shipped), *arguments)
+
+        on_yarn = Job.command
+        if storage:
+            patch.setattr(Job, "command", command)
+            patch.setattr(job, "usable_nodes", lambda _hadoop: None)
+        yield
+
+
+class OneProcess:
+    """A runner of `score` that calls the functions of mapper.py and reducer.py: `LocalRun` without its processes."""
+
+    makes_output = False
+
+    def __init__(self, regions, folder, pipe, carry):
+        assert carry is None, "what has not changed is carried over by processes alone: ask for them"
+        self._points, self._folder = split_points(regions), folder
+
+    def run(self, output, progress):
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in (MANIFEST_FILE, MODEL_FILE):
+                Path(scratch, name).write_bytes(self._folder.read(f"model/{name}"))
+            model = load_model(Path(scratch, MANIFEST_FILE))
+        counts, conflicts, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
+        for path in self._folder.files("export"):
+            of_file = Counter()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(task._FILE, path)
+                mapped = mapper.score(self._folder.blocks(path), model, scored_at(self._folder.release), of_file)
+                lines += split_lines(b"".join(mapped))
+            counts.update(of_file)
+        lines.sort(key=lambda line: line.partition(b"\t")[0])
+        ordered = io.BytesIO(b"".join(line + b"\n" for line in lines))
+        reduced = b"".join(reducer.unique(read_blocks(ordered), counts, conflicts))
+        create = partial(self._part, output)
+        score_local.cut(io.BytesIO(reduced), self._points, create)
+        progress(1.0)
+        return Outcome(counts)
+
+    def finish(self):
+        pass
+
+    def locate(self, line):
+        return line
+
+    def _part(self, output, region):
+        return self._folder.create(f"{output}/part-{region:05d}")
