@@ -13,6 +13,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from loader.server import Server
 from predictions.export import export
 from predictions.records import id_digest
 from predictions.settings import load_settings
-from predictions.storage import Storage
+from predictions.storage import ReleaseFolder, Storage
 from predictions.training import train
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -196,9 +197,10 @@ class Project:
         text: of the settings.
         hdfs: the folder on HDFS below which its releases are.
         yarn: whether its jobs are YARN's.
+        commands: whether `hadoop` and `hbase` are there; without them a table has one region, and is made in a second.
     """
 
-    def __init__(self, folder, cluster, text, hdfs="/tests", yarn=False):
+    def __init__(self, folder, cluster, text, hdfs="/tests", yarn=False, commands=True):
         self.path = folder / "predictions.toml"
         self.name = f"test_{uuid.uuid4().hex[:8]}"
         self._yarn = yarn
@@ -206,9 +208,11 @@ class Project:
         thrift, web = cluster.config.port("thrift"), cluster.config.port("namenode_web")
         text = re.sub(r"(?m)^name = .*", f'name = "{self.name}"', text)
         text = re.sub(r"(?ms)^\[hbase\].*", "", text) if "[hbase]" in text else re.sub(r"(?ms)^\[hadoop\].*", "", text)
+        commands_folder = CHECKOUT / "hadoop" / "bin" if commands else folder / "no-commands"
+        commands_folder.mkdir(exist_ok=True)
         self.path.write_text(
             f'{text}\n[hbase]\nthrift = "127.0.0.1:{thrift}"\nregions = 4\ntimeout = {PATIENCE}\n'
-            f'[hadoop]\nstorage = "webhdfs://127.0.0.1:{web}{hdfs}"\nbin = "{CHECKOUT}/hadoop/bin"\n'
+            f'[hadoop]\nstorage = "webhdfs://127.0.0.1:{web}{hdfs}"\nbin = "{commands_folder}"\n'
             f'python = "{sys.executable}"\n'
         )
         self.settings = load_settings(self.path)
@@ -243,11 +247,30 @@ class Project:
             self.succeed(stage)
         return self.storage.release()
 
+    def take(self, folder, release=None, stage="score"):
+        """Copy a release from another storage, as it was after a stage, and return its folder here.
+
+        Args:
+            folder: the release's, or its path on this machine.
+            release: its ID here; by default that which it has.
+            stage: up to which it is copied, of those that it has: export, train or score.
+        """
+        if isinstance(folder, Path):
+            folder = Storage(str(folder.parent.parent), folder.parent.name).release(folder.name)
+        taken, files = ReleaseFolder(self.storage, release or folder.release), folder.storage.fs
+        parts = {"export": ["export"], "train": ["export", "model"], "score": ["export", "model", "scored", "hfiles"]}
+        for part in set(parts[stage]) & set(folder.storage.names(folder.path)):
+            for path in files.find(f"{folder.path}/{part}"):
+                self.storage.fs.pipe_file(taken.path + path.removeprefix(folder.path), files.cat_file(path))
+        later = {"loaded"} if stage == "score" else {"model", "task", "scored", "loaded"}
+        taken.write_manifest({key: value for key, value in folder.manifest().items() if key not in later})
+        return taken
+
     def scored(self, folder):
         return b"".join(block for path in folder.files("scored") for block in folder.blocks(path))
 
     def remove(self):
-        self.storage.fs.rm(self.storage.folder, recursive=True)
+        self.storage.delete(self.storage.folder)
         with Connection(self.settings.hbase.server()) as connection:
             for table in connection.tables():
                 if table.decode().partition(".")[0] == self.name:
@@ -273,5 +296,5 @@ def project(cluster, tmp_path_factory):
         return projects[-1]
 
     yield project
-    for made in projects:
-        made.remove()
+    with ThreadPoolExecutor(4) as pool:  # HBase takes a second for each table, most of which it waits
+        list(pool.map(Project.remove, projects))

@@ -5,6 +5,7 @@ the command starts the processes that it starts in production: the scripts, a fr
 loader's workers.
 """
 
+import gc
 import io
 import os
 import signal
@@ -84,7 +85,10 @@ def run_tasks(work, tasks, processes):
     """Do what `predictions.workers.run_tasks` does, one task after the other in this process."""
     for number, each in enumerate(tasks):
         reports = []
-        result = work(each, reports.append)
+        try:
+            result = work(each, reports.append)
+        finally:
+            gc.enable()  # a worker may have switched it off for the rest of its life
         yield from (workers.Event(number, False, value) for value in reports)
         yield workers.Event(number, True, result)
 
