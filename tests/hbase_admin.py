@@ -3,8 +3,14 @@
 from contextlib import closing
 
 from hbasedriver.client.client import Client
-from hbasedriver.protobuf_py.HBase_pb2 import RegionSpecifier
+from hbasedriver.protobuf_py.HBase_pb2 import ColumnFamilySchema, RegionSpecifier
 from hbasedriver.protobuf_py.Master_pb2 import MoveRegionRequest
+
+
+def make_table(cluster, table, family, points):
+    """Ask for a table that is split at these row keys."""
+    with closing(_connect(cluster)) as client:
+        client.master_conn.create_table(b"", table.encode(), [ColumnFamilySchema(name=family)], points)
 
 
 def split_region(cluster, table, key):

@@ -1,4 +1,8 @@
-"""Loads on a cluster of its own with two region servers: whatever dies meanwhile, each ends with every cell in place."""
+"""Loads on the second cluster, with two region servers: whatever dies meanwhile, each ends with every cell in place.
+
+In the suite it is an eighth of the flights, in smaller batches, at a rate at which a load takes as long: a part has as
+many batches, and checkpoints, as with --full, which takes all flights and the product's own batches.
+"""
 
 import json
 import os
@@ -9,42 +13,41 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import psutil
 import pytest
 import requests
-from conftest import CHECKOUT, own_cluster
-from hbase_admin import keep_regions_in_place, move_region, split_region
+from conftest import CHECKOUT
+from hbase_admin import keep_regions_in_place, make_table, move_region, split_region
+from inprocess import call
+from second import REGION_SERVERS
 
+import loader.batches
 from examples.flights.make_database import make_database
-from loader.batches import batches
 from loader.connection import Connection
 from predictions.pointer import Releases
 from predictions.release import release_table
+from predictions.schema import FAMILY
 from predictions.settings import load_settings
 from predictions.storage import Storage
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second")]
 
-OFFSET = 2000
-REGION_SERVERS = 2
 FLIGHTS = 336_776
+EVERY = 8  # flight is loaded, but for --full
+SMALL_BATCHES = Path(__file__).parent / "small_batches.py"
+SMALL_BYTES = 30_000  # of its batches
 PROCESSES = 2
+SECONDS = 8  # that a load takes at least, once the table is there
 CHECKPOINT = b"r:checkpoint"
 DEADLINE = 300  # seconds; what takes seconds takes minutes where others are at work on the machine
 GONE_SECONDS = 20  # until no process of a dead load is left; it is one batch, or a JVM that makes a table
 
 
 @pytest.fixture(scope="module")
-def second(tmp_path_factory):
-    with own_cluster(tmp_path_factory.mktemp("cluster"), OFFSET, REGION_SERVERS) as cluster:
-        keep_regions_in_place(cluster)  # one that moves begins to count anew
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def scored(second, tmp_path_factory):
-    """The settings file of all flights, exported and scored: the lines that every load here is of."""
+def scored(second, tmp_path_factory, full):
+    """The settings file of flights, exported and scored: the lines that every load here is of."""
     folder = tmp_path_factory.mktemp("flights")
     database = CHECKOUT / "var" / "flights.db"
     if not database.exists():
@@ -52,6 +55,8 @@ def scored(second, tmp_path_factory):
         assert make_database(database) == FLIGHTS
     text = (CHECKOUT / "examples" / "flights" / "predictions.toml").read_text()
     text = re.sub(r"(?m)^url .*", f'url = "sqlite:///{database}"', text)
+    if not full:
+        text = re.sub(r"(?m)^table .*", f'query = "SELECT * FROM flights WHERE flight_id % {EVERY} = 0"', text)
     # What is predicted does not matter here.
     text = re.sub(r"(?m)^params .*", "params = { max_iter = 5 }\nsample = 5_000", text)
     text = re.sub(r"(?m)^thrift .*", f'thrift = "127.0.0.1:{second.config.port("thrift")}"', text)
@@ -59,17 +64,20 @@ def scored(second, tmp_path_factory):
     path = folder / "predictions.toml"
     path.write_text(text)
     for stage in (["export"], ["train"], ["score", "--runner", "local"]):
-        done = subprocess.run([sys.executable, "-m", "predictions", "--settings", path, *stage], cwd=CHECKOUT)
-        assert done.returncode == 0
+        done = call(["--settings", str(path), *stage], folder, processes=full)
+        assert done.returncode == 0, done.stderr
+    keep_regions_in_place(second)  # one that moves begins to count anew
     return path
 
 
 class Trial:
     """A copy of the scored release under a name of its own, and the loads of it."""
 
-    def __init__(self, path, cluster):
+    def __init__(self, path, cluster, full):
         self._path = path
         self._cluster = cluster
+        self._program = ["-m", "predictions"] if full else [str(SMALL_BATCHES)]
+        self._batch_bytes = loader.batches.BATCH_BYTES if full else SMALL_BYTES
         self._name = f"trial_{uuid.uuid4().hex[:8]}"
         self._loads = []
         settings = load_settings(path)
@@ -79,6 +87,17 @@ class Trial:
         self._folder = storage.release()
         self.table = release_table(self._name, self._folder.release)
         self._connection = Connection(settings.hbase.server(loading=True))
+        scored = self._folder.manifest()["scored"]
+        self.rows, self._points = scored["rows"], scored["split_points"]
+
+    def make_table(self):
+        """Come to where a load has made the release's table: without a JVM for it."""
+        releases, release = Releases(self._connection, self._name), self._folder.release
+        releases.make_table()
+        releases.claim(release)
+        releases.start_load(release)
+        make_table(self._cluster, self.table, FAMILY, [point.encode() for point in self._points])
+        wait(lambda: len(self.regions()) == len(self._points) + 1)
 
     def close(self):
         self._connection.close()
@@ -87,15 +106,22 @@ class Trial:
                 process.kill()
             load.communicate()
 
-    def load(self, *options):
-        """Begin to load."""
-        load = self._popen("load", "--processes", str(PROCESSES), *options)
+    def load(self, seconds=None):
+        """Begin to load, at a rate at which all rows take so long."""
+        options = ["--rate", f"{self.rows / seconds:.0f}"] if seconds else []
+        load = subprocess.Popen(
+            [sys.executable, *self._program, "--settings", self._path, "load", "--processes", str(PROCESSES), *options],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT), **self._environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self._loads.append(load)
         return load
 
     def reach(self, load, share):
         """Wait until a load has come so far."""
-        wait(lambda: load.poll() is not None or self._rows() >= share * FLIGHTS)
+        wait(lambda: load.poll() is not None or self._rows() >= share * self.rows)
         assert load.poll() is None, load.communicate()
 
     def is_whole(self, *loads):
@@ -103,10 +129,9 @@ class Trial:
         for load in loads:
             _stdout, stderr = load.communicate(timeout=DEADLINE)
             assert load.returncode == 0, stderr
-        check = self._popen("verify", "--full")
-        stdout, stderr = check.communicate(timeout=DEADLINE)
-        assert check.returncode == 0, stdout + stderr
-        assert f"{FLIGHTS:,} rows" in stderr
+        check = call(["--settings", str(self._path), "verify", "--full"], self._path.parent, **self._environment)
+        assert check.returncode == 0, check.stdout + check.stderr
+        assert f"{self.rows:,} rows" in check.stderr
         return True
 
     def regions(self):
@@ -125,11 +150,18 @@ class Trial:
     @property
     def batch_rows(self):
         """The rows of the largest batch."""
-        return max(
-            len(batch.lines)
-            for path in self._folder.files("scored")
-            for batch in batches(self._folder.blocks(path), path, 0, (b"", b""), [])
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loader.batches, "BATCH_BYTES", self._batch_bytes)
+            return max(
+                len(batch.lines)
+                for path in self._folder.files("scored")
+                for batch in loader.batches.batches(self._folder.blocks(path), path, 0, (b"", b""), [])
+            )
+
+    @property
+    def _environment(self):
+        names = {"PREDICTIONS_NAME": self._name, "CLUSTER_DIR": str(self._cluster.config.folder)}
+        return {**names, "SMALL_BYTES": str(SMALL_BYTES)}
 
     def _rows(self):
         """How many rows the checkpoints say are loaded."""
@@ -138,24 +170,16 @@ class Trial:
         pages = self._connection.scan(self._name, b"load:", b"load;", [CHECKPOINT])
         return sum(json.loads(row.cells[CHECKPOINT].value)["rows"] for page in pages for row in page)
 
-    def _popen(self, *arguments):
-        return subprocess.Popen(
-            [sys.executable, "-m", "predictions", "--settings", self._path, *arguments],
-            cwd=CHECKOUT,
-            env={**os.environ, "PREDICTIONS_NAME": self._name, "CLUSTER_DIR": str(self._cluster.config.folder)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
 
 @pytest.fixture
-def trials(scored, second):
+def trials(scored, second, full):
     made = []
 
     def trial():
-        made.append(Trial(scored, second))
+        made.append(Trial(scored, second, full))
         return made[-1]
+
+    second.bring_back()
 
     yield trial
     for each in made:
@@ -164,7 +188,10 @@ def trials(scored, second):
 
 @pytest.fixture
 def trial(trials):
-    return trials()
+    """A trial whose table is there."""
+    trial = trials()
+    trial.make_table()
+    return trial
 
 
 def wait(condition):
@@ -205,21 +232,22 @@ def are_gone(processes):
 
 
 def test_the_thrift_server_killed_thrice_in_one_load(trial, second):
-    load = trial.load("--rate", "40000")
+    load = trial.load(SECONDS)
     for share in (0.1, 0.5, 0.9):
         trial.reach(load, share)
-        kill(second.process("thrift"))
-        second.start(REGION_SERVERS, print)
+        second.kill("thrift")
+        second.bring_back()
     assert trial.is_whole(load)
 
 
-def test_the_thrift_server_stopped_for_ten_seconds(trial, second):
-    load = trial.load("--rate", "40000")
+def test_the_thrift_server_stopped_for_some_seconds(trial, second, full):
+    """Longer than a batch takes, shorter than a request waits: what was asked before is answered late."""
+    load = trial.load(SECONDS)
     trial.reach(load, 0.3)
     thrift = second.process("thrift")
     thrift.suspend()
     try:
-        time.sleep(10)  # these ten seconds are the fault
+        time.sleep(10 if full else 3)  # these seconds are the fault
     finally:
         thrift.resume()
     assert load.poll() is None
@@ -228,20 +256,20 @@ def test_the_thrift_server_stopped_for_ten_seconds(trial, second):
 
 def test_both_region_servers_killed_one_after_the_other(trial, second):
     """The regions of the first are taken over before it is started again, the second one is started at once."""
-    load = trial.load("--rate", "40000")
+    load = trial.load(SECONDS)
     for share, taken_over in ((0.2, True), (0.6, False)):
         trial.reach(load, share)
         address = max(trial.regions().values())
         index = int(address.rpartition(":")[2]) - second.config.port("regionserver")
-        kill(second.process(f"regionserver-{index}"))
+        second.kill(f"regionserver-{index}")
         if taken_over:
             wait(lambda dead=address: dead not in trial.regions().values())
-        second.start(REGION_SERVERS, print)
+        second.bring_back()
     assert trial.is_whole(load)
 
 
 def test_a_region_split_and_another_moved(trial, second):
-    load = trial.load("--rate", "20000")
+    load = trial.load(2 * SECONDS)
     trial.reach(load, 0.1)
     split_region(second, trial.table, b"6000")
     wait(lambda: b"6000" in trial.regions())
@@ -259,32 +287,33 @@ def test_the_loader_killed_at_random_times(trials, full):
     left = 20 if full else 3
     while left:
         trial, kills, processes = trials(), 0, []
-        load = trial.load("--rate", "60000")
-        while left and not ended(load, chance.uniform(0, 15)):
+        load = trial.load(SECONDS * 2 / 3)
+        while left and not ended(load, chance.uniform(0, 15 if full else SECONDS)):
             processes += family(load)
             kill(load)
             kills, left = kills + 1, left - 1
-            load = trial.load("--rate", "60000")  # at once: the processes of the dead one may not have noticed yet
+            load = trial.load(SECONDS * 2 / 3)  # at once: the processes of the dead one may not have noticed yet
         assert trial.is_whole(load)
-        assert trial.rows_written() <= FLIGHTS + kills * PROCESSES * trial.batch_rows
+        assert trial.rows_written() <= trial.rows + kills * PROCESSES * trial.batch_rows
         assert are_gone(processes)
 
 
 def test_a_killed_loader_takes_its_processes_along_and_no_more_than_a_batch_each_is_sent_again(trial):
-    load = trial.load("--rate", "40000")
+    load = trial.load(SECONDS)
     for share in (0.3, 0.6):
         trial.reach(load, share)
         processes = family(load)
         assert len(processes) > PROCESSES
         kill(load)
         assert are_gone(processes)
-        load = trial.load("--rate", "40000")
+        load = trial.load(SECONDS)
     assert trial.is_whole(load)
-    wait(lambda: trial.rows_written() >= FLIGHTS)  # its figures are some seconds old
-    assert trial.rows_written() <= FLIGHTS + 2 * PROCESSES * trial.batch_rows
+    wait(lambda: trial.rows_written() >= trial.rows)  # its figures are some seconds old
+    assert trial.rows_written() <= trial.rows + 2 * PROCESSES * trial.batch_rows
 
 
-def test_the_loader_killed_while_it_makes_the_table(trial):
+def test_the_loader_killed_while_it_makes_the_table(trials):
+    trial = trials()
     load = trial.load()
     wait(lambda: any("RegionSplitter" in " ".join(process.cmdline()) for process in family(load)))
     kill(load)
@@ -292,7 +321,7 @@ def test_the_loader_killed_while_it_makes_the_table(trial):
 
 
 def test_a_killed_process_of_the_loader_ends_it_with_one_line(trial):
-    load = trial.load("--rate", "40000")
+    load = trial.load(SECONDS)
     trial.reach(load, 0.3)
     worker = next(process for process in family(load) if "--multiprocessing-fork" in process.cmdline())
     kill(worker)
@@ -305,6 +334,6 @@ def test_a_killed_process_of_the_loader_ends_it_with_one_line(trial):
 
 def test_three_loads_of_a_release_at_once(trial):
     """Two begun at the same time, one when they have come some way: they know nothing of each other."""
-    both = trial.load("--rate", "20000"), trial.load("--rate", "20000")
+    both = trial.load(2 * SECONDS), trial.load(2 * SECONDS)
     trial.reach(both[0], 0.5)
     assert trial.is_whole(trial.load(), *both)

@@ -1,0 +1,92 @@
+"""A second cluster beside the first, with every port moved: its daemons may be killed, and all of it stopped.
+
+One for all tests of a session that do so, in any order: each leaves it running, or the next one brings it back.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import psutil
+from conftest import CHECKOUT
+
+from hadoop.config import ClusterConfig
+from hadoop.engine import Cluster
+
+OFFSET = 1000  # to the ports of the first
+REGION_SERVERS = 2
+NAMELESS = "no-such-host-name"
+
+
+@dataclass(frozen=True)
+class TwoNames(ClusterConfig):
+    """Whose daemons find their own name whether they were started on this host or on one that is called `NAMELESS`."""
+
+    def write(self):
+        super().write()
+        with open(self.conf / "hosts", "a") as hosts:
+            hosts.write(f"127.0.0.1 {NAMELESS}\n")
+
+
+class Second(Cluster):
+    """The cluster, started by the command; where the user may, on a host whose own name does not resolve.
+
+    Args:
+        folder: of its files.
+        first: the cluster beside it.
+    """
+
+    def __init__(self, folder, first):
+        super().__init__(TwoNames(folder, first.config.port_offset + OFFSET))
+        self.first_states: dict[str, str] = {}
+        self.first_listening: set[tuple[str, int]] = set()
+
+    def begin(self):
+        """Start it for the first time, and keep what there is then, for the test of that."""
+        started = self.command("start", "--region-servers", str(REGION_SERVERS))
+        assert started.returncode == 0, started.stderr
+        self.first_states = dict(self.status())
+        self.first_listening = {
+            connection.laddr
+            for name in self.first_states
+            if (process := self.process(name))
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+
+    def command(self, *arguments):
+        """Run `hadoop/cluster`."""
+        done = run_command(self.config, *arguments, is_nameless=os.geteuid() == 0)
+        if arguments[0] == "start":
+            self.config.write()  # what was started there knows that name alone, what is started here would not
+        return done
+
+    def bring_back(self):
+        """Start what is not running."""
+        self.start(REGION_SERVERS, print)
+
+    def kill(self, name):
+        """Kill a daemon."""
+        process = self.process(name)
+        process.kill()
+        process.wait()
+
+    def remove(self):
+        """End it, and whatever it was just doing: its files are nobody's any more."""
+        for name, _state in self.status():
+            if process := self.process(name):
+                process.kill()
+                process.wait()
+
+
+def run_command(config, *arguments, is_nameless=False):
+    """Run `hadoop/cluster` for a cluster, and return how it ended and what it wrote."""
+    nameless = ["unshare", "--uts", "sh", "-c", f'hostname {NAMELESS} && exec "$0" "$@"']
+    return subprocess.run(
+        [*(nameless if is_nameless else ()), sys.executable, "-m", "hadoop", *arguments],
+        cwd=CHECKOUT,
+        env={**os.environ, "CLUSTER_DIR": str(config.folder), "CLUSTER_PORT_OFFSET": str(config.port_offset)},
+        capture_output=True,
+        text=True,
+    )
