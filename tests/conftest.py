@@ -95,8 +95,8 @@ def session_orders(tmp_path_factory):
 def trained(session_orders) -> Path:
     """The folder of a release of the orders, exported and trained. Not to be changed."""
     settings = load_settings(session_orders / "predictions.toml")
-    folder = export(settings, Storage(settings.hadoop.storage, settings.name), lambda _done, _total: None, print)
     with without():
+        folder = export(settings, Storage(settings.hadoop.storage, settings.name), lambda _done, _total: None, print)
         train(settings, folder, lambda _text: None)
     return Path(folder.path)
 
