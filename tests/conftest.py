@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -130,6 +130,19 @@ def server(cluster):
 
 
 @pytest.fixture(scope="session")
+def second(cluster, tmp_path_factory):
+    """A second cluster, whose daemons a test may kill; whatever it has killed, it brings back."""
+    from second import Second
+
+    second = Second(tmp_path_factory.mktemp("cluster"), cluster)
+    try:
+        second.begin()
+        yield second
+    finally:
+        second.remove()
+
+
+@pytest.fixture(scope="session")
 def postgresql():
     """A PostgreSQL of the tests' own, where its user may go: pytest's folders are closed to it."""
     with tempfile.TemporaryDirectory(prefix="postgresql.") as folder:
@@ -152,20 +165,6 @@ def mariadb():
             yield server
         finally:
             server.remove()
-
-
-@contextmanager
-def own_cluster(folder, offset, region_servers):
-    """Run a cluster beside the shared one, with every port moved: its servers may be killed."""
-    from hadoop.config import ClusterConfig
-    from hadoop.engine import Cluster
-
-    cluster = Cluster(ClusterConfig(folder, offset))
-    try:
-        cluster.start(region_servers, print)
-        yield cluster
-    finally:
-        cluster.stop(print)
 
 
 def replace_export(folder, parts: Sequence[Sequence[bytes]]) -> None:

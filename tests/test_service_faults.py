@@ -1,7 +1,9 @@
-"""The service under load on a cluster of its own, while releases switch and HBase's servers are killed.
+"""The service under load on the second cluster, while releases switch and HBase's servers are killed.
 
 Each answer is compared with what stands in the database and in the table of the release that it names. `unavailable` is
 an answer only while something is down, and for some seconds after a plain HappyBase connection can read all regions.
+The suite waits no longer between two kills than it takes to see that, and its connections rest between two requests;
+--full has a minute of load in all, as much as there can be.
 """
 
 import http.client
@@ -15,7 +17,8 @@ from dataclasses import dataclass, field
 
 import happybase
 import pytest
-from conftest import Project, make_orders, own_cluster
+from conftest import Project, make_orders
+from second import REGION_SERVERS
 from services import service
 from thriftpy2.thrift import TException
 
@@ -25,28 +28,25 @@ from predictions.pointer import Releases
 from predictions.release import release_table
 from predictions.schema import texts
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second")]
 
-OFFSET = 3000
 CONNECTIONS = 50
-SECONDS = 60
-SWITCH_SECONDS = 2.0
+FULL_SECONDS = 60
+SWITCH_SECONDS = 0.5
+SWITCHES = 10  # at least
+REST_SECONDS = 0.1  # of a connection between two requests, so that they take no more than half of a core
 RECOVERY_SECONDS = 5.0  # in which the service must follow what is back
-KILLS = ((6.0, "thrift"), (20.0, "thrift"), (34.0, "regionserver-0"))
-AFTER_SECONDS = 8.0  # of load after the last return
+KILLS = (("thrift",), ("thrift",), tuple(f"regionserver-{index}" for index in range(REGION_SERVERS)))
+BETWEEN_SECONDS = 7.0  # of load after each return, more than it may take to recover
+FULL_BETWEEN_SECONDS = 10.0
 PROBE_SECONDS = 0.2
 DEADLINE = 300
 
 
 @pytest.fixture(scope="module")
-def second(tmp_path_factory):
-    with own_cluster(tmp_path_factory.mktemp("cluster"), OFFSET, 1) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
 def made(second, tmp_path_factory):
     """The orders with two releases, of which every other prediction differs; the second one is current."""
+    second.bring_back()
     folder = tmp_path_factory.mktemp("orders")
     made = Project(folder, second, (make_orders(folder) / "predictions.toml").read_text())
     for change in (None, "UPDATE orders SET amount = 501 - amount WHERE items % 2"):
@@ -54,7 +54,7 @@ def made(second, tmp_path_factory):
             with closing(sqlite3.connect(folder / "orders.db")) as connection, connection:
                 connection.execute(change)
         for stage in ("export", "train", "score --runner local", "load --via puts", "activate --force again"):
-            made.succeed(*stage.split(), CLUSTER_DIR=str(second.config.folder))
+            made.succeed(*stage.split())
     return made
 
 
@@ -88,11 +88,11 @@ def read_truth(made, database):
         return found, {row["id"]: dict(row) for row in connection.execute("SELECT * FROM orders")}
 
 
-def ask(url, seed, truth, records, watch):
+def ask(url, seed, rest, truth, records, watch):
     """Look records up over one connection, one or twenty at a time, and judge each answer."""
     chance, ids = random.Random(seed), sorted(records)
     with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)) as connection:
-        while not watch.stop.is_set():
+        while not watch.stop.wait(rest):
             wanted = chance.sample(ids, chance.choice((1, 1, 1, 20)))
             body = json.dumps({"ids": wanted})
             connection.request("POST", "/records", body, {"Content-Type": "application/json"})
@@ -145,7 +145,8 @@ def is_back(port, tables):
         return False
 
 
-def test_fifty_connections_while_releases_switch_and_servers_die(made, second, tmp_path):
+def test_fifty_connections_while_releases_switch_and_servers_die(made, second, tmp_path, full):
+    between, rest = (FULL_BETWEEN_SECONDS, 0.0) if full else (BETWEEN_SECONDS, REST_SECONDS)
     truth, records = read_truth(made, made.path.parent / "orders.db")
     releases = sorted(truth)
     assert sum(truth[releases[0]][name] != truth[releases[1]][name] for name in records) > len(records) / 4
@@ -159,7 +160,7 @@ def test_fifty_connections_while_releases_switch_and_servers_die(made, second, t
     watch = Watch()
     with service(made.path, tmp_path, PREDICTIONS_HBASE_TIMEOUT="10") as running:
         threads = [
-            threading.Thread(target=ask_on, args=(watch, running.url, seed, truth, records))
+            threading.Thread(target=ask_on, args=(watch, running.url, seed, rest, truth, records))
             for seed in range(CONNECTIONS)
         ]
         threads.append(threading.Thread(target=switch, args=(made, releases, watch)))
@@ -167,19 +168,19 @@ def test_fifty_connections_while_releases_switch_and_servers_die(made, second, t
         for thread in threads:
             thread.start()
         try:
-            for moment, name in KILLS:
-                time.sleep(max(0.0, began + moment - time.monotonic()))
+            time.sleep(1)  # of load with nothing down
+            for names in KILLS:
                 outage = [time.monotonic(), float("inf")]
                 watch.outages.append(outage)
-                process = second.process(name)
-                process.kill()
-                process.wait()
-                second.start(1, print)
+                for name in names:
+                    second.kill(name)
+                second.bring_back()
                 while not is_back(second.config.port("thrift"), tables):
-                    assert time.monotonic() < outage[0] + DEADLINE, f"{name} did not come back"
+                    assert time.monotonic() < outage[0] + DEADLINE, f"{names} did not come back"
                     time.sleep(PROBE_SECONDS)
                 outage[1] = time.monotonic()
-            time.sleep(max(AFTER_SECONDS, began + SECONDS - time.monotonic()))
+                time.sleep(between)
+            time.sleep(max(0.0, began + FULL_SECONDS * full - time.monotonic()))
         finally:
             watch.stop.set()
             for thread in threads:
@@ -192,6 +193,6 @@ def test_fifty_connections_while_releases_switch_and_servers_die(made, second, t
     late = [moment for moment in watch.unavailable if not watch.is_excused(moment)]
     assert late == [], [round(moment - began, 1) for moment in late[:20]]
     assert watch.unavailable, "nobody noticed that HBase was killed: nothing was tested"
-    assert watch.switches > SECONDS / SWITCH_SECONDS / 3
+    assert watch.switches > SWITCHES
     assert watch.answers > 1_000
     assert "Traceback" not in log
