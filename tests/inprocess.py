@@ -5,6 +5,7 @@ the command starts the processes that it starts in production: the scripts, a fr
 loader's workers.
 """
 
+import faulthandler
 import gc
 import io
 import os
@@ -42,6 +43,7 @@ from predictions import (
     workers,
 )
 from predictions.counters import Outcome
+from predictions.marks import MARKS_FILE, Marks
 from predictions.model import MANIFEST_FILE, MODEL_FILE, load_model
 from predictions.records import read_blocks, split_lines
 from predictions.release import scored_at
@@ -131,33 +133,55 @@ def without_yarn(storage):
         yield
 
 
+def script(main, *arguments, stdin=b"", **environment):
+    """Call the `main` of mapper.py or reducer.py with what a process has of its own, and return how it ended."""
+    said = io.BytesIO(), io.BytesIO()
+    stdout, stderr = (io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True) for stream in said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faulthandler, "enable", lambda: None)  # it would write to a file alone
+        patch.setattr(gc, "freeze", lambda: None)
+        for name, stream in (("stdin", io.TextIOWrapper(io.BytesIO(stdin))), ("stdout", stdout), ("stderr", stderr)):
+            patch.setattr(sys, name, stream)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        code = main(*map(str, arguments))
+    return subprocess.CompletedProcess(arguments, code, *(stream.getvalue() for stream in said))
+
+
 class OneProcess:
     """A runner of `score` that calls the functions of mapper.py and reducer.py: `LocalRun` without its processes."""
 
     makes_output = False
 
     def __init__(self, regions, folder, pipe, carry):
-        assert carry is None, "what has not changed is carried over by processes alone: ask for them"
-        self._points, self._folder = split_points(regions), folder
+        self._points, self._folder, self._carry = split_points(regions), folder, carry
 
     def run(self, output, progress):
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Path(folder)
             for name in (MANIFEST_FILE, MODEL_FILE):
-                Path(scratch, name).write_bytes(self._folder.read(f"model/{name}"))
-            model = load_model(Path(scratch, MANIFEST_FILE))
-        counts, conflicts, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
-        for path in self._folder.files("export"):
-            of_file = Counter()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv(task._FILE, path)
-                mapped = mapper.score(self._folder.blocks(path), model, scored_at(self._folder.release), of_file)
-                lines += split_lines(b"".join(mapped))
-            counts.update(of_file)
-        lines.sort(key=lambda line: line.partition(b"\t")[0])
-        ordered = io.BytesIO(b"".join(line + b"\n" for line in lines))
-        reduced = b"".join(reducer.unique(read_blocks(ordered), counts, conflicts))
-        create = partial(self._part, output)
-        score_local.cut(io.BytesIO(reduced), self._points, create)
+                (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
+            model, scored = load_model(scratch / MANIFEST_FILE), scored_at(self._folder.release)
+            score_blocks = partial(mapper.score, model=model, scored=scored)
+            if self._carry:
+                with open(scratch / MARKS_FILE, "wb") as file:
+                    marking.write_marks(self._carry, file)
+                marks = Marks(scratch / MARKS_FILE)
+                score_blocks = partial(mapper.score_changed, model=model, marks=marks, scored=scored)
+            counts, conflicts, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
+            for path in self._folder.files("export"):
+                of_file = Counter()
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv(task._FILE, path)
+                    lines += split_lines(b"".join(score_blocks(self._folder.blocks(path), counts=of_file)))
+                counts.update(of_file)
+            lines.sort(key=lambda line: line.partition(b"\t")[0])
+            ordered = read_blocks(io.BytesIO(b"".join(line + b"\n" for line in lines)))
+            if self._carry:
+                (scratch / "current").write_bytes(b"".join(compare.lines_of(self._carry, b"", b"")))
+                ordered = reducer.changed(ordered, str(scratch / "current"), counts)
+            reduced = b"".join(reducer.unique(ordered, counts, conflicts))
+        score_local.cut(io.BytesIO(reduced), self._points, partial(self._part, output))
         progress(1.0)
         return Outcome(counts)
 
