@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_orders, replace_export
+from inprocess import without
 
 from mapper import score_changed
 from predictions import carry, marks, scoring
@@ -38,8 +39,9 @@ def project(tmp_path_factory):
     settings = load_settings(folder / "predictions.toml")
     storage = Storage(settings.hadoop.storage, settings.name)
     first = export(settings, storage, quiet, quiet)
-    train(settings, first, quiet)
-    score(settings, first, "pipe", quiet)
+    with without():
+        train(settings, first, quiet)
+        score(settings, first, "pipe", quiet)
     with closing(sqlite3.connect(folder / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET amount = amount + 100 WHERE rowid % 50 = 0")  # changed
         connection.execute("UPDATE orders SET paid = 1 WHERE rowid % 7 = 0")  # the label alone: not changed
@@ -66,22 +68,25 @@ def lines_of(folder):
     return {record_id(line.partition(b"\t")[0]): parse_line(line) for line in lines}
 
 
-def again(settings, folder, runner, *current):
+def again(settings, folder, runner, *current, processes=False):
     """Score a release anew."""
     folder.remove("scored")
     manifest = folder.manifest()
     manifest.pop("scored", None)
     folder.write_manifest(manifest)
-    return score(settings, folder, runner, quiet, *current), lines_of(folder)
+    with without(processes):
+        return score(settings, folder, runner, quiet, *current), lines_of(folder)
 
 
-@pytest.mark.parametrize("runner", ["pipe", "local"])
-@pytest.mark.parametrize("regions", [1, 4, 7])
-def test_it_equals_a_full_run_but_for_the_time_of_scoring(project, second, runner, regions):
+@pytest.mark.parametrize(
+    ("runner", "regions", "processes"),
+    [*[("pipe", 1, True), ("local", 4, True)], *[("local", regions, False) for regions in (1, 4, 7)]],
+)
+def test_it_equals_a_full_run_but_for_the_time_of_scoring(project, second, runner, regions, processes):
     settings, _storage, first = project
     settings = settings.model_copy(update={"hbase": settings.hbase.model_copy(update={"regions": regions})})
     full, wanted = again(settings, second, runner)
-    done, found = again(settings, second, runner, first, True)
+    done, found = again(settings, second, runner, first, True, processes=processes)
     before = lines_of(first)
     assert full["carried"] == 0
     assert [line._replace(scored=b"") for line in found.values()] == [
