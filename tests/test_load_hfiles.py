@@ -1,6 +1,5 @@
 """HFiles into the cluster's HBase: the same table as by puts, whatever came between."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -10,13 +9,18 @@ from itertools import chain
 
 import psutil
 import pytest
-from conftest import CHECKOUT, make_orders
+from conftest import CHECKOUT, make_orders, properties
+from hbase_admin import make_table
+from inprocess import without
 
 from loader.connection import Connection
+from loader.region_file import hfile_name
+from loader.regions import split_points
 from predictions.load import How, load
 from predictions.pointer import BUILDING, Releases
 from predictions.progress import LoadDisplay
 from predictions.release import release_table
+from predictions.schema import FAMILY
 
 pytestmark = pytest.mark.cluster
 
@@ -24,24 +28,31 @@ DEADLINE = 120  # seconds, for what takes a few
 
 
 class Scored:
-    """A release that a job scored, and its table."""
+    """A release that a job scored, whose files went by `hadoop fs`, and its table."""
 
-    def __init__(self, made):
-        self.made = made
-        self.folder = made.train()
-        made.succeed("score")
+    def __init__(self, made, cluster, trained):
+        self.made, self._cluster = made, cluster
+        self.folder = made.take(trained)
+        home = {"HADOOP_COMMON_HOME": str(CHECKOUT / "hadoop")}  # as a NodeManager gives it to tasks
+        made.succeed("score", **properties(**{"dfs.namenode.http-address": "127.0.0.1:1"}), **home)
         self.table = release_table(made.name, self.folder.release)
-        self.connection = Connection(made.settings.hbase.server())
+        self.connection = Connection(made.settings.hbase.server(loading=True))
+        self.of_job = {name: self.folder.read(f"hfiles/{name}") for name in [*self.facts(), *map(hfile_name, range(4))]}
 
-    def load(self, how=How()):  # noqa: B008
-        with LoadDisplay() as display:
-            return load(self.made.settings, self.folder, how, display, print)
+    def load(self, how=How(), display=None):  # noqa: B008
+        with display or LoadDisplay() as shown, without():
+            return load(self.made.settings, self.folder, how, shown, print)
 
     def cells(self):
         return {row.key: row.cells for row in chain.from_iterable(self.connection.scan(self.table, b"", b""))}
 
     def files(self):
         return sorted(name for name in self.folder.storage.names(f"{self.folder.path}/hfiles/p"))
+
+    def facts(self):
+        """What is known of each file, wherever that is."""
+        names = self.folder.storage.names(f"{self.folder.path}/hfiles")
+        return {name: self.folder.read(f"hfiles/{name}") for name in names if name.startswith("part-")}
 
     def forget(self):
         """Let it be as if `load` had been killed just before its end."""
@@ -56,20 +67,25 @@ class Scored:
         if self.table.encode() in self.connection.tables():
             self.connection.delete_table(self.table)
 
-    def write(self):
-        """Write the files, and end before HBase has any."""
-        with pytest.raises(KeyboardInterrupt):
-            load(self.made.settings, self.folder, How(), Interrupter(), print)
-        assert self.files() == PARTS
+    def begin(self):
+        """Let it be as the job has left it, and `load` be killed when it had made the table, which `hbase` takes long for."""
+        self.drop()
+        self.folder.remove("hfiles")
+        for name, data in self.of_job.items():
+            self.folder.storage.fs.pipe_file(f"{self.folder.path}/hfiles/{name}", data)
+        Releases(self.connection, self.made.name).start_load(self.folder.release)
+        make_table(self._cluster, self.table, FAMILY, split_points(4))
+        while len(self.connection.regions(self.table)) < 4:
+            time.sleep(0.02)
 
     def is_whole(self):
         return self.made.succeed("verify", "--full").stdout == ""
 
 
 @pytest.fixture(scope="module")
-def release(project, tmp_path_factory):
+def release(project, cluster, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("orders")
-    release = Scored(project((make_orders(folder) / "predictions.toml").read_text(), folder))
+    release = Scored(project((make_orders(folder) / "predictions.toml").read_text(), folder), cluster, trained)
     with release.connection:
         Releases(release.connection, release.made.name).make_table()
         yield release
@@ -79,6 +95,7 @@ PARTS = [f"part-{part:05d}" for part in range(4)]
 
 
 def test_every_way_gives_the_same_table_cell_for_cell(release):
+    release.begin()
     assert release.files() == PARTS
     release.made.succeed("load")
     assert release.files() == []
@@ -86,27 +103,26 @@ def test_every_way_gives_the_same_table_cell_for_cell(release):
     by_hfiles = release.cells()
     assert len(by_hfiles) == 400
     for way in ["--via", "puts"], ["--runner", "hadoop"]:  # from the job's lines, which are packed
-        release.drop()
+        release.begin()
         release.made.succeed("load", *way)
         assert release.cells() == by_hfiles
 
 
 def test_files_that_were_moved_are_not_missed_and_those_of_a_dropped_table_are_written_again(release):
-    release.drop()
+    release.begin()
     release.load(How(via="hfiles"))
     release.forget()
     started = release.folder.manifest()
     release.load()  # finds every row in place
     assert (release.files(), "loaded" in started, release.is_whole()) == ([], False, True)
     release.drop()
-    release.load()
+    release.load()  # makes the table, too
     assert release.is_whole()
 
 
 def test_some_files_moved_and_some_not(release):
     """One is loaded, one is still there, and two are nowhere."""
-    release.drop()
-    release.write()
+    release.begin()
     fs, path = release.folder.storage.fs, f"{release.folder.path}/hfiles/p"
     kept = fs.cat_file(f"{path}/part-00002")
     for part in (0, 2, 3):
@@ -128,7 +144,7 @@ def commands_below(process):
 
 
 def test_killed_while_hbase_moves_the_files(release):
-    release.drop()
+    release.begin()
     command = [sys.executable, "-m", "predictions", "--settings", str(release.made.path), "load"]
     running = subprocess.Popen(command, cwd=CHECKOUT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + DEADLINE
@@ -143,8 +159,7 @@ def test_killed_while_hbase_moves_the_files(release):
 
 
 def test_a_file_that_is_not_what_was_written_is_refused_before_hbase_has_any(release):
-    release.drop()
-    release.write()
+    release.begin()
     path = f"{release.folder.path}/hfiles/p/part-00002"
     fs = release.folder.storage.fs
     good = fs.cat_file(path)
@@ -180,17 +195,15 @@ def test_what_cannot_be_is_said(release, tmp_path):
     (tmp_path / "no-hbase").mkdir()
     refused = release.made.run("load", "--via", "hfiles", PREDICTIONS_HADOOP_BIN=str(tmp_path / "no-hbase"))
     assert (refused.returncode, "use --via puts" in refused.stderr) == (2, True)
-    release.load()
 
 
 def test_without_webhdfs_the_reducers_files_go_by_hadoop(release):
-    made = release.made
-    expected = {name: release.folder.read(f"hfiles/{name}.json") for name in PARTS}
-    release.folder.remove("scored")
-    environment = {"PREDICTIONS_HADOOP_PROPERTIES": json.dumps({"dfs.namenode.http-address": "127.0.0.1:1"})}
-    made.succeed("score", **environment)
+    """All tests here have such files, and load them. They are those that `load` writes."""
+    release.begin()
     assert release.files() == PARTS
-    assert {name: release.folder.read(f"hfiles/{name}.json") for name in PARTS} == expected
-    release.drop()
-    release.load(How(via="hfiles"))
-    assert release.is_whole()
+    release.folder.remove("hfiles")
+    with pytest.raises(KeyboardInterrupt):
+        release.load(display=Interrupter())  # it ends before HBase has any
+    assert release.files() == PARTS
+    assert len(facts := release.facts()) == 4
+    assert {name: release.of_job[name] for name in facts} == facts
