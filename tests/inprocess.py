@@ -95,6 +95,7 @@ def run_tasks(work, tasks, processes):
         yield workers.Event(number, True, result)
 
 
+OWN_FOLDER = Path(__file__).resolve().parent / "own_folder"
 LOCAL = {
     "mapreduce.framework.name": "local",
     "mapreduce.local.map.tasks.maximum": "2",
@@ -123,8 +124,15 @@ def without_yarn(storage):
             return f"file://{copy}{hash_sign}{name}"
 
         def command(made, *arguments):
-            shipped = {"files": list(map(local, made.files)), "archives": list(map(local, made.archives))}
-            return on_yarn(replace(made, properties={**LOCAL, **made.properties}, **shipped), *arguments)
+            here = replace(
+                made,
+                files=list(map(local, made.files)),
+                archives=list(map(local, made.archives)),
+                mapper=f"{OWN_FOLDER} {made.mapper}",
+                reducer=made.reducer and f"{OWN_FOLDER} {made.reducer}",
+                properties={**LOCAL, **made.properties},
+            )
+            return on_yarn(here, *arguments)
 
         on_yarn = Job.command
         if storage:

@@ -17,14 +17,20 @@ from hadoop.engine import Cluster, daemons
 
 pytestmark = pytest.mark.cluster
 
-ONCE = {"mapreduce.map.maxattempts": 1, "mapreduce.reduce.maxattempts": 1}
+# One map, one attempt, and no reducer before the map is done: a job that is to fail need not start more.
+ONCE = {
+    "mapreduce.map.maxattempts": 1,
+    "mapreduce.reduce.maxattempts": 1,
+    "mapreduce.job.maps": 1,
+    "mapreduce.job.reduce.slowstart.completedmaps": 1.0,
+}
 
 
 @pytest.fixture(scope="module")
 def orders_release(project, tmp_path_factory):
     """A project with a release that was exported and trained, and its folder. What a test breaks, it mends."""
     folder = tmp_path_factory.mktemp("orders")
-    made = project((make_orders(folder) / "predictions.toml").read_text(), folder)
+    made = project((make_orders(folder) / "predictions.toml").read_text(), folder, yarn=True)
     return made, made.train()
 
 
@@ -129,7 +135,7 @@ def test_a_record_on_which_the_model_raises(orders_release, model, with_line, tm
 def test_a_record_on_which_the_mapper_crashes(orders_release, model, with_line, tmp_path):
     made, folder = orders_release
     with_line(put_model(folder, badmodels.segfaulting, tmp_path))
-    job, cause = fails_as(made, folder, properties(**{"mapreduce.map.maxattempts": 3, "mapreduce.job.maps": 1}))
+    job, cause = fails_as(made, folder, properties(**ONCE | {"mapreduce.map.maxattempts": 3}))
     assert cause == "mapper.py: split part-00000+0, record fatal: scoring it kills the process (SIGSEGV)"
     assert made.succeed("doctor", job).stdout == f"{job}: {cause}\n"
     once = fails(made, folder, properties(**ONCE))

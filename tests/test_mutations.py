@@ -20,7 +20,7 @@ def test_a_patch_applies_and_names_tests_that_are_there(patch, tmp_path):
         ["git", "apply", str(patch)], cwd=tmp_path, check=True, env={**os.environ, "GIT_CEILING_DIRECTORIES": "/"}
     )
     assert (tmp_path / file).read_text() != (CHECKOUT / file).read_text()
-    for test in text.splitlines()[1].removeprefix("Tests: ").split():
+    for test in text.splitlines()[1].removeprefix("Tests: ").removeprefix("--full ").split():
         path, _colons, name = test.partition("::")
         assert f"def {name}(" in (CHECKOUT / path).read_text() if name else (CHECKOUT / path).is_file()
 

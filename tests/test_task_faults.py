@@ -51,7 +51,7 @@ class Attempts(threading.Thread):
 
 @pytest.fixture
 def orders_project(project, tmp_path):
-    return project((make_orders(tmp_path) / "predictions.toml").read_text(), tmp_path)
+    return project((make_orders(tmp_path) / "predictions.toml").read_text(), tmp_path, yarn=True)
 
 
 def undisturbed(made, folder):
