@@ -112,7 +112,7 @@ def pack_environment(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         target, limits = Path(folder) / "environment", Path(folder) / "constraints.txt"
         limits.write_text("\n".join(constraints))
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(target)]
         done = subprocess.run([*command, "--constraint", str(limits), *wanted], capture_output=True, text=True)
         if done.returncode:
             raise InternalError(f"pip could not make the environment: {done.stderr.strip().splitlines()[-1]}")
