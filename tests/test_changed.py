@@ -4,11 +4,12 @@ import psycopg
 import pytest
 
 from loader.connection import Connection
+from predictions.pointer import Releases
 from predictions.release import release_table
 
 pytestmark = pytest.mark.cluster
 
-ORDERS = 20_000
+ORDERS, FULL_ORDERS = 4_000, 20_000
 SETTINGS = """
 name = "orders"
 [database]
@@ -26,23 +27,47 @@ storage = "storage"
 
 
 @pytest.fixture(scope="module")
-def database(postgresql):
+def orders(full):
+    """How many there are. The lines of the lower number are more than a block of the export, too."""
+    return FULL_ORDERS if full else ORDERS
+
+
+@pytest.fixture(scope="module")
+def filled(postgresql, orders):
     with psycopg.connect(postgresql.url, autocommit=True) as connection:
         connection.execute(
             "CREATE TABLE orders (id uuid PRIMARY KEY, country text, amount numeric(10,2), ordered timestamptz, paid bool)"
         )
         connection.execute(
             "INSERT INTO orders SELECT md5(i::text)::uuid, (ARRAY['AT', 'CH', NULL])[i % 3 + 1], (i * 7919) % 500,"
-            f" timestamptz '2026-01-01' + i * interval '1 minute', (i * 7919) % 500 > 200 FROM generate_series(1, {ORDERS}) i"
+            f" timestamptz '2026-01-01' + i * interval '1 minute', (i * 7919) % 500 > 200 FROM generate_series(1, {orders}) i"
         )
+        connection.execute("CREATE TABLE kept AS TABLE orders")
         yield connection
-        connection.execute("DROP TABLE orders")
+        connection.execute("DROP TABLE orders, kept")
 
 
 @pytest.fixture(scope="module")
-def made(database, project, postgresql):
+def run(filled, project, postgresql):
     made = project(SETTINGS.format(url=postgresql.url))
     made.succeed("run")
+    return made, made.storage.release()
+
+
+@pytest.fixture
+def database(filled):
+    """The database as it was when the first release was made."""
+    filled.execute("TRUNCATE orders")
+    filled.execute("INSERT INTO orders TABLE kept")
+    return filled
+
+
+@pytest.fixture
+def made(run, database):
+    """The first release is the current one."""
+    made, first = run
+    with Connection(made.settings.hbase.server()) as connection:
+        Releases(connection, made.name).activate(first.release, force=True)
     return made
 
 
@@ -60,40 +85,42 @@ def table_of(made, release):
         }
 
 
-def test_a_run_of_what_changed_equals_a_full_run(made, database):
-    first = made.storage.release()
+def test_a_run_of_what_changed_equals_a_full_run(made, database, run, orders, tmp_path):
+    _made, first = run
     some = [str(row[0]) for row in database.execute("SELECT id FROM orders ORDER BY id LIMIT 5")]
     assert [answer["status"] for answer in made.get(*some)] == ["fresh"] * 5
     [answer] = made.get(some[0].upper())
     assert answer["status"] == "missing"
     # Every hundredth changes, two of each hundred come or go; the label of one in two becomes another.
+    hundredth = orders // 100
     database.execute(
-        "UPDATE orders SET amount = amount + 500 WHERE id IN (SELECT id FROM orders ORDER BY id LIMIT 200)"
+        f"UPDATE orders SET amount = amount + 500 WHERE id IN (SELECT id FROM orders ORDER BY id LIMIT {hundredth})"
     )
     database.execute("UPDATE orders SET paid = NOT paid WHERE amount::int % 2 = 0")
-    database.execute("DELETE FROM orders WHERE id IN (SELECT id FROM orders ORDER BY id DESC LIMIT 200)")
+    database.execute(f"DELETE FROM orders WHERE id IN (SELECT id FROM orders ORDER BY id DESC LIMIT {hundredth})")
     database.execute(
-        "INSERT INTO orders SELECT gen_random_uuid(), country, amount, ordered, paid FROM orders LIMIT 200"
+        f"INSERT INTO orders SELECT gen_random_uuid(), country, amount, ordered, paid FROM orders LIMIT {hundredth}"
     )
     assert [answer["status"] for answer in made.get(*some)] == ["changed"] * 5
     done = made.succeed("run", "--changed")
     second = made.storage.release()
     assert second.release == done.stdout.strip() != first.release
     manifest = second.manifest()
-    assert (manifest["scored"]["carried"], manifest["scored"]["rows"]) == (ORDERS - 400, ORDERS)
+    assert (manifest["scored"]["carried"], manifest["scored"]["rows"]) == (orders - 2 * hundredth, orders)
     assert manifest["scored"]["carried_from"] == first.release
     assert manifest["model"]["sha256"] == first.manifest()["model"]["sha256"]
-    assert f"19,600 have not changed and keep what release {first.release} has" in done.stderr
+    assert f"{orders - 2 * hundredth:,} have not changed and keep what release {first.release} has" in done.stderr
     made.succeed("verify", "--full")
     assert [answer["status"] for answer in made.get(*some)] == ["fresh"] * 5
-    for stage in ("export", f"train --model {first.release}", "score", "load"):
-        made.succeed(*stage.split())
+    without_commands = {"PREDICTIONS_HADOOP_BIN": str(tmp_path)}
+    for stage in ("export", f"train --model {first.release}", "score --runner local", "load --via puts"):
+        made.succeed(*stage.split(), **without_commands)
     full = table_of(made, made.storage.release().release)
     found = table_of(made, second.release)
     assert {key: cells for key, (cells, _times) in found.items()} == {key: cells for key, (cells, _t) in full.items()}
-    assert len(found) == ORDERS
+    assert len(found) == orders
     now = max(time for _cells, times in found.values() for time in times)
-    assert sum(times == {now} for _cells, times in found.values()) == 400
+    assert sum(times == {now} for _cells, times in found.values()) == 2 * hundredth
     assert all(len(times) == 1 for _cells, times in found.values())
 
 
@@ -107,15 +134,16 @@ def test_a_model_for_other_columns_is_told_before_anything_is_exported(made):
 def test_with_another_model_everything_is_scored(made):
     made.succeed("export")
     made.succeed("train")
-    done = made.succeed("score", "--changed")
+    done = made.succeed("score", "--changed", "--runner", "local")
     assert "has another model: every record is scored" in done.stderr
     assert made.storage.release().manifest()["scored"]["carried"] == 0
 
 
-def test_the_command_that_a_dry_run_prints_keeps_lines_too(made):
+def test_the_command_that_a_dry_run_prints_keeps_lines_too(made, run):
+    _made, first = run
     made.succeed("export")
-    release = made.get("x")[0]["release"]
-    made.succeed("train", "--model", release)
+    assert made.get("x")[0]["release"] == first.release
+    made.succeed("train", "--model", first.release)
     command = made.succeed("score", "--changed", "--dry-run").stdout
     assert "--changed against.json" in command
     assert f"{made.storage.release().release} marks" in command
