@@ -122,34 +122,36 @@ def is_alive(process):
         return False
 
 
-@pytest.mark.parametrize("task", ["m_000001", "r_000001"])
-def test_a_straggler_is_overtaken_by_a_second_attempt(orders_project, tmp_path, task):
+def test_stragglers_are_overtaken_by_second_attempts(orders_project, tmp_path):
+    """A map and then a reducer of one job."""
     made = orders_project
     folder = made.train()
     lines = copies(lines_of(folder), 300)  # more than a pipe holds: Hadoop must see progress before it stops
     replace_export(folder, [lines[0::3], lines[1::3], lines[2::3]])
     expected = undisturbed(made, folder)
-    attempts, stopped = [], []
+    attempts, stopped = [], {}
 
     def stop(attempt, script, _jvm):
         attempts.append(attempt)
-        if f"_{task}_0" in attempt:
+        if task := re.search(r"_([mr]_000001)_0$", attempt):
             script.send_signal(signal.SIGSTOP)
-            stopped.append(script)
+            stopped[task[1]] = script
 
-    # Reducers that wait for the straggler would hold the memory that its second attempt needs.
     eager = {
         "mapreduce.map.speculative": "true",
         "mapreduce.reduce.speculative": "true",
+        "mapreduce.job.speculative.retry-after-speculate": 1000,
+        # Reducers that wait for the straggler would hold the memory that its second attempt needs.
         "mapreduce.job.reduce.slowstart.completedmaps": 1.0,
     }
     with Attempts(stop):
         made.succeed("score", **properties(**eager))
     assert made.scored(folder) == expected
     check_hfiles(folder, tmp_path)
-    assert len(stopped) == 1
-    assert [attempt for attempt in attempts if f"_{task}_1" in attempt]
-    assert not is_alive(stopped[0])
+    assert stopped.keys() == {"m_000001", "r_000001"}
+    for task, script in stopped.items():
+        assert [attempt for attempt in attempts if attempt.endswith(f"_{task}_1")]
+        assert not is_alive(script)
 
 
 def test_one_line_a_split_an_empty_split_and_a_reducer_without_input(orders_project, tmp_path):
