@@ -1,6 +1,7 @@
 """Each cause that the doctor knows, provoked for real on the cluster: the job's message, and the doctor's."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import badmodels
 import pytest
-from conftest import CHECKOUT, make_orders, properties, replace_export
+from conftest import CHECKOUT, Project, make_orders, properties, replace_export
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster, daemons
@@ -150,33 +151,41 @@ def test_a_full_disk(orders_release, tmp_path):
     assert "yarn.nodemanager.local-dirs" in cause
 
 
-def dfs_admin(*arguments):
+def dfs_admin(cluster, *arguments):
     hadoop = CHECKOUT / "hadoop" / "bin" / "hadoop"
-    done = subprocess.run([hadoop, "org.apache.hadoop.hdfs.tools.DFSAdmin", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [hadoop, "org.apache.hadoop.hdfs.tools.DFSAdmin", *arguments],
+        env={**os.environ, "CLUSTER_DIR": str(cluster.config.folder)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_full_hdfs(orders_release):
+def test_a_full_hdfs(orders_release, cluster):
     made, folder = orders_release
     made.succeed("score", "--dry-run")  # puts the job's files there, for which there would be no room
-    dfs_admin("-setSpaceQuota", "1m", folder.path)
+    dfs_admin(cluster, "-setSpaceQuota", "1m", folder.path)
     try:
         cause = fails(made, folder, properties(**ONCE))
         assert re.match(r"HDFS is full: The DiskSpace quota of /tests/.* is exceeded", cause)
         refused = made.run("train")
         assert refused.returncode == 0  # it is there already, nothing is written
     finally:
-        dfs_admin("-clrSpaceQuota", folder.path)
+        dfs_admin(cluster, "-clrSpaceQuota", folder.path)
 
 
-def test_safe_mode(orders_release):
-    made, _folder = orders_release
-    dfs_admin("-safemode", "enter")
+@pytest.mark.xdist_group("second")
+def test_safe_mode(second, tmp_path):
+    """On the second cluster: others are at work on the first."""
+    made = Project(tmp_path, second, (make_orders(tmp_path) / "predictions.toml").read_text(), yarn=True)
+    made.train()
+    dfs_admin(second, "-safemode", "enter")
     try:
         failed = [made.run("export"), made.run("score")]
         found = made.run("doctor")
     finally:
-        dfs_admin("-safemode", "leave")
+        dfs_admin(second, "-safemode", "leave")
     for done in failed:
         assert done.returncode == 4, done.stderr
         assert "HDFS is in safe mode, in which nothing can be written" in done.stderr.splitlines()[-1]
@@ -185,10 +194,10 @@ def test_safe_mode(orders_release):
     assert "ok    Thrift" in found.stdout
 
 
-def test_an_unhealthy_node(orders_release, tmp_path):
+def test_an_unhealthy_node(orders_release, cluster, tmp_path):
     """YARN alone, on ports of its own, whose only node finds every disk too full."""
     made, _folder = orders_release
-    config = ClusterConfig(tmp_path / "yarn", 3000)
+    config = ClusterConfig(tmp_path / "yarn", cluster.config.port_offset + 3000)
     config.write()
     site = config.conf / "yarn-site.xml"
     site.write_text(site.read_text().replace(">99.5<", ">0.0<"))
@@ -199,7 +208,7 @@ def test_an_unhealthy_node(orders_release, tmp_path):
             yarn._launch(daemon)
     sick = {"CLUSTER_DIR": str(config.folder)}
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while "unhealthy:" not in (found := made.run("doctor", **sick)).stdout and time.monotonic() < deadline:
             time.sleep(1)
         assert found.returncode == 4
@@ -211,7 +220,7 @@ def test_an_unhealthy_node(orders_release, tmp_path):
         yarn.stop(lambda _text: None)
 
 
-def test_services_that_cannot_be_reached(orders_release, tmp_path):
+def test_services_that_cannot_be_reached(orders_release, cluster, tmp_path):
     made, _folder = orders_release
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -227,7 +236,7 @@ def test_services_that_cannot_be_reached(orders_release, tmp_path):
     assert f"FAIL  Thrift: HBase's Thrift server at 127.0.0.1:{nobody}: " in found.stdout
     assert f"FAIL  storage: HDFS does not answer at 127.0.0.1:{nobody}" in found.stdout
     offline = tmp_path / "offline"
-    ClusterConfig(offline, 4000).write()
+    ClusterConfig(offline, cluster.config.port_offset + 4000).write()
     found = made.run("doctor", CLUSTER_DIR=str(offline))
     assert "FAIL  YARN: YARN does not answer" in found.stdout
 
@@ -274,8 +283,12 @@ def test_jobs_that_are_none_or_well(orders_release):
     done = made.run("doctor", "application_1_0001")
     assert (done.returncode, "YARN knows no such job" in done.stderr) == (2, True)
     assert made.run("doctor", "nonsense").returncode == 2
+    manifest = folder.manifest()
     made.succeed("score")
     command = "org.apache.hadoop.yarn.client.cli.ApplicationCLI application -list -appStates FINISHED"
     listed = subprocess.run([CHECKOUT / "hadoop/bin/hadoop", *command.split()], capture_output=True, text=True).stdout
     newest = max(re.findall(rf"(application_\w+)\s+predictions {made.name} {folder.release}", listed))
     assert made.succeed("doctor", newest).stdout == f"{newest}: it succeeded\n"
+    for part in ("scored", "hfiles"):
+        folder.remove(part)
+    folder.write_manifest(manifest)
