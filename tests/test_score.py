@@ -14,10 +14,13 @@ from pathlib import Path
 import badmodels
 import psutil
 import pytest
-from conftest import CHECKOUT, replace_export
+from conftest import CHECKOUT, PATIENCE, replace_export
 from hypothesis import given
 from hypothesis import strategies as st
+from inprocess import script
 
+import mapper
+import reducer
 from loader.regions import split_points
 from predictions.records import split_lines
 from predictions.rowkey import record_id, row_keys
@@ -25,8 +28,8 @@ from predictions.schema import parse_line
 from predictions.score_local import cut
 from predictions.storage import Storage
 
-RUNNERS = ("pipe", "local")
-both_runners = pytest.mark.parametrize("runner", RUNNERS)
+PIPE, LOCAL = ("--runner", "pipe"), ("--runner", "local")
+both_runners = pytest.mark.parametrize("runner", ["pipe", "local"])
 
 
 @pytest.fixture
@@ -38,10 +41,13 @@ def release(trained, orders):
 
 @pytest.fixture
 def score(predictions, orders):
-    """Score and look at how it ends; neither a process nor a temporary file may be left, whatever it was."""
+    """Score and look at how it ends; neither a process nor a temporary file may be left, whatever it was.
 
-    def score(*arguments, code=0, **environment):
-        done = predictions("score", *arguments, **environment)
+    With `processes` by one of the runners, else by their functions in this process.
+    """
+
+    def score(*arguments, code=0, **options):
+        done = predictions("score", *arguments, **options)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         assert children(orders) == []
@@ -49,6 +55,12 @@ def score(predictions, orders):
         return done.stderr
 
     return score
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    """The runner `local` has one mapper: where two are not the subject, for each takes two seconds to start."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
 
 
 def children(orders):
@@ -88,6 +100,23 @@ def parts_of(folder):
     return {path.rpartition("/")[2]: folder.storage.fs.cat_file(path) for path in folder.files("scored")}
 
 
+def sort(lines):
+    environment = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(
+        ["sort", "-t", "\t", "-k1,1", "-s"], input=lines, env=environment, stdout=subprocess.PIPE, check=True
+    ).stdout
+
+
+def scripts(folder):
+    """The output of mapper.py, `sort` and reducer.py, one after the other."""
+    records = b"".join(folder.storage.fs.cat_file(path) for path in folder.files("export"))
+    mapped = script(mapper.main, f"{folder.path}/model/model.json", folder.release, stdin=records)
+    assert mapped.returncode == 0, mapped.stderr
+    reduced = script(reducer.main, stdin=sort(mapped.stdout))
+    assert reduced.returncode == 0, reduced.stderr
+    return reduced.stdout
+
+
 def typed_pipe(folder):
     """The output of `cat part-* | mapper.py | sort | reducer.py` as a person types it."""
     command = (
@@ -112,38 +141,49 @@ def check_parts(folder, regions=4):
     return b"".join(parts.values())
 
 
-def both(score, folder, code=0):
-    """Score with each runner; return the part files, which must be the same, byte for byte."""
-    score("--runner", "pipe", code=code)
+def both(score, folder, pipe=False, local=False):
+    """Score with each runner; return the part files, which must be the same, byte for byte.
+
+    Args:
+        score: the fixture.
+        folder: the release's.
+        pipe: whether the runner `pipe` starts its processes.
+        local: whether the other one, the default, does.
+    """
+    score(*PIPE, processes=pipe)
     piped = parts_of(folder)
     folder.remove("scored")
-    score(code=code)
+    score(processes=local)
     assert parts_of(folder) == piped
     return piped
 
 
-def test_both_runners_write_what_the_typed_pipe_does(score, release):
-    both(score, release)
+def test_both_runners_write_what_the_scripts_do(score, release):
+    both(score, release, local=True)
     written = check_parts(release)
-    assert written == typed_pipe(release)
+    assert written == scripts(release)
     ids = sorted(record_id(parse_line(line).row_key) for line in split_lines(written))
     assert ids == sorted(line.partition(b"\t")[0] for line in lines_of(release))
     assert len(ids) == 400
 
 
-def test_the_same_from_many_blocks_of_several_files(score, release):
-    """More than each mapper's first block, of unequal files, one of them empty; as many regions as are asked for."""
+def test_both_runners_write_what_the_typed_pipe_does_from_many_blocks_of_several_files(score, release):
+    """More than each mapper's first block, of unequal files, one of them empty; as many regions as are asked for.
+
+    Some records come twice, wherever they do.
+    """
     lines = copies(lines_of(release), 300)
+    lines += lines[:500]
     random.Random(1).shuffle(lines)
     replace_export(release, [lines[:70_000], [], lines[70_000:70_001], lines[70_001:]])
-    score("--runner", "pipe", PREDICTIONS_HBASE_REGIONS="7")
+    score(*PIPE, processes=True, PREDICTIONS_HBASE_REGIONS="7")
     piped = parts_of(release)
     release.remove("scored")
-    score("--runner", "local", PREDICTIONS_HBASE_REGIONS="7")
+    score(*LOCAL, processes=True, PREDICTIONS_HBASE_REGIONS="7")
     assert parts_of(release) == piped
     assert check_parts(release, 7) == typed_pipe(release)
     scored = release.manifest()["scored"]
-    assert scored["rows"] == scored["read"] == len(lines)
+    assert (scored["read"], scored["rows"], scored["duplicates"]) == (len(lines), len(set(lines)), 500)
 
 
 @pytest.mark.parametrize(
@@ -160,24 +200,24 @@ def test_other_estimators(predictions, score, orders, estimator, label, features
         done = predictions(stage, **model)
         assert done.returncode == 0, done.stderr
     folder = Storage(str(orders / "storage"), "orders").release()
-    both(score, folder)
-    assert check_parts(folder) == typed_pipe(folder)
+    both(score, folder, pipe=True)
+    assert check_parts(folder) == scripts(folder)
     lines = [parse_line(line) for line in lines_of(folder, "scored")]
     assert {line.probability == b"\\N" for line in lines} == {label == "amount"}
 
 
-def test_an_empty_region_has_an_empty_part_file(score, release):
+def test_an_empty_region_has_an_empty_part_file(score, release, one_core):
     few = [line for line in lines_of(release) if row_keys([line.partition(b"\t")[0]])[0] < b"4000"]
     assert few
     replace_export(release, [few])
-    parts = both(score, release)
+    parts = both(score, release, local=True)
     assert [bool(data) for data in parts.values()] == [True, False, False, False]
     check_parts(release)
 
 
 def test_an_export_without_records(score, release):
     replace_export(release, [[], []])
-    assert set(both(score, release).values()) == {b""}
+    assert set(both(score, release, pipe=True).values()) == {b""}
     assert release.manifest()["scored"]["rows"] == 0
 
 
@@ -236,7 +276,7 @@ def test_unreadable_lines_are_kept_with_their_places(score, release, runner):
         parts[part] = [*parts[part][:place], line, *parts[part][place:]]
         expected.append((part, line, reason))
     replace_export(release, parts)
-    told = message(score("--runner", runner, code=3))
+    told = message(score("--runner", runner, code=3, processes=True))
     file = Path(release.path) / "unreadable.txt"
     assert told.startswith(f"6 of {len(good) + 6:,} lines could not be read; they are in {file}, ")
     head, *rows = file.read_bytes().split(b"\n")[:-1]
@@ -249,7 +289,7 @@ def test_unreadable_lines_are_kept_with_their_places(score, release, runner):
     assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model", "unreadable.txt"]
     assert "scored" not in release.manifest()
 
-    replace_export(release, [[line for line in part if line not in UNREADABLE] for part in parts])
+    replace_export(release, [good[:400]])
     score("--runner", runner)
     assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model", "scored"]
     assert release.manifest()["scored"]["unreadable"] == 0
@@ -270,7 +310,7 @@ def test_one_id_for_different_records_is_refused_with_examples(score, release, r
     lines = lines_of(release)
     others = [with_amount(line, b"0.125") for line in lines[:7]]
     replace_export(release, [lines[:5] + others, lines[5:] + others])
-    told = message(score("--runner", runner, code=2))
+    told = message(score("--runner", runner, code=2, processes=runner == "pipe"))
     start, _for, examples = told.partition(", for example ")
     assert start == "the ID is not unique: 7 IDs stand for different records"
     assert len(set(examples.split(", "))) == 5
@@ -283,7 +323,8 @@ def test_a_lost_record_is_noticed_by_the_count(score, release, runner):
     lines = lines_of(release)
     replace_export(release, [lines])
     release.storage.fs.pipe_file(f"{release.path}/export/part-00000", b"\n".join(lines[1:]) + b"\n")
-    assert message(score("--runner", runner, code=6)) == "400 records were exported, but the job read 399"
+    told = message(score("--runner", runner, code=6, processes=runner == "pipe"))
+    assert told == "400 records were exported, but the job read 399"
     assert not release.has("scored")
 
 
@@ -293,7 +334,7 @@ def test_a_swapped_record_is_noticed_by_the_digest(score, release, runner):
     replace_export(release, [lines])
     swapped = [lines[0].replace(b"order-", b"ordre-"), *lines[1:]]
     release.storage.fs.pipe_file(f"{release.path}/export/part-00000", b"\n".join(swapped) + b"\n")
-    told = message(score("--runner", runner, code=6))
+    told = message(score("--runner", runner, code=6, processes=runner == "pipe"))
     assert told.startswith("the job did not score the records that were exported, by the digest of their IDs")
     assert not release.has("scored")
 
@@ -303,78 +344,84 @@ def put_model(release, made_by):
     return made_by(Path(release.path) / "model")
 
 
-@both_runners
-@pytest.mark.parametrize("times", [1, 300])
-def test_a_record_on_which_the_model_raises_is_named(score, release, runner, times):
-    line = put_model(release, badmodels.raising)
-    lines = copies(lines_of(release), times)
-    replace_export(release, [lines[:30], [*lines[30:], line]])
-    told = message(score("--runner", runner, code=6))
-    assert told.startswith("mapper.py failed with exit code 6: ")
-    assert "record unknown: ValueError: Found unknown categories" in told
-    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
+# Of so few lines, a process reads all before it fails; of so many, it fails while it is fed.
+FEW, MANY = 1, 300
 
 
 @both_runners
-@pytest.mark.parametrize("times", [1, 300])
-def test_a_mapper_that_crashes_is_named_with_its_signal(score, release, runner, times):
-    line = put_model(release, badmodels.segfaulting)
-    lines = copies(lines_of(release), times)
-    replace_export(release, [[*lines[:30], line, *lines[30:]]])
-    told = message(score("--runner", runner, code=6))
-    assert told == "mapper.py was killed by SIGSEGV: Fatal Python error: Segmentation fault"
-    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
+def test_a_record_on_which_the_model_raises_is_named(score, release, one_core, runner, full):
+    line, lines = put_model(release, badmodels.raising), lines_of(release)
+    for times in (FEW, MANY) if full else [{"pipe": MANY, "local": FEW}[runner]]:
+        many = copies(lines, times)
+        replace_export(release, [many[:30], [*many[30:], line]])
+        told = message(score("--runner", runner, code=6, processes=True))
+        assert told.startswith("mapper.py failed with exit code 6: ")
+        assert "record unknown: ValueError: Found unknown categories" in told
+        assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
 
 
-def test_a_model_that_was_replaced_is_refused_by_the_mapper(score, release):
+@both_runners
+def test_a_mapper_that_crashes_is_named_with_its_signal(score, release, runner, full):
+    line, lines = put_model(release, badmodels.segfaulting), lines_of(release)
+    for times in (FEW, MANY) if full else [{"pipe": FEW, "local": MANY}[runner]]:
+        many = copies(lines, times)
+        replace_export(release, [[*many[:30], line, *many[30:]]])
+        told = message(score("--runner", runner, code=6, processes=True))
+        assert told == "mapper.py was killed by SIGSEGV: Fatal Python error: Segmentation fault"
+        assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
+
+
+def test_a_model_that_was_replaced_is_refused_by_the_mapper(score, release, one_core):
     release.storage.fs.pipe_file(f"{release.path}/model/model.skops", b"another model")
-    assert "model.skops: its sha256 is" in message(score(code=6))
+    assert "model.skops: its sha256 is" in message(score(code=6, processes=True))
     assert not release.has("scored")
 
 
-def broken_sort(folder, when):
-    """Put a `sort` first on the PATH that fails where a shell's pattern matches its arguments."""
+def other_sort(folder, when, does):
+    """Put a `sort` first on the PATH that does something else where a shell's pattern matches its arguments."""
     folder.mkdir()
     script = folder / "sort"
-    script.write_text(
-        f'#!/bin/sh\ncase "$*" in {when}) echo "sort: write failed: No space left on device" >&2; exit 2;; esac\n'
-        f'exec {shutil.which("sort")} "$@"\n'
-    )
+    script.write_text(f'#!/bin/sh\ncase "$*" in {when}) {does};; esac\nexec {shutil.which("sort")} "$@"\n')
     script.chmod(0o755)
     return f"{folder}:{os.environ['PATH']}"
 
 
 @pytest.mark.parametrize(("runner", "when"), [("pipe", "*"), ("local", "*"), ("local", "*--merge*")])
-@pytest.mark.parametrize("times", [1, 100])
-def test_a_sort_that_fails_is_told_in_its_own_words(score, release, tmp_path, runner, when, times):
-    replace_export(release, [copies(lines_of(release), times)])
-    told = message(score("--runner", runner, code=6, PATH=broken_sort(tmp_path / "bin", when)))
-    assert told == "sort failed with exit code 2: write failed: No space left on device"
-    assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
+def test_a_sort_that_fails_is_told_in_its_own_words(score, release, tmp_path, one_core, runner, when, full):
+    fails = 'echo "sort: write failed: No space left on device" >&2; exit 2'
+    path, lines = other_sort(tmp_path / "bin", when, fails), lines_of(release)
+    for times in (1, 100) if full else [100 if when == "*" else 1]:  # more than a pipe holds, or less
+        replace_export(release, [copies(lines, times)])
+        told = message(score("--runner", runner, code=6, processes=True, PATH=path))
+        assert told == "sort failed with exit code 2: write failed: No space left on device"
+        assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
 
 
 @pytest.mark.parametrize(
-    ("runner", "awaited", "wait"),
-    [
-        *[("pipe", "mapper.py", 0), ("pipe", "mapper.py", 1)],
-        *[("local", "mapper.py", 0), ("local", "mapper.py", 1), ("local", "reducer.py", 0)],
-    ],
+    ("runner", "at_work"),
+    [*[("pipe", "first"), ("pipe", "mappers")], *[("local", "first"), ("local", "mappers"), ("local", "reducers")]],
 )
-def test_an_interrupted_run_leaves_nothing(release, orders, runner, awaited, wait):
-    replace_export(release, [copies(lines_of(release), 1000)])
+def test_an_interrupted_run_leaves_nothing(release, orders, tmp_path, runner, at_work):
+    """When its first process is started; when its mappers' output is not read any more; when its reducers wait."""
+    replace_export(release, [copies(lines_of(release), 1 if at_work == "reducers" else 500)])
+    held = tmp_path / "held"
+    pattern = {"first": "-", "mappers": "*", "reducers": "*--merge*"}[at_work]
+    path = other_sort(tmp_path / "bin", pattern, f"read -r line; touch {held}; exec sleep 1000")
     driver = subprocess.Popen(
         [sys.executable, "-m", "predictions", "score", "--runner", runner],
         cwd=orders,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PATH": path},
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
-    while not any(awaited in " ".join(command) for command in children(orders)) and time.monotonic() < deadline:
+    awaited, deadline = "reducer.py" if at_work == "reducers" else "mapper.py", time.monotonic() + PATIENCE
+    while not (
+        any(awaited in " ".join(command) for command in children(orders)) and (at_work == "first" or held.exists())
+    ):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    time.sleep(wait)
     driver.terminate()
-    _stdout, stderr = driver.communicate(timeout=30)
+    _stdout, stderr = driver.communicate(timeout=PATIENCE)
     assert (driver.returncode, stderr.splitlines()[-1]) == (130, "predictions: interrupted")
     assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
     assert children(orders) == []
@@ -402,10 +449,18 @@ def test_a_runner_that_is_none(predictions, release):
     assert "'pipe', 'local', 'hadoop'" in done.stderr
 
 
-def test_neither_hbase_nor_its_client_nor_hadoop_is_needed(score, release, orders):
+def test_neither_hbase_nor_its_client_nor_hadoop_is_needed(release, orders):
     for library in ("happybase", "thriftpy2"):
         (orders / f"{library}.py").write_text("raise ImportError('not to be had')\n")
-    score(PYTHONPATH=f"{orders}:{CHECKOUT}", PREDICTIONS_HBASE_THRIFT="127.0.0.1:1", PREDICTIONS_HADOOP_BIN="/none")
+    nowhere = {"PREDICTIONS_HBASE_THRIFT": "127.0.0.1:1", "PREDICTIONS_HADOOP_BIN": "/none"}
+    done = subprocess.run(
+        [sys.executable, "-m", "predictions", "score", *PIPE],
+        cwd=orders,
+        env={**os.environ, "PYTHONPATH": f"{orders}:{CHECKOUT}", **nowhere},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
     assert release.manifest()["scored"]["rows"] == 400
 
 
