@@ -1,4 +1,7 @@
-"""The two scripts as processes, as Hadoop runs them: through links, in a folder where the package is not."""
+"""The two scripts: as processes, as Hadoop runs them, through links, in a folder where the package is not.
+
+What they do is the same in the test's process, where nothing has to import scikit-learn again.
+"""
 
 import io
 import os
@@ -15,6 +18,7 @@ import pytest
 from conftest import CHECKOUT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inprocess import script
 from sklearn.dummy import DummyClassifier
 
 import mapper
@@ -39,8 +43,18 @@ def no_job(monkeypatch):
 
 
 @pytest.fixture
-def task(tmp_path, trained):
-    """A task's folder: links to the scripts and the model, the bundle unpacked as `lib`."""
+def task(tmp_path, trained, monkeypatch):
+    """Call a script in this process, in a folder with links to the model."""
+    for target in (trained / "model").iterdir():
+        (tmp_path / target.name).symlink_to(target)
+    monkeypatch.chdir(tmp_path)
+    mains = {"mapper.py": mapper.main, "reducer.py": reducer.main}
+    return lambda name, *arguments, **options: script(mains[name], *arguments, **options)
+
+
+@pytest.fixture
+def process(tmp_path, trained):
+    """Run a script as a process in a task's folder: links to the scripts and the model, the bundle unpacked as `lib`."""
     for target in (CHECKOUT / "mapper.py", CHECKOUT / "reducer.py", *(trained / "model").iterdir()):
         (tmp_path / target.name).symlink_to(target)
     zipfile.ZipFile(io.BytesIO(bundle())).extractall(tmp_path / "lib")
@@ -49,8 +63,8 @@ def task(tmp_path, trained):
         # Away from the checkout: only what PYTHONPATH names can be imported beside the libraries.
         shipped = [tmp_path / "scripts" / word if word.endswith(".py") else word for word in command]
         (tmp_path / "scripts").mkdir(exist_ok=True)
-        for script in ("mapper.py", "reducer.py"):
-            (tmp_path / "scripts" / script).write_bytes((CHECKOUT / script).read_bytes())
+        for name in ("mapper.py", "reducer.py"):
+            (tmp_path / "scripts" / name).write_bytes((CHECKOUT / name).read_bytes())
         return subprocess.run(
             [sys.executable, *map(str, shipped)],
             input=stdin,
@@ -86,9 +100,9 @@ def check(counts):
     assert counts["unreadable"] == counts["unreadable_written"]
 
 
-def test_the_pipe(task, trained):
+def test_the_pipe(process, trained):
     lines = (trained / "export" / "part-00000").read_bytes()
-    scored, reduced = pipe(task, lines)
+    scored, reduced = pipe(process, lines)
     assert reduced.returncode == 0
     rows = [line.split(b"\t") for line in reduced.stdout.splitlines()]
     assert len(rows) == 400
@@ -117,20 +131,20 @@ def test_the_order_of_the_input_does_not_matter(task, trained):
     assert first.stdout == second.stdout
 
 
-def test_the_scripts_need_the_bundle_on_the_path(task):
+def test_the_scripts_need_the_bundle_on_the_path(process):
     if list(Path(get_path("purelib")).glob("predictions-*.dist-info")):
         pytest.skip("the package is installed here; tox runs this test where it is not")
-    found = task("mapper.py", "model.json", RELEASE, path="")
+    found = process("mapper.py", "model.json", RELEASE, path="")
     assert found.returncode == 1
     assert b"No module named 'predictions'" in found.stderr
 
 
-def test_the_scripts_import_neither_hbase_nor_a_database_nor_a_command_line(task, tmp_path):
+def test_the_scripts_import_neither_hbase_nor_a_database_nor_a_command_line(process):
     probe = (
         "import sys, mapper, reducer; "
         "print(sorted({'happybase', 'thriftpy2', 'sqlite3', 'click', 'pydantic', 'fsspec', 'requests'} & set(sys.modules)))"
     )
-    found = task("-c", probe, path=f"lib{os.pathsep}{CHECKOUT}")
+    found = process("-c", probe, path=f"lib{os.pathsep}{CHECKOUT}")
     assert found.stdout.strip() == b"[]", found.stderr
 
 
