@@ -1,6 +1,6 @@
 """What `hbase shell` would do: there is none among the engine's jars, and Thrift 1 can neither split nor move."""
 
-from contextlib import closing
+from contextlib import contextmanager
 
 from hbasedriver.client.client import Client
 from hbasedriver.protobuf_py.HBase_pb2 import ColumnFamilySchema, RegionSpecifier
@@ -9,19 +9,19 @@ from hbasedriver.protobuf_py.Master_pb2 import MoveRegionRequest
 
 def make_table(cluster, table, family, points):
     """Ask for a table that is split at these row keys."""
-    with closing(_connect(cluster)) as client:
+    with _connect(cluster) as client:
         client.master_conn.create_table(b"", table.encode(), [ColumnFamilySchema(name=family)], points)
 
 
 def split_region(cluster, table, key):
     """Ask for the split of the region that a row key is in, at that key."""
-    with closing(_connect(cluster)) as client:
+    with _connect(cluster) as client:
         client.get_admin().split_region(_region(client, table, key).region_info, key)
 
 
 def move_region(cluster, table, key):
     """Ask for the move of the region that a row key is in to another server."""
-    with closing(_connect(cluster)) as client:
+    with _connect(cluster) as client:
         name = _region(client, table, key).get_region_name()
         request = MoveRegionRequest()  # hbase-driver has the message, but no method for it
         request.region.type = RegionSpecifier.ENCODED_REGION_NAME
@@ -31,12 +31,31 @@ def move_region(cluster, table, key):
 
 def keep_regions_in_place(cluster):
     """Let no region move by itself."""
-    with closing(_connect(cluster)) as client:
+    with _connect(cluster) as client:
         client.get_admin().set_balancer(False, synchronous=True)
 
 
+def expire_server(cluster, address):
+    """Let a region server that was killed be missed at once, rather than when its session is over.
+
+    HBase's own start script does so, where a region server dies: it removes its node from ZooKeeper.
+    """
+    host, port = address.split(":")
+    with _connect(cluster) as client:
+        zookeeper = client.cluster_connection.registry.zk
+        for node in zookeeper.get_children("/hbase/rs"):
+            if node.startswith(f"{host},{port},"):
+                zookeeper.delete(f"/hbase/rs/{node}")
+
+
+@contextmanager
 def _connect(cluster):
-    return Client({"hbase.zookeeper.quorum": f"localhost:{cluster.config.port('zookeeper')}"})
+    client = Client({"hbase.zookeeper.quorum": f"localhost:{cluster.config.port('zookeeper')}"})
+    try:
+        yield client
+    finally:
+        client.close()
+        client.cluster_connection.registry.zk.stop()  # hbase-driver leaves it open, and it would try to connect anew
 
 
 def _region(client, table, key):

@@ -74,10 +74,10 @@ class Second(Cluster):
 
     def remove(self):
         """End it, and whatever it was just doing: its files are nobody's any more."""
-        for name, _state in self.status():
-            if process := self.process(name):
-                process.kill()
-                process.wait()
+        processes = [process for name in dict(self.status()) if (process := self.process(name))]
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes)
 
 
 def run_command(config, *arguments, is_nameless=False):
