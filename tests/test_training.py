@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inprocess import without
 
-from predictions import training
 from predictions.errors import InputError
 from predictions.export import export
 from predictions.model import load_model
@@ -17,13 +17,24 @@ from predictions.training import train
 
 @pytest.fixture
 def trained(orders):
-    """Export and train with changed settings; return the model and its manifest."""
+    """Export and train with changed settings; return the model and its manifest.
 
-    def trained(**changes):
+    With `processes`, the model is tried in a process of its own, else in this one.
+    """
+
+    exports = {}  # by the columns; each takes the second by which its release is named
+
+    def trained(processes=False, **changes):
         settings = load_settings(orders / "predictions.toml")
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"params": {}} | changes)})
-        folder = export(settings, Storage(settings.hadoop.storage, settings.name), lambda _done, _total: None, print)
-        manifest = train(settings, folder, lambda _text: None)
+        columns = settings.model.label, *settings.model.features
+        if columns not in exports:
+            storage = Storage(settings.hadoop.storage, settings.name)
+            exports[columns] = export(settings, storage, lambda _done, _total: None, print)
+        folder = exports[columns]
+        folder.remove("model")
+        with without(processes):
+            manifest = train(settings, folder, lambda _text: None)
         return load_model(Path(folder.path) / "model" / "model.json"), manifest
 
     return trained
@@ -39,17 +50,17 @@ def assert_calibrated(training):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "params"),
+    ("estimator", "params", "processes"),
     [
-        ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 5}),
-        ("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}),
-        ("sklearn.ensemble.GradientBoostingClassifier", {"n_estimators": 5}),
-        ("sklearn.linear_model.LogisticRegression", {}),
-        ("sklearn.tree.DecisionTreeClassifier", {"max_depth": 3}),
+        ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 5}, True),
+        ("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, False),
+        ("sklearn.ensemble.GradientBoostingClassifier", {"n_estimators": 5}, False),
+        ("sklearn.linear_model.LogisticRegression", {}, False),
+        ("sklearn.tree.DecisionTreeClassifier", {"max_depth": 3}, False),
     ],
 )
-def test_classifiers(trained, estimator, params):
-    model, manifest = trained(estimator=estimator, params=params)
+def test_classifiers(trained, estimator, params, processes):
+    model, manifest = trained(processes, estimator=estimator, params=params)
     assert manifest["task"] == "classification"
     assert manifest["classes"] == [0, 1]
     training = manifest["training"]
@@ -92,8 +103,7 @@ def test_text_labels_and_several_classes(trained):
 @pytest.mark.parametrize(
     ("values", "code"), [(["a"] * 60 + ["b"] * 60 + ["z"], 0), (["a", "b", "c"] * 3, 2), (["a"] * 100 + ["b"] * 2, 0)]
 )
-def test_rare_labels(trained, orders, monkeypatch, values, code):
-    monkeypatch.setattr(training, "try_in_fresh_process", lambda *_arguments: None)  # the same each time
+def test_rare_labels(trained, orders, values, code):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET note = NULL")
         connection.executemany(
@@ -102,17 +112,17 @@ def test_rare_labels(trained, orders, monkeypatch, values, code):
     for seed in range(4):  # the rare one may be in either part
         if code:
             with pytest.raises(InputError, match="cannot be fitted"):
-                trained(label="note", features=["amount"], seed=seed)
+                trained(label="note", features=["amount"], seed=seed, params={"max_iter": 10})
         else:
-            _model, manifest = trained(label="note", features=["amount"], seed=seed)
+            _model, manifest = trained(label="note", features=["amount"], seed=seed, params={"max_iter": 10})
             assert math.isfinite(manifest["training"]["metrics"]["log_loss"])
             assert all(map(math.isfinite, manifest["training"]["metrics"].values()))
 
 
 def test_training_is_repeatable_and_the_sample_is_stated(trained):
-    _model, first = trained(sample=200, seed=3)
-    _model, second = trained(sample=200, seed=3)
-    _model, third = trained(sample=200, seed=4)
+    _model, first = trained(sample=200, seed=3, params={"max_iter": 10})
+    _model, second = trained(sample=200, seed=3, params={"max_iter": 10})
+    _model, third = trained(sample=200, seed=4, params={"max_iter": 10})
     assert first["training"]["sample"] == 200
     assert first["training"]["metrics"] == second["training"]["metrics"] != third["training"]["metrics"]
 
@@ -152,7 +162,7 @@ def test_the_trained_model_was_tried_in_a_process_of_its_own(trained, monkeypatc
     broken.write_text("import sys; print('mapper.py: no such class', file=sys.stderr); sys.exit(2)")
     monkeypatch.setattr("mapper.__file__", str(broken))
     with pytest.raises(InputError, match="does not work in a process of its own: mapper.py: no such class"):
-        trained()
+        trained(processes=True)
 
 
 def test_numbers_survive_with_seven_digits(trained):
