@@ -1,10 +1,17 @@
-"""The driver of `predictions run`, killed at every step: readers keep what they have, and the next run goes through."""
+"""The driver of `predictions run`, killed at every step: readers keep what they have, and the next run goes through.
+
+What is killed is the driver: in the suite its job is YARN's only where it is killed while that runs, it starts no other
+process where it is not killed beside one, and does not wait long for the lease of one that is dead. With --full it does
+all that it does in production, and a whole run follows each crash.
+"""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +25,7 @@ from predictions.pointer import BUILDING, DROPPED, Releases
 pytestmark = pytest.mark.cluster
 
 KILLER = Path(__file__).parent / "kill_at.py"
+DEADLINE = 300  # seconds, of a run
 AT_ONCE = {"PREDICTIONS_RETENTION_GRACE_HOURS": "0", "PREDICTIONS_RETENTION_KEEP": "1"}
 
 # In the order in which a run comes to them. Each run of the suite is killed one point later than the one before it, so
@@ -32,35 +40,74 @@ POINTS = {
     "the HFiles are renamed, not the lines": "predictions.storage:ReleaseFolder.take:exit",
     "scored": "predictions.storage:ReleaseFolder._rename:exit:/scored",
     "the release is claimed, there is no table": "predictions.pointer:Releases.claim:exit",
-    "the table is made, and empty": "loader.tables:make_table:exit",
+    "the table is made, and empty": "predictions.load:make_table:exit",
     "HBase has been handed the files": "predictions.load_hfiles:_bulk_load:exit",
     "the manifest says loaded, HBase does not": "predictions.pointer:Releases.finish:enter",
     "the gates have spoken, nothing is switched": "predictions.pointer:Releases._switch:enter",
     "switched": "predictions.pointer:Releases._switch:exit",
 }
-WITH_FULL = {  # beside a point that is much the same
-    "exported, without a manifest",
-    "what the job ships is there",
-    "the HFiles are renamed, not the lines",
-    "the table is made, and empty",
-}
+WITH_FULL = {"the HFiles are renamed, not the lines"}  # much the same as the point before it, and a job
+ON_YARN = "the job is running"
+HANDED_OVER = "HBase has been handed the files"
+ORDER = list(POINTS)
+WITHOUT_COMMANDS = {"PREDICTIONS_HADOOP_BIN": "/nowhere"}  # the load is by puts into one region, and takes no JVM
 
 
 class Crashing:
-    """Predictions of the orders whose runs are killed."""
+    """Predictions of the orders whose runs are killed.
 
-    def __init__(self, made):
+    Args:
+        made: the orders.
+        killer: the process of kill_at.py.
+        folder: for the runs' folders.
+        full: whether the runs do all that they do in production.
+    """
+
+    def __init__(self, made, killer, folder, full):
         self.made = made
+        self._killer = killer
+        self._folder = folder
+        self._full = full
 
-    def run(self):
+    def run(self, *options, **environment):
         """Run to the end, and return the release's ID."""
-        return self.made.succeed("run").stdout.strip()
+        return self.made.succeed("run", *options, processes=self._full, **environment).stdout.strip()
 
-    def crash(self, point, *options):
+    def begin(self, point, *options, yarn=False, **environment):
+        """Begin a run, and return its process ID and its folder."""
+        folder = tempfile.mkdtemp(dir=self._folder)
+        run = {
+            "point": point,
+            "settings": str(self.made.path),
+            "arguments": ["run", *options],
+            "folder": folder,
+            "environment": environment,
+            "processes": self._full,
+            "yarn": yarn or self._full,
+            "silent_seconds": SILENT_SECONDS if self._full else 0.5,
+        }
+        print(json.dumps(run), file=self._killer.stdin, flush=True)
+        return int(self._killer.stdout.readline()), Path(folder)
+
+    def end(self):
+        """Wait for the run that was begun, and return its exit code."""
+        return int(self._killer.stdout.readline())
+
+    def crash(self, name):
         """Run until a point is reached."""
-        command = [sys.executable, str(KILLER), point, "--settings", str(self.made.path), "run", *options]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        options, environment = [], {}
+        # What comes after the scoring is the same whoever has scored, and so is what comes after the load.
+        if ORDER.index(name) > ORDER.index("scored") and not self._full:
+            options = ["--runner", "local"]
+            environment = {} if name == HANDED_OVER else WITHOUT_COMMANDS
+        _process, folder = self.begin(POINTS[name], *options, yarn=name == ON_YARN, **environment)
+        assert self.end() == -signal.SIGKILL, (folder / "stderr").read_text()
+
+    def run_after_a_crash(self):
+        """Run to the end, once the lease of the run that was killed is seen to be nobody's."""
+        again = self.made.succeed("run", processes=self._full)
+        assert f"has not ended; whether it is alive shows within {SILENT_SECONDS:g} s" in again.stderr
+        return again.stdout.strip()
 
     def known(self):
         """The pointer, and what HBase knows of the releases."""
@@ -96,20 +143,30 @@ def assert_compared_in_the_job(made, before, after):
 
 
 @pytest.fixture(scope="module")
-def crashing(project, tmp_path_factory):
+def crashing(project, tmp_path_factory, full):
     folder = tmp_path_factory.mktemp("orders")
-    return Crashing(project((make_orders(folder) / "predictions.toml").read_text(), folder))
+    made = project((make_orders(folder) / "predictions.toml").read_text(), folder, yarn=full)
+    killer = subprocess.Popen(
+        [sys.executable, str(KILLER)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with killer:
+        try:
+            yield Crashing(made, killer, folder, full)
+        finally:
+            os.killpg(killer.pid, signal.SIGKILL)  # with whatever was left of its runs
 
 
 def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goes_through(crashing, full):
-    current, is_scored = crashing.run(), False
-    for name, point in POINTS.items():
+    current = crashing.run() if full else crashing.run("--runner", "local", **WITHOUT_COMMANDS)
+    for name in POINTS:
         if name in WITH_FULL and not full:
             continue
-        # What comes after the scoring is the same whoever has scored; without a job it comes sooner.
-        options = ["--runner", "local"] if is_scored and not full else []
-        crashing.crash(point, *options)
-        is_scored |= name == "scored"
+        crashing.crash(name)
         pointer, _known = crashing.known()
         if name == "switched":
             assert (pointer.previous, pointer.current > current) == (current, True)
@@ -117,11 +174,9 @@ def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goe
         assert pointer.current == current, name
         crashing.lookup(current)
         if full:
-            again = crashing.made.succeed("run")
-            assert f"has not ended; whether it is alive shows within {SILENT_SECONDS:g} s" in again.stderr
-            current = again.stdout.strip()
+            current = crashing.run_after_a_crash()
             crashing.lookup(current)
-    previous, current = current, crashing.run()
+    previous, current = current, crashing.run() if full else crashing.run_after_a_crash()
     crashing.lookup(current)
     assert_compared_in_the_job(crashing.made, previous, current)
     # What was left of the runs is found, shown and removed; what is served stays, and so does the way back.
@@ -140,25 +195,18 @@ def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goe
     crashing.lookup(current)
 
 
-def test_of_two_runs_at_once_the_second_is_told(crashing):
-    first = subprocess.Popen(
-        [sys.executable, "-m", "predictions", "--settings", str(crashing.made.path), "run"],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert first.stderr is not None
-        assert any("exported" in line for line in first.stderr)  # it has the lease
-        second = crashing.made.run("run")
-        assert (second.returncode, f"a run by process {first.pid} of" in second.stderr) == (3, True)
-        assert f"begun at {json.loads(crashing.lease())['since']}, is under way; wait" in second.stderr
-        assert f"shows within {SILENT_SECONDS:g} s" in second.stderr
-        released, said = first.communicate(timeout=300)
-        assert first.returncode == 0, said
-    finally:
-        first.kill()
-        first.wait()
-    assert crashing.known()[0].current == released.strip()
+def test_of_two_runs_at_once_the_second_is_told(crashing, full):
+    cheap = {} if full else WITHOUT_COMMANDS
+    process, folder = crashing.begin("predictions.stages:run_score:hold", "--runner", "local", **cheap)
+    deadline = time.monotonic() + DEADLINE
+    while not (folder / "work" / "held").exists():  # it has the lease, and keeps it
+        assert time.monotonic() < deadline, (folder / "stderr").read_text()
+        time.sleep(0.05)
+    second = crashing.made.run("run")
+    assert (second.returncode, f"a run by process {process} of" in second.stderr) == (3, True)
+    assert f"begun at {json.loads(crashing.lease())['since']}, is under way; wait" in second.stderr
+    assert f"shows within {SILENT_SECONDS:g} s" in second.stderr
+    (folder / "work" / "go").touch()
+    assert crashing.end() == 0, (folder / "stderr").read_text()
+    assert crashing.known()[0].current == (folder / "stdout").read_text().strip()
     assert crashing.lease() == b"{}"
