@@ -132,14 +132,14 @@ def server(cluster):
 @pytest.fixture(scope="session")
 def second(cluster, tmp_path_factory):
     """A second cluster, whose daemons a test may kill; whatever it has killed, it brings back."""
-    from second import Second
+    from second import Second, kill_all
 
     second = Second(tmp_path_factory.mktemp("cluster"), cluster)
     try:
         second.begin()
         yield second
     finally:
-        second.remove()
+        kill_all(second)
 
 
 @pytest.fixture(scope="session")
@@ -277,11 +277,12 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def served(project, tmp_path_factory):
-    """The orders with a release that is current. The first hundred are not to be changed."""
+def served(project, trained, tmp_path_factory):
+    """The orders with a release that is current. Neither is to be changed: who would, takes another database."""
     folder = tmp_path_factory.mktemp("served")
     made = project((make_orders(folder) / "predictions.toml").read_text(), folder)
-    for stage in ("export", "train", "score --runner local", "load --via puts", "activate"):
+    made.take(trained)
+    for stage in ("score --runner local", "load --via puts", "activate"):
         made.succeed(*stage.split())
     return made
 

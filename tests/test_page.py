@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from conftest import make_orders
 from playwright.sync_api import expect, sync_playwright
 from services import service
 
@@ -55,11 +56,20 @@ def page(browser):
 
 
 @pytest.fixture(scope="module")
-def running(served, tmp_path_factory):
-    with closing(sqlite3.connect(served.path.parent / "orders.db")) as connection, connection:
+def database(tmp_path_factory):
+    """The orders, with some that have come or changed since they were scored."""
+    path = make_orders(tmp_path_factory.mktemp("page")) / "orders.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO orders (id, country, note) VALUES (?, ?, ?)", (NASTY, NASTY, NASTY))
         connection.execute("UPDATE orders SET amount = -1 WHERE id = 'order-399'")
-    with service(served.path, tmp_path_factory.mktemp("page")) as running:
+        row = ("large", 9007199254740995, 1.0)
+        connection.execute("INSERT INTO orders (id, items, amount) VALUES (?, ?, ?)", row)
+    return path
+
+
+@pytest.fixture(scope="module")
+def running(served, database):
+    with service(served.path, database.parent, PREDICTIONS_DATABASE_URL=f"sqlite:///{database}") as running:
         yield running
 
 
@@ -105,10 +115,7 @@ def test_an_address_is_a_link_to_an_answer_and_back_goes_back(page, running):
     expect(page.locator("#asked")).to_have_text("a\nb", use_inner_text=False)
 
 
-def test_numbers_are_shown_as_they_are_in_the_database(page, running, served):
-    with closing(sqlite3.connect(served.path.parent / "orders.db")) as connection, connection:
-        row = ("large", 9007199254740995, 1.0)
-        connection.execute("INSERT INTO orders (id, items, amount) VALUES (?, ?, ?)", row)
+def test_numbers_are_shown_as_they_are_in_the_database(page, running):
     page.goto(running.url)
     look_up(page, "large")
     expect(page.locator("#record")).to_contain_text("items9007199254740995")

@@ -253,7 +253,7 @@ def test_what_was_begun_is_answered_before_it_stops(served, tmp_path, number):
 def test_what_is_down_is_told_without_addresses(served, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         closed = taken.getsockname()[1]
-    environment = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed}", "PREDICTIONS_HBASE_TIMEOUT": "1"}
+    environment = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed}", "PREDICTIONS_HBASE_TIMEOUT": "0.3"}
     with service(served.path, tmp_path, **environment) as running:
         answer = running.get("/records/order-001")
         told = answer.json()
