@@ -42,6 +42,14 @@ NASTY = [
 ZONES = ["Pacific/Chatham", "UTC"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_authorities():
+    """PyMySQL reads all of the system's for each connection, for 50 ms; here nothing is encrypted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", os.devnull)
+        yield
+
+
 @pytest.fixture(scope="module")
 def admin(mariadb):
     with closing(mariadb.connect()) as connection, connection.cursor() as cursor:
@@ -304,9 +312,10 @@ def test_an_id_of_any_type_is_found_by_an_index_and_garbage_is_not(make, admin, 
         admin.execute("EXPLAIN " + statement, parameters)
         plan = dict(zip([column[0] for column in admin.description], admin.fetchone(), strict=True))
         assert plan["key"] == "PRIMARY" or plan["table"] is None or plan["type"] in ("const", "system"), plan
-    for garbage in GARBAGE:
-        assert found(database, garbage) == {}
-    assert list(found(database, *GARBAGE, *ids)) == ids
+    with closing(database.reader()) as reader:
+        for garbage in GARBAGE:
+            assert reader.records([garbage]) == {}
+        assert list(reader.records([*GARBAGE, *ids])) == ids
 
 
 @contextmanager
