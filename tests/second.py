@@ -14,7 +14,9 @@ from conftest import CHECKOUT
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 
-OFFSET = 1000  # to the ports of the first
+# To the ports of the first, of this cluster and of those of single tests. No two of the ports below 32768 are the same,
+# which is where those begin that the kernel gives away.
+OFFSET, OFFSET_OF_USERS, OFFSET_OF_ENGINE = 1000, 1500, 500
 REGION_SERVERS = 2
 NAMELESS = "no-such-host-name"
 
@@ -72,12 +74,13 @@ class Second(Cluster):
         process.kill()
         process.wait()
 
-    def remove(self):
-        """End it, and whatever it was just doing: its files are nobody's any more."""
-        processes = [process for name in dict(self.status()) if (process := self.process(name))]
-        for process in processes:
-            process.kill()
-        psutil.wait_procs(processes)
+
+def kill_all(cluster):
+    """End a cluster, and whatever it was just doing: its files are nobody's any more."""
+    processes = [process for name in dict(cluster.status()) if (process := cluster.process(name))]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes)
 
 
 def run_command(config, *arguments, is_nameless=False):

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from conftest import Project, make_orders
+from second import OFFSET_OF_USERS, kill_all
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster, daemons
@@ -11,7 +12,6 @@ from predictions.storage import Storage
 
 pytestmark = pytest.mark.cluster
 
-OFFSET = 5000
 HDFS = ("namenode", "datanode")
 HBASE = ("zookeeper", "master", "regionserver-0", "thrift")
 OPENED = {"/hbase": ("hbase", "755"), "/tmp": ("hdfs", "1777"), "/analyst": ("analyst", "755")}
@@ -29,9 +29,10 @@ def launch(cluster, names, is_ready):
 
 
 @pytest.fixture(scope="module")
-def three_users(tmp_path_factory):
+def three_users(cluster, tmp_path_factory):
     """A cluster without YARN, whose HDFS is `hdfs`'s and whose HBase is `hbase`'s."""
-    cluster = Cluster(ClusterConfig(tmp_path_factory.mktemp("cluster"), OFFSET))
+    offset = cluster.config.port_offset + OFFSET_OF_USERS
+    cluster = Cluster(ClusterConfig(tmp_path_factory.mktemp("cluster"), offset))
     cluster.config.write()
     (cluster.config.folder / "run").mkdir()
     try:
@@ -48,7 +49,7 @@ def three_users(tmp_path_factory):
             launch(cluster, HBASE, lambda: cluster._hbase_ready() and cluster._thrift_ready())
         yield cluster
     finally:
-        cluster.stop(print)
+        kill_all(cluster)
 
 
 def test_a_bulk_load_by_somebody_else(three_users, tmp_path, monkeypatch):
