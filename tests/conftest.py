@@ -148,6 +148,7 @@ def postgresql():
     with tempfile.TemporaryDirectory(prefix="postgresql.") as folder:
         os.chmod(folder, 0o711)
         settings = {"fsync": "off", "max_connections": "50", "max_wal_senders": "4", "wal_level": "replica"}
+        settings["autovacuum"] = "off"  # while it looks at a table, nothing is removed that it may see
         with running(Path(folder) / "server", **settings) as server:
             yield server
 
