@@ -58,8 +58,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, *_rest, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.create_server(address[:2], family=family)
-        # Its connections inherit it. Without it, the body of an answer waits for 40 ms: until the client has acknowledged
-        # the head. asyncio sets it only for a socket that names its protocol.
+        # Its connections inherit it. Without it, the body of an answer waits for 40 ms, until the client has
+        # acknowledged the head. asyncio sets it only for a socket that names its protocol.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
     except (OSError, UnicodeError) as error:  # the latter of what can be no name
