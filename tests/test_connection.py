@@ -149,11 +149,11 @@ def test_no_answer_of_ten_thousand_is_another_requests_though_many_come_late(tab
 
     def reply(_name, data):
         if next(replies) in late:
-            time.sleep(chosen.uniform(0.05, 0.4))
+            time.sleep(chosen.uniform(0.025, 0.2))
         return data
 
     relay.reply = reply
-    with Connection(replace(server, port=relay.port, timeout=0.2)) as connection:
+    with Connection(replace(server, port=relay.port, timeout=0.1)) as connection:
         right, wrong, none = lookups(connection, table, (chosen.randrange(ROWS) for _ in range(REQUESTS)))
     assert wrong == 0
     assert right > 0.9 * REQUESTS
@@ -421,11 +421,11 @@ def test_every_request_in_every_mode(table, servers, mode):
 @on_cluster
 @pytest.mark.parametrize("mode", MODES)
 def test_a_wrong_mode_is_given_up_in_time(servers, mode):
-    for transport in ("buffered", "framed"):
-        for protocol in ("binary", "compact"):
-            spoken = replace(servers[mode], transport=transport, protocol=protocol)
-            if spoken != servers[mode]:
-                gives_up(replace(spoken, timeout=0.5))
+    spoken = [
+        replace(servers[mode], transport=t, protocol=p) for t in ("buffered", "framed") for p in ("binary", "compact")
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(gives_up, [replace(each, timeout=0.5) for each in spoken if each != servers[mode]]))
 
 
 @pytest.fixture(scope="module")
@@ -456,8 +456,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(tls):
 
 @on_cluster
 def test_plain_and_encrypted_do_not_meet(tls, servers):
-    gives_up(replace(tls, tls=False, timeout=1))
-    gives_up(replace(servers["compact"], tls=True, ca=tls.ca, timeout=1))
+    gives_up(replace(tls, tls=False, timeout=0.5))
+    gives_up(replace(servers["compact"], tls=True, ca=tls.ca, timeout=0.5))
 
 
 @pytest.mark.parametrize("content", [None, "no certificate\n"])
