@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from conftest import PATIENCE
+from inprocess import without
 
 from predictions import postgresql as module
 from predictions.database import open_database
@@ -22,9 +24,8 @@ from predictions.settings import DatabaseSettings, ModelSettings, Settings, load
 from predictions.storage import Storage
 
 WRITES = 1_000  # rows a second, of the writer
-ACCOUNTS = 200_000
 OPEN = 200  # turns for which an account is open that the writer opened
-READ_SECONDS = 3  # that an export beside the writer takes
+READ_SECONDS = 2  # that an export beside the writer takes
 NASTY = [
     "",
     " ",
@@ -406,12 +407,12 @@ class Writer(threading.Thread):
     Whatever moment one looks at, the balances come to 0, and account 0 knows how many there are.
     """
 
-    def __init__(self, url, schema, rate):
+    def __init__(self, url, schema, accounts):
         super().__init__()
         self._connection = psycopg.connect(url, autocommit=True)
         self._connection.execute(f"SET search_path = {schema}")
         self._ended = threading.Event()
-        self._rate = rate
+        self._accounts = accounts
         self.rows = 0
         self.failed = None
 
@@ -428,7 +429,8 @@ class Writer(threading.Thread):
         [(base,)] = cursor.execute("SELECT max(id) + 1 FROM accounts")
         turn = 0
         while not self._ended.is_set():
-            amount, first, second = chosen.randrange(1000), chosen.randrange(1, ACCOUNTS), chosen.randrange(1, ACCOUNTS)
+            amount = chosen.randrange(1000)
+            first, second = chosen.randrange(1, self._accounts), chosen.randrange(1, self._accounts)
             with self._connection.pipeline():
                 cursor.execute("BEGIN")
                 cursor.execute(add, [-amount, first])
@@ -447,7 +449,7 @@ class Writer(threading.Thread):
                 cursor.execute("COMMIT")
             self.rows += 2 if turn % 2 else 3 if turn < OPEN else 6
             turn += 1
-            time.sleep(max(0.0, began + self.rows / self._rate - time.monotonic()))
+            time.sleep(max(0.0, began + self.rows / WRITES - time.monotonic()))
 
     def stop(self):
         self._ended.set()
@@ -456,8 +458,8 @@ class Writer(threading.Thread):
 
 
 @contextmanager
-def writing(url, schema):
-    writer = Writer(url, schema, WRITES)
+def writing(url, schema, accounts):
+    writer = Writer(url, schema, accounts)
     writer.start()
     try:
         yield writer
@@ -465,12 +467,18 @@ def writing(url, schema):
         writer.stop()
 
 
+@pytest.fixture(scope="session")
+def number(full):
+    """How many accounts there are: some forty statements of an export, or over a hundred."""
+    return 200_000 if full else 60_000
+
+
 @pytest.fixture
-def accounts(admin, make, monkeypatch):
+def accounts(admin, make, monkeypatch, number):
     monkeypatch.setattr(module, "RANGE_PAGES", 50)  # many statements, so that all of them are under way for long
     admin.execute(
         "CREATE TABLE accounts (id bigint, balance bigint, counted int, pad text DEFAULT repeat('x', 100));"
-        f"INSERT INTO accounts SELECT i, 0, CASE WHEN i = 0 THEN {ACCOUNTS} END FROM generate_series(0, {ACCOUNTS - 1}) i"
+        f"INSERT INTO accounts SELECT i, 0, CASE WHEN i = 0 THEN {number} END FROM generate_series(0, {number - 1}) i"
     )
     admin.execute("ALTER TABLE accounts ADD PRIMARY KEY (id)")
     admin.execute("ANALYZE accounts")
@@ -491,14 +499,16 @@ def check_accounts(folder):
     assert counted == len(rows)
 
 
-def test_what_is_exported_is_one_snapshot_whatever_is_written_meanwhile(accounts, postgresql, schema, tmp_path, full):
+def test_what_is_exported_is_one_snapshot_whatever_is_written_meanwhile(
+    accounts, postgresql, schema, tmp_path, number, full
+):
     settings, storage = settings_for(accounts, tmp_path, ["balance"], "counted")
-    for _turn in range(20 if full else 3):
-        with writing(postgresql.url, schema) as writer:
+    for _turn in range(20 if full else 2):
+        with writing(postgresql.url, schema, number) as writer:
             while writer.rows < WRITES / 10:
                 time.sleep(0.01)
             before, began = writer.rows, time.monotonic()
-            folder = export(settings, storage, quiet, quiet, rate=ACCOUNTS / READ_SECONDS)
+            folder = export(settings, storage, quiet, quiet, rate=number / READ_SECONDS)
             written, seconds = writer.rows - before, time.monotonic() - began
         assert not writer.failed
         assert written > 0.3 * WRITES * seconds, "the writer was held up"
@@ -510,51 +520,72 @@ def test_what_is_exported_is_one_snapshot_whatever_is_written_meanwhile(accounts
         assert manifest["snapshot"]["time"] < f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(time.time() + 1))}"
 
 
-REPLICA = {"fsync": "off", "max_connections": "50", "max_wal_senders": "4", "hot_standby_feedback": "off"}
-
-
-def test_a_replica_is_a_source_too(accounts, postgresql, schema, tmp_path):
-    replica = postgresql.copy(postgresql.folder.parent / "replica", **REPLICA)
+@contextmanager
+def replica_of(database, postgresql, schema, **settings):
+    """A read replica, which does not hold its primary back, and the database there, which two connections read."""
+    settings = {
+        "fsync": "off",
+        "max_connections": "50",
+        "max_wal_senders": "4",
+        "hot_standby_feedback": "off",
+    } | settings
+    replica = postgresql.copy(postgresql.folder.parent / "replica", **settings)
     try:
-        database = accounts._settings.model_copy(update={"url": f"{replica.url}?options=-csearch_path%3D{schema}"})
-        settings, storage = settings_for(open_database(database), tmp_path, ["balance"], "counted")
-        with writing(postgresql.url, schema) as writer:
-            folder = export(settings, storage, quiet, quiet, rate=ACCOUNTS / READ_SECONDS)
-        assert not writer.failed
-        check_accounts(folder)
+        there = {"url": f"{replica.url}?options=-csearch_path%3D{schema}", "connections": 2}
+        yield replica, open_database(database._settings.model_copy(update=there))
     finally:
         replica.remove()
 
 
-def test_a_snapshot_that_a_replica_loses_is_taken_anew(accounts, admin, postgresql, schema, tmp_path):
-    replica = postgresql.copy(postgresql.folder.parent / "replica", max_standby_streaming_delay="0", **REPLICA)
-    said = []
-    try:
-        database = accounts._settings.model_copy(update={"url": f"{replica.url}?options=-csearch_path%3D{schema}"})
-        settings, storage = settings_for(open_database(database), tmp_path, ["balance"], "counted")
-        times = iter([True])
+def test_a_replica_is_a_source_too(accounts, postgresql, schema, tmp_path, number):
+    with replica_of(accounts, postgresql, schema) as (_replica, database):
+        settings, storage = settings_for(database, tmp_path, ["balance"], "counted")
+        with writing(postgresql.url, schema, number) as writer:
+            folder = export(settings, storage, quiet, quiet, rate=number / READ_SECONDS)
+        assert not writer.failed
+        check_accounts(folder)
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+    monkeypatch.setattr("predictions.export.PAUSE_SECONDS", 0.1)
+
+
+def test_a_snapshot_that_a_replica_loses_is_taken_anew(accounts, admin, postgresql, schema, tmp_path, no_pause):
+    said, losing = [], {0}  # by how many attempts were lost before
+    with (
+        replica_of(accounts, postgresql, schema, max_standby_streaming_delay="0") as (replica, database),
+        psycopg.connect(replica.url, autocommit=True) as follower,
+        without(),
+    ):
+        settings, storage = settings_for(database, tmp_path, ["balance"], "counted")
 
         def conflict(_done, _total):
             # What the replica's snapshot still sees is removed on the primary, and the replica has to follow.
-            if next(times, False):
+            if len(said) in losing:
+                losing.remove(len(said))
                 admin.execute("UPDATE accounts SET pad = '' WHERE id BETWEEN 1 AND 1000")
                 admin.execute("VACUUM accounts")
+                [(end,)] = admin.execute("SELECT pg_current_wal_insert_lsn()")  # what is not on disk yet, too
+                deadline = time.monotonic() + PATIENCE
+                while not follower.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [end]).fetchone()[0]:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
 
-        folder = export(settings, storage, conflict, said.append, rate=ACCOUNTS / READ_SECONDS)
+        folder = export(settings, storage, conflict, said.append)
         check_accounts(folder)
         [text] = said
         assert re.search("the snapshot was lost: .*; the export begins anew", text)
-        times = iter([True] * 1000)
+        losing |= {1, 2, 3}
         with pytest.raises(SnapshotLostError, match="the snapshot was lost"):
-            export(settings, storage, conflict, said.append, rate=ACCOUNTS / READ_SECONDS)
+            export(settings, storage, conflict, said.append)
         assert len(said) == 3
         assert storage.releases() == [folder.release]
-    finally:
-        replica.remove()
 
 
-def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path):
-    settings, storage = settings_for(accounts, tmp_path, ["balance"], "counted")
+def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path, number, no_pause):
+    by_two = open_database(accounts._settings.model_copy(update={"connections": 2}))
+    settings, storage = settings_for(by_two, tmp_path, ["balance"], "counted")
     said, ended = [], []
 
     def end(_done, _total):
@@ -563,7 +594,7 @@ def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path):
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'predictions'"
             ))  # fmt: skip
 
-    folder = export(settings, storage, end, said.append, rate=ACCOUNTS)
+    folder = export(settings, storage, end, said.append, rate=number)
     assert len(ended) > 1
     assert "the snapshot was lost" in said[0]
     check_accounts(folder)
@@ -577,7 +608,7 @@ def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path):
         {"query": "SELECT * FROM some_accounts JOIN accounts USING (id, balance)"},
     ],
 )
-def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, source):
+def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, number, source):
     database = make("CREATE VIEW some_accounts AS SELECT id, balance FROM accounts", connections=2, **source)
     with database.snapshot(["id", "balance"]) as snapshot:
         admin.execute("SET lock_timeout = '200ms'")
@@ -587,7 +618,7 @@ def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, sour
         finally:
             admin.execute("RESET lock_timeout")
         shares = snapshot.shares()
-        assert sum(block.count(b"\n") for share in shares for block in share.blocks()) == ACCOUNTS
+        assert sum(block.count(b"\n") for share in shares for block in share.blocks()) == number
 
 
 def test_null_ids_are_counted_and_nothing_is_left(make, tmp_path):
