@@ -4,12 +4,15 @@ import hashlib
 import os
 import subprocess
 import sys
+from contextlib import chdir
 
 import pytest
 from conftest import CHECKOUT
 from hypothesis import given
 from hypothesis import strategies as st
+from inprocess import script
 
+import reducer
 from loader.hfiles.reader import HFileReader
 from loader.region_file import RegionFacts, RegionFile, facts_name, hfile_name
 from predictions.errors import InputError
@@ -125,7 +128,10 @@ def test_a_reducer_that_cannot_write_says_so(tmp_path):
         assert (done.returncode, len(done.stderr.splitlines()), message in done.stderr) == (2, 1, True)
 
 
-def run_reducer(folder, lines, *arguments, **environment):
+def run_reducer(folder, lines, *arguments, process=False, **environment):
+    if not process:
+        with chdir(folder):
+            return script(reducer.main, *arguments, stdin=join_lines(lines), **environment)
     return subprocess.run(
         [sys.executable, CHECKOUT / "reducer.py", *arguments],
         input=join_lines(lines),
@@ -137,7 +143,7 @@ def run_reducer(folder, lines, *arguments, **environment):
 
 def test_the_reducer_writes_it_beside_its_lines(tmp_path):
     lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2", b"3"]))
-    done = run_reducer(tmp_path, lines, "hfiles", mapreduce_task_partition="7")
+    done = run_reducer(tmp_path, lines, "hfiles", process=True, mapreduce_task_partition="7")
     assert (done.returncode, done.stdout) == (0, join_lines(lines))
     assert read(tmp_path, 7) == expected_cells(lines)
 
@@ -145,7 +151,7 @@ def test_the_reducer_writes_it_beside_its_lines(tmp_path):
 def test_lines_that_no_one_could_read_are_not_in_it(tmp_path):
     lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2"]))
     others = prediction_lines([Unreadable("stdin", 1, "the ID is empty", b"")], b"1795362300000").splitlines()
-    done = run_reducer(tmp_path, [*lines, *others], "hfiles")
+    done = run_reducer(tmp_path, [*lines, *others], "hfiles", process=True)
     assert done.stdout == join_lines([*lines, *others])
     assert read(tmp_path) == expected_cells(lines)
     assert run_reducer(tmp_path, others, "only").returncode == done.returncode == 3
