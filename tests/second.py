@@ -23,7 +23,7 @@ NAMELESS = "no-such-host-name"
 
 @dataclass(frozen=True)
 class TwoNames(ClusterConfig):
-    """Whose daemons find their own name whether they were started on this host or on one that is called `NAMELESS`."""
+    """Whose daemons find their own name, on a host that is called `NAMELESS`, and its clients theirs, on this one."""
 
     def write(self):
         super().write()
@@ -46,8 +46,7 @@ class Second(Cluster):
 
     def begin(self):
         """Start it for the first time, and keep what there is then, for the test of that."""
-        started = self.command("start", "--region-servers", str(REGION_SERVERS))
-        assert started.returncode == 0, started.stderr
+        self.bring_back()
         self.first_states = dict(self.status())
         self.first_listening = {
             connection.laddr
@@ -61,12 +60,14 @@ class Second(Cluster):
         """Run `hadoop/cluster`."""
         done = run_command(self.config, *arguments, is_nameless=os.geteuid() == 0)
         if arguments[0] == "start":
-            self.config.write()  # what was started there knows that name alone, what is started here would not
+            self.config.write()  # the command knew one name alone
         return done
 
     def bring_back(self):
-        """Start what is not running."""
-        self.start(REGION_SERVERS, print)
+        """Start what is not running; by the command, since whoever stops a daemon waits for its parent, too."""
+        if not all(state.startswith("running") for _name, state in self.status()):
+            done = self.command("start", "--region-servers", str(REGION_SERVERS))
+            assert done.returncode == 0, done.stderr
 
     def kill(self, name):
         """Kill a daemon."""
