@@ -49,14 +49,17 @@ class LoadJob:
             ServiceError: YARN cannot be reached.
         """
         self._client.require_nodes()
+        # With a limit that is the number of tasks, Hadoop's ApplicationMaster gives the container for a second attempt
+        # back while the other tasks run, and never asks again.
+        limit = tasks if tasks and tasks < plan.parts else None
         with self._folder.scratch("load") as scratch:
             self._client.put(scratch, {BUNDLE: load_bundle(), PLAN: plan.to_json().encode()})
-            self._client.run(self._job(scratch, tasks), progress)
+            self._client.run(self._job(scratch, limit), progress)
 
-    def _job(self, scratch: str, tasks: int | None) -> Job:
+    def _job(self, scratch: str, limit: int | None) -> Job:
         hadoop = self._settings.hadoop
         archives, python_path = self._client.modules(f"{scratch}/{BUNDLE}")
-        limit = {"mapreduce.job.running.map.limit": str(tasks)} if tasks else {}
+        limits = {"mapreduce.job.running.map.limit": str(limit)} if limit else {}
         return Job(
             name=f"predictions load {self._settings.name} {self._folder.release}",
             input=f"{self._folder.path}/scored/part-*",
@@ -64,6 +67,6 @@ class LoadJob:
             mapper=f"{hadoop.python} -m loader {PLAN}",
             files=[f"hdfs://{scratch}/{PLAN}"],
             archives=archives,
-            properties={**_PROPERTIES, **limit, **hadoop.properties},
+            properties={**_PROPERTIES, **limits, **hadoop.properties},
             environment={"PYTHONPATH": python_path},
         )

@@ -18,10 +18,12 @@ from conftest import CHECKOUT, SETTINGS
 from inprocess import without
 
 from loader.connection import Connection
-from loader.plan import part_name
+from loader.plan import Plan, part_name
 from loader.regions import split_points
+from predictions import job
 from predictions.errors import InputError, RefusedError, VerificationError
 from predictions.load import How, load
+from predictions.load_hadoop import LoadJob
 from predictions.load_puts import REJECTED, REJECTED_HEAD
 from predictions.pointer import BUILDING, LOADED, Releases
 from predictions.progress import LoadDisplay
@@ -199,7 +201,7 @@ def test_both_runners_make_the_same_table(release, made, tmp_path):
     release.load()
     assert release.cells() == expected(lines)
 
-    by_job = Release(made, made.storage.new_release(), tmp_path, split_points(2))
+    by_job = Release(made, made.storage.new_release(), tmp_path, split_points(3))
     by_job.put(lines)
     (tmp_path / "environment").mkdir()
     for folder in (Path(library.__file__).parent for library in (np, xxhash)):
@@ -216,11 +218,22 @@ def test_both_runners_make_the_same_table(release, made, tmp_path):
     by_job.load(How(runner="hadoop", processes=2), settings=made.settings.model_copy(update={"hadoop": hadoop}))
     assert by_job.cells() == release.cells()
     log = [entry.split() for entry in (tmp_path / "log").read_text().splitlines()]
-    assert {int(part) for part, _attempt, _offset, _module in log} == {0, 1}
+    assert {int(part) for part, _attempt, _offset, _module in log} == {0, 1, 2}
     assert {module.rpartition("/lib/")[2] for *_entry, module in log} == {"happybase/__init__.py"}
     assert min(int(offset) for part, attempt, offset, _module in log if part == "1" and attempt != "0") > 1500
     by_job.run("verify", "--full")
     by_job.connection.close()
+
+
+def test_a_job_that_may_run_all_its_tasks_at_once_has_no_limit(release, monkeypatch):
+    """Its ApplicationMaster would give back the container for a second attempt, and never ask again."""
+    jobs = []
+    monkeypatch.setattr(job, "usable_nodes", lambda _hadoop: None)
+    monkeypatch.setattr(job.JobClient, "run", lambda _client, job, _progress: jobs.append(job))
+    plan = Plan(release.settings.hbase.server(), release.made.name, release.folder.release, "load", ["8"])
+    for tasks in (None, 1, 2, 3):
+        LoadJob(release.made.settings, release.folder).run(plan, tasks, lambda _share: None)
+    assert [job.properties.get("mapreduce.job.running.map.limit") for job in jobs] == [None, "1", None, None]
 
 
 def test_what_is_interrupted_goes_on_from_its_checkpoints(release):
