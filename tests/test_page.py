@@ -147,6 +147,7 @@ def test_what_is_written_stands_out_from_the_paper(browser, running, scheme):
     """At least 4.5 to 1 (WCAG 2.2, 1.4.3), in each of the colours that a status may have."""
     page = browser.new_page(color_scheme=scheme)
     page.goto(running.url)
+    expect(page.locator("#releases tr")).to_have_count(1)  # they come by a request of their own
     for record_id, status in (("order-001", "fresh"), ("order-399", "changed"), ("no-order", "missing")):
         look_up(page, record_id)
         expect(page.locator("#status")).to_have_text(status)
