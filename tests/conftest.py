@@ -50,7 +50,7 @@ storage = "storage"
 
 
 def pytest_configure(config):
-    config.pluginmanager.register(Costs())
+    config.pluginmanager.register(Costs(), "costs")
 
 
 def pytest_addoption(parser):
@@ -289,11 +289,12 @@ def served(project, trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def project(cluster, tmp_path_factory):
+def project(cluster, tmp_path_factory, request):
     projects = []
 
     def project(text, folder=None, **options):
         projects.append(Project(folder or tmp_path_factory.mktemp("project"), cluster, text, **options))
+        request.config.pluginmanager.get_plugin("costs").projects.add(projects[-1].name)
         return projects[-1]
 
     yield project

@@ -1,8 +1,8 @@
 """What the suite costs: seconds by file, the slowest tests and fixtures, and what each file started.
 
 Processes are seen by looking at /proc twenty times a second, so those that live for less than that may be missed. Those
-below the test process count, and the containers of the shared cluster's NodeManager, as long as they are started while
-a test of the cluster runs. A job is a JVM of `hadoop jar`, on YARN or not.
+below the test process count, and below the shared cluster's NodeManager those of jobs that were begun here, by the name
+of their project. A job is a JVM of `hadoop jar`, on YARN or not.
 """
 
 import os
@@ -28,8 +28,9 @@ class Processes(threading.Thread):
         super().__init__(daemon=True, name="costs")
         self.counts = Counter()
         self._known = set(map(int, filter(str.isdigit, os.listdir("/proc"))))
-        self._ours = {os.getpid()}
-        self._young = {}  # when they were first seen
+        self._ours, self._node_managers = {os.getpid()}, set()
+        self._young = {}  # when they were first seen, what they are, and whether they are a NodeManager's
+        self.projects = set()  # names
 
     def run(self):
         while True:
@@ -40,26 +41,40 @@ class Processes(threading.Thread):
         now = time.monotonic()
         pids = set(map(int, filter(str.isdigit, os.listdir("/proc"))))
         for pid in sorted(pids - self._known):
-            if _parent(pid) in self._ours:
-                self._ours.add(pid)
-                self._young[pid] = (now, "other")
+            parent = _parent(pid)
+            for family in (self._ours, self._node_managers):
+                if parent in family:
+                    family.add(pid)
+                    self._young[pid] = (now, "other", family is self._ours or None)
         self._known = pids
         self._ours &= pids
-        for pid, (since, kind) in list(self._young.items()):
+        self._node_managers &= pids
+        for pid, (since, kind, is_ours) in list(self._young.items()):
             kind = _kind(pid) or kind
+            if is_ours is None:
+                is_ours = self._is_of_our_job(pid)
             if now - since > SETTLED_SECONDS or pid not in pids:
                 del self._young[pid]
-                self.counts[kind] += 1
-                self.counts["jvm"] += kind == "job"
+                if is_ours:
+                    self.counts[kind] += 1
+                    self.counts["jvm"] += kind == "job"
             else:
-                self._young[pid] = (since, kind)
+                self._young[pid] = (since, kind, is_ours)
 
     def adopt(self):
-        """Count what the shared cluster's NodeManager starts, too."""
+        """Count what the shared cluster's NodeManager starts for our jobs, too."""
         try:
-            self._ours.add(int(NODE_MANAGER.read_text().partition('"pid": ')[2].partition(",")[0]))
+            self._node_managers.add(int(NODE_MANAGER.read_text().partition('"pid": ')[2].partition(",")[0]))
         except (OSError, ValueError):
             return
+
+    def _is_of_our_job(self, pid):
+        """Whether a container is of a job of ours; None while its folder does not tell."""
+        try:
+            job = Path(f"/proc/{pid}/cwd/job.xml").read_text(errors="replace")
+        except OSError:
+            return None
+        return any(project in job for project in self.projects)
 
 
 def _parent(pid):
@@ -85,6 +100,7 @@ class Costs:
 
     def __init__(self):
         self._processes = Processes()
+        self.projects = self._processes.projects
         self._before = Counter()
         self._fixtures = []
         self.seconds = defaultdict(float)
