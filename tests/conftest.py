@@ -58,6 +58,17 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="the long forms of the tests")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the cluster's tests of a file in one of several processes, since they share what they make; those on the
+    second cluster too, which take longest and come first."""
+    for item in items:
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    yield
+    items.sort(key=lambda item: not item.nodeid.endswith("@second"))
+
+
 @pytest.fixture(scope="session")
 def full(request) -> bool:
     """Whether the long forms of the tests are wanted."""
