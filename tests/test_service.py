@@ -152,9 +152,12 @@ def test_answers_are_counted_for_prometheus(running):
 
 def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head():
     """It would for 40 ms, on a connection that is kept, while Nagle's algorithm is on."""
-    with closing(_listen("127.0.0.1", 0)) as listening:
-        with closing(socket.create_connection(listening.getsockname())), closing(listening.accept()[0]) as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with (
+        closing(_listen("127.0.0.1", 0)) as listening,
+        closing(socket.create_connection(listening.getsockname())),
+        closing(listening.accept()[0]) as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_schemathesis_finds_nothing(running, full, tmp_path):
