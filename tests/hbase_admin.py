@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from hbasedriver.client.client import Client
 from hbasedriver.protobuf_py.HBase_pb2 import ColumnFamilySchema, RegionSpecifier
 from hbasedriver.protobuf_py.Master_pb2 import MoveRegionRequest
+from kazoo.client import KazooClient
 
 
 def make_table(cluster, table, family, points):
@@ -41,21 +42,28 @@ def expire_server(cluster, address):
     HBase's own start script does so, where a region server dies: it removes its node from ZooKeeper.
     """
     host, port = address.split(":")
-    with _connect(cluster) as client:
-        zookeeper = client.cluster_connection.registry.zk
+    zookeeper = KazooClient(_zookeeper(cluster))
+    zookeeper.start()
+    try:
         for node in zookeeper.get_children("/hbase/rs"):
             if node.startswith(f"{host},{port},"):
                 zookeeper.delete(f"/hbase/rs/{node}")
+    finally:
+        zookeeper.stop()
 
 
 @contextmanager
 def _connect(cluster):
-    client = Client({"hbase.zookeeper.quorum": f"localhost:{cluster.config.port('zookeeper')}"})
+    client = Client({"hbase.zookeeper.quorum": _zookeeper(cluster)})
     try:
         yield client
     finally:
         client.close()
         client.cluster_connection.registry.zk.stop()  # hbase-driver leaves it open, and it would try to connect anew
+
+
+def _zookeeper(cluster):
+    return f"localhost:{cluster.config.port('zookeeper')}"
 
 
 def _region(client, table, key):
