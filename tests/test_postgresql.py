@@ -608,15 +608,26 @@ def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path, n
         {"query": "SELECT * FROM some_accounts JOIN accounts USING (id, balance)"},
     ],
 )
-def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, number, source):
-    database = make("CREATE VIEW some_accounts AS SELECT id, balance FROM accounts", connections=2, **source)
-    with database.snapshot(["id", "balance"]) as snapshot:
+def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, number, monkeypatch, source):
+    """Neither after it was taken, before anything else was asked of its session, nor later."""
+
+    def try_to_empty():
         admin.execute("SET lock_timeout = '200ms'")
         try:
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 admin.execute("TRUNCATE accounts")
         finally:
             admin.execute("RESET lock_timeout")
+
+    class Taken(module.PostgresSnapshot):
+        def __init__(self, *arguments):
+            try_to_empty()
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(module, "PostgresSnapshot", Taken)
+    database = make("CREATE VIEW some_accounts AS SELECT id, balance FROM accounts", connections=2, **source)
+    with database.snapshot(["id", "balance"]) as snapshot:
+        try_to_empty()
         shares = snapshot.shares()
         assert sum(block.count(b"\n") for share in shares for block in share.blocks()) == number
 
