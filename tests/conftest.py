@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import hypothesis
 import pytest
 from costs import Costs
 from inprocess import call, without, without_yarn
@@ -51,6 +52,8 @@ storage = "storage"
 
 def pytest_configure(config):
     config.pluginmanager.register(Costs(), "costs")
+    hypothesis.settings.register_profile("tests", deadline=None)  # others may be at work on the machine
+    hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser):

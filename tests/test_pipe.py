@@ -16,7 +16,7 @@ from sysconfig import get_path
 import numpy as np
 import pytest
 from conftest import CHECKOUT
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from inprocess import script
 from sklearn.dummy import DummyClassifier
@@ -360,7 +360,6 @@ def in_process(model, data, size):
     return lines, b"".join(reducer.unique(read_blocks(io.BytesIO(ordered), size), counts, [])), counts
 
 
-@settings(deadline=None)
 @given(st.lists(record_lines | bad_lines), st.sampled_from([7, 100, 1 << 20]))
 def test_any_text_survives_and_every_line_is_answered(same_for_all, lines, size):
     data = b"".join(line + b"\n" for line in lines)
@@ -392,7 +391,6 @@ def test_any_text_survives_and_every_line_is_answered(same_for_all, lines, size)
 
 
 @given(st.lists(record_lines, min_size=1, unique_by=lambda line: line.partition(b"\t")[0]), st.data())
-@settings(deadline=None)
 def test_the_neighbours_of_a_bad_line_are_scored_as_without_it(same_for_all, lines, data):
     mixed = list(lines)
     for bad in data.draw(st.lists(bad_lines, min_size=1)):
