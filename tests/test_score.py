@@ -344,14 +344,13 @@ def put_model(release, made_by):
     return made_by(Path(release.path) / "model")
 
 
-# Of so few lines, a process reads all before it fails; of so many, it fails while it is fed.
-FEW, MANY = 1, 300
+FEW, MANY = 1, 300  # times the orders: one block, and several, so that who fails at the first is still being fed
 
 
 @both_runners
 def test_a_record_on_which_the_model_raises_is_named(score, release, one_core, runner, full):
     line, lines = put_model(release, badmodels.raising), lines_of(release)
-    for times in (FEW, MANY) if full else [{"pipe": MANY, "local": FEW}[runner]]:
+    for times in (FEW, MANY) if full else [{"pipe": FEW, "local": MANY}[runner]]:
         many = copies(lines, times)
         replace_export(release, [many[:30], [*many[30:], line]])
         told = message(score("--runner", runner, code=6, processes=True))
@@ -363,7 +362,7 @@ def test_a_record_on_which_the_model_raises_is_named(score, release, one_core, r
 @both_runners
 def test_a_mapper_that_crashes_is_named_with_its_signal(score, release, runner, full):
     line, lines = put_model(release, badmodels.segfaulting), lines_of(release)
-    for times in (FEW, MANY) if full else [{"pipe": FEW, "local": MANY}[runner]]:
+    for times in (FEW, MANY) if full else [MANY]:
         many = copies(lines, times)
         replace_export(release, [[*many[:30], line, *many[30:]]])
         told = message(score("--runner", runner, code=6, processes=True))
