@@ -52,7 +52,9 @@ storage = "storage"
 
 def pytest_configure(config):
     config.pluginmanager.register(Costs(), "costs")
-    hypothesis.settings.register_profile("tests", deadline=None)  # others may be at work on the machine
+    # Others may be at work on the machine.
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("tests")
 
 

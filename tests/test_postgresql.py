@@ -672,7 +672,7 @@ def test_a_lookup_has_its_time_though_the_database_hangs(make, admin):
             began = time.monotonic()
             with pytest.raises(ServiceError, match=r"no answer within 1 s \(database.timeout\)"):
                 reader.records(["1"])
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 30
         assert sessions == 1
 
 

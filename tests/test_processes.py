@@ -98,7 +98,7 @@ def test_the_end_kills_all_that_still_run_and_no_other_is_started(processes):
     running = [shell(processes, "exec sleep 600") for _ in range(3)]
     started = time.monotonic()
     processes.end()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     assert [process.returncode for process in running] == [-9] * 3
     assert not [process for process in running if psutil.pid_exists(process.pid)]
     with pytest.raises(InternalError, match="ended"):
