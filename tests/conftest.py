@@ -21,6 +21,7 @@ import hypothesis
 import pytest
 from costs import Costs
 from inprocess import call, without, without_yarn
+from xdist.scheduler import LoadScopeScheduling
 
 from examples.postgresql import running
 from loader.connection import Connection
@@ -63,15 +64,30 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="the long forms of the tests")
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
+# What runs on the second cluster.
+ON_SECOND = (
+    "tests/test_engine.py",
+    "tests/test_load_faults.py",
+    "tests/test_service_faults.py",
+    "tests/test_doctor.py::test_safe_mode",
+)
+
+
+class ByFile(LoadScopeScheduling):
+    """Of several processes, one has all tests of a file, since they share what they make; one those on the second
+    cluster. (`--dist loadgroup` of pytest-xdist 3.8 groups nothing with pytest 9.2.)"""
+
+    def _split_scope(self, nodeid):
+        return "second" if nodeid.startswith(ON_SECOND) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items):
-    """Keep the cluster's tests of a file in one of several processes, since they share what they make; those on the
-    second cluster too, which take longest and come first."""
-    for item in items:
-        if item.get_closest_marker("cluster") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    yield
-    items.sort(key=lambda item: not item.nodeid.endswith("@second"))
+    """Let those on the second cluster come first: they take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(ON_SECOND))
 
 
 @pytest.fixture(scope="session")

@@ -175,7 +175,6 @@ def test_a_full_hdfs(orders_release, cluster):
         dfs_admin(cluster, "-clrSpaceQuota", folder.path)
 
 
-@pytest.mark.xdist_group("second")
 def test_safe_mode(second, tmp_path):
     """On the second cluster: others are at work on the first."""
     made = Project(tmp_path, second, (make_orders(tmp_path) / "predictions.toml").read_text(), yarn=True)

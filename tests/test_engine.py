@@ -16,7 +16,7 @@ from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 from predictions import exits
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second")]
+pytestmark = pytest.mark.cluster
 
 SHUFFLE = 13562
 

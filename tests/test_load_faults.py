@@ -32,7 +32,7 @@ from predictions.schema import FAMILY
 from predictions.settings import load_settings
 from predictions.storage import Storage
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second")]
+pytestmark = pytest.mark.cluster
 
 FLIGHTS = 336_776
 EVERY = 16  # flight is loaded, but for --full

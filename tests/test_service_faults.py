@@ -28,7 +28,7 @@ from predictions.pointer import Releases
 from predictions.release import release_table
 from predictions.schema import texts
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("second")]
+pytestmark = pytest.mark.cluster
 
 CONNECTIONS = 50
 FULL_SECONDS = 60

@@ -20,11 +20,11 @@ pytestmark = pytest.mark.cluster
 
 
 class Attempts(threading.Thread):
-    """Watches the processes of running attempts, and calls `found` once for each, with its Python and its JVM."""
+    """Watches the processes of a project's running attempts: calls `found` once for each, with its Python and its JVM."""
 
-    def __init__(self, found):
+    def __init__(self, made, found):
         super().__init__(daemon=True)
-        self._found, self._seen, self._over = found, set(), threading.Event()
+        self._project, self._found, self._seen, self._over = made.name, found, set(), threading.Event()
 
     def __enter__(self):
         self.start()
@@ -40,7 +40,10 @@ class Attempts(threading.Thread):
                 if not any(word in ("mapper.py", "reducer.py") for word in process.info["cmdline"] or ()):
                     continue
                 try:
-                    attempt = process.environ()["mapreduce_task_attempt_id"]
+                    variables = process.environ()
+                    attempt = variables["mapreduce_task_attempt_id"]
+                    if self._project not in variables["mapreduce_job_name"]:
+                        continue  # others run jobs on the same cluster
                     jvm = next(parent for parent in process.parents() if "YarnChild" in " ".join(parent.cmdline()))
                 except (KeyError, StopIteration, psutil.Error):
                     continue  # it is gone, or no attempt's
@@ -105,7 +108,7 @@ def test_every_first_attempt_killed(orders_project, tmp_path):
             victim.kill()
             killed.append((attempt, victim is script))
 
-    with Attempts(kill):
+    with Attempts(made, kill):
         made.succeed("score")
     assert made.scored(folder) == expected
     check_hfiles(folder, tmp_path)
@@ -144,7 +147,7 @@ def test_stragglers_are_overtaken_by_second_attempts(orders_project, tmp_path):
         # Reducers that wait for the straggler would hold the memory that its second attempt needs.
         "mapreduce.job.reduce.slowstart.completedmaps": 1.0,
     }
-    with Attempts(stop):
+    with Attempts(made, stop):
         made.succeed("score", **properties(**eager))
     assert made.scored(folder) == expected
     check_hfiles(folder, tmp_path)
