@@ -137,7 +137,7 @@ class Cluster:
         if not any(LIB.glob("hadoop-streaming-*.jar")):
             raise InputError(f"{LIB}: the engine's jars are missing; run ./quickstart, which downloads them")
         if not shutil.which("java"):
-            raise InputError("java: not found; install a Java 17 runtime (Debian: openjdk-17-jre-headless)")
+            raise InputError("java: not found; install a Java runtime from 17 to 23 (Debian: openjdk-N-jre-headless)")
         self._run.mkdir(parents=True, exist_ok=True)
         wanted = daemons(region_servers, self.config)
         missing = [daemon for daemon in wanted if not self.process(daemon.name)]

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "200"}  # before numpy and rich read them
+from predictions.task import ONE_THREAD
+
+os.environ |= {**ONE_THREAD, "COLUMNS": "200"}  # before numpy and rich read them
 
 import json
 import random

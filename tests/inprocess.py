@@ -48,16 +48,13 @@ from predictions.model import MANIFEST_FILE, MODEL_FILE, load_model
 from predictions.records import read_blocks, split_lines
 from predictions.release import scored_at
 
-OUTPUT_COLUMNS = "200"
-
 
 def call(arguments, folder, stdin=b"", processes=False, **environment):
     """Run `predictions` with a working directory, and return how it ended and what it wrote."""
     before = os.getcwd(), signal.getsignal(signal.SIGTERM)
     os.chdir(folder)
     try:
-        variables = {"COLUMNS": OUTPUT_COLUMNS, **environment}
-        with CliRunner().isolation(stdin, variables) as (stdout, stderr, _both), without(processes):
+        with CliRunner().isolation(stdin, environment) as (stdout, stderr, _both), without(processes):
             try:
                 exits.run(cli.cli, "predictions", list(arguments))
             except SystemExit as ended:
