@@ -3,17 +3,17 @@
 
     cat part-* | ./mapper.py model.json 20261122T154500Z | LC_ALL=C sort -t$'\\t' -k1,1 -s | ./reducer.py
 
-In:   id TAB feature ... TAB label          (predictions/records.py)
-Out:  rowkey TAB prediction TAB probability TAB record TAB scored TAB error   (predictions/schema.py)
+In:   id TAB feature ... TAB label          (predictions/formats/record_line.py)
+Out:  rowkey TAB prediction TAB probability TAB record TAB scored TAB error   (predictions/formats/prediction_line.py)
 
 The arguments are the model's manifest, with model.skops beside it, and the release for which it scores. The model's
 hash, versions and golden records are checked before the first line. Every line is answered: a record that cannot be
-scored with its `error`, a line that is no record under a key of its own (predictions/unreadable.py).
+scored with its `error`, a line that is no record under a key of its own (predictions/formats/unreadable.py).
 
     ... | ./mapper.py model.json RELEASE MARKS | sort ... | ./reducer.py --changed LINES
 
-With a file of marks of the release that is current (predictions/marks.py), only what has changed since is scored; for
-the others, the reducer takes that release's lines (predictions/carry.py).
+With a file of marks of the release that is current (predictions/task/marks.py), only what has changed since is scored;
+for the others, the reducer takes that release's lines (predictions/task/carry.py).
 """
 
 import faulthandler
@@ -26,13 +26,14 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from predictions import counters, task, unreadable
 from predictions.errors import InputError, InternalError, PredictionsError
-from predictions.marks import Marks
-from predictions.model import Model, load_model
-from predictions.records import id_digest, read_blocks, split_lines
-from predictions.release import scored_at
-from predictions.scoring import ChangedOnly, prediction_lines
+from predictions.formats import counters, unreadable
+from predictions.formats.names import scored_at
+from predictions.formats.record_line import id_digest, read_blocks, split_lines
+from predictions.scoring.model import Model, load_model
+from predictions.scoring.predict import ChangedOnly, prediction_lines
+from predictions.task import environment as task
+from predictions.task.marks import Marks
 
 
 def score(blocks: Iterable[bytes], model: Model, scored: bytes, counts: Counter[str]) -> Iterator[bytes]:

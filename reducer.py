@@ -8,18 +8,18 @@ prediction: its line says so, and the job is refused. Lines that no one could re
 
     ... | ./reducer.py FOLDER
 
-With a folder, its region's HFile is written beside the lines (`loader.region_file`): there, and in a job into a folder
-of this name in the job's output.
+With a folder, its region's HFile is written beside the lines (`predictions.formats.hfile.region_file`): there, and in
+a job into a folder of this name in the job's output.
 
     ... | ./reducer.py FOLDER AGAINST
 
-In a job, with the file AGAINST (`predictions.against`), the lines are compared with the current release's as they are
-written, and what was found goes into the folder too.
+In a job, with the file AGAINST (`predictions.task.current`), the lines are compared with the current release's as they
+are written, and what was found goes into the folder too.
 
     ... | ./mapper.py model.json RELEASE MARKS | sort ... | ./reducer.py --changed LINES
 
-Records that have not changed come unscored, and keep their lines of the current release (`predictions.carry`). LINES is
-a file of that release's lines, or AGAINST, which says where they are.
+Records that have not changed come unscored, and keep their lines of the current release (`predictions.task.carry`).
+LINES is a file of that release's lines, or AGAINST, which says where they are.
 """
 
 import sys
@@ -30,14 +30,10 @@ from itertools import groupby
 from operator import attrgetter, itemgetter, lt
 from pathlib import Path
 
-from loader.region_file import RegionFile
-from predictions import counters, task, unreadable
-from predictions.against import AGAINST_FILE, Against, LostError, write_state
-from predictions.carry import carry_over
 from predictions.errors import InputError, InternalError, PredictionsError, RefusedError
-from predictions.records import first_fields, id_digest, join_lines, read_blocks, split_lines
-from predictions.rowkey import record_id
-from predictions.schema import (
+from predictions.formats import counters, unreadable
+from predictions.formats.hfile.region_file import RegionFile
+from predictions.formats.prediction_line import (
     END_OF_CONFLICT,
     END_OF_SCORED,
     END_OF_UNSCORED,
@@ -46,7 +42,12 @@ from predictions.schema import (
     not_unique,
     parse_line,
 )
-from predictions.upload import upload
+from predictions.formats.record_line import first_fields, id_digest, join_lines, read_blocks, split_lines
+from predictions.formats.row_key import record_id
+from predictions.task import environment as task
+from predictions.task.carry import carry_over
+from predictions.task.current import AGAINST_FILE, Against, LostError, write_state
+from predictions.task.upload import upload
 
 EXAMPLES = 5
 

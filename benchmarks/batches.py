@@ -16,10 +16,10 @@ from psycopg.errors import LockNotAvailable
 
 from benchmarks.flights import CHECKOUT, SETTINGS
 from hadoop.config import ClusterConfig
-from loader.connection import Connection
-from loader.server import Server
-from predictions.rowkey import record_id
-from predictions.schema import split_block
+from predictions.formats.prediction_line import split_block
+from predictions.formats.row_key import record_id
+from predictions.hbase.connection import Connection
+from predictions.hbase.server import Server
 from predictions.storage import Storage
 
 HOST = "127.0.0.1"

@@ -21,14 +21,14 @@ from typing import Any
 import click
 
 from benchmarks.flights import CHECKOUT, VAR, machine, release_on_hdfs, running_cluster
-from loader.connection import Connection
-from predictions import exits
-from predictions.load import How, load
+from predictions.cli import exits
+from predictions.formats.names import release_table
+from predictions.formats.record_line import SEPARATOR, join_lines, split_lines
+from predictions.hbase.connection import Connection
 from predictions.progress import LoadDisplay, say
-from predictions.records import SEPARATOR, join_lines, split_lines
-from predictions.release import release_table
-from predictions.score import score, take_model
 from predictions.settings import Settings, load_settings
+from predictions.stages.load import How, load
+from predictions.stages.score import score, take_model
 from predictions.storage import ReleaseFolder, Storage
 
 HOST = "127.0.0.1"

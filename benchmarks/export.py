@@ -31,7 +31,7 @@ from psycopg.conninfo import conninfo_to_dict
 from benchmarks.database import Database
 from benchmarks.flights import SETTINGS, VAR, machine
 from examples.postgresql import running
-from predictions import exits
+from predictions.cli import exits
 from predictions.settings import load_settings
 
 SHARED_BUFFERS = "1GB"  # three million flights have room

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
-from loader.connection import Connection
-from predictions.export import PART_BYTES
+from predictions.formats.record_line import id_digest, split_lines
+from predictions.hbase.connection import Connection
 from predictions.progress import say
-from predictions.records import id_digest, split_lines
 from predictions.settings import Settings, load_settings
+from predictions.stages.export import PART_BYTES
 from predictions.storage import ReleaseFolder, Storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -40,17 +40,17 @@ import click
 import mapper
 from benchmarks.flights import CHECKOUT, VAR, machine, make_copies, make_release, running_cluster, score_local
 from benchmarks.ways import HOST, WAYS, Lines, writer_speed
-from loader.connection import Connection
 from loader.plan import Plan
-from loader.server import Server
 from loader.tables import make_table
-from predictions import exits
-from predictions.pointer import Releases
+from predictions.cli import exits
+from predictions.formats.record_line import id_digest, split_lines
+from predictions.formats.row_key import record_id
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import Releases
+from predictions.hbase.server import Server
 from predictions.progress import say
-from predictions.records import id_digest, split_lines
-from predictions.rowkey import record_id
+from predictions.stages.verify import verify_table
 from predictions.storage import ReleaseFolder, Storage
-from predictions.verify import verify_table
 from predictions.workers import cores
 
 TIMEOUT = 600.0  # seconds that a request may take with its repetitions, as by default

@@ -28,15 +28,15 @@ import click
 import happybase
 
 from benchmarks.flights import ROWS, SETTINGS, VAR, machine, make_release, running_cluster, score_local
-from loader.connection import Connection
-from predictions import exits
-from predictions.activation import activate
-from predictions.client import Client
-from predictions.load import How, load
+from predictions.cli import exits
+from predictions.formats.names import release_table
+from predictions.formats.row_key import row_keys
+from predictions.hbase.connection import Connection
+from predictions.lookup.client import Client
 from predictions.progress import LoadDisplay, say
-from predictions.release import release_table
-from predictions.rowkey import row_keys
 from predictions.settings import Settings, load_settings
+from predictions.stages.activate import activate
+from predictions.stages.load import How, load
 
 HOST = "127.0.0.1"
 NAME = "benchmark_lookup"

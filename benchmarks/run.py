@@ -25,14 +25,14 @@ import click
 import psutil
 
 from benchmarks.flights import SETTINGS, VAR, machine, release_on_hdfs, running_cluster
-from loader.connection import Connection
-from predictions import exits
-from predictions.load import How, load
-from predictions.pointer import Releases
+from predictions.cli import exits
+from predictions.formats.names import release_table
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import Releases
 from predictions.progress import CHECKING, DONE, LOADING, LoadDisplay, say
-from predictions.release import release_table
-from predictions.score import score
 from predictions.settings import Settings, load_settings
+from predictions.stages.load import How, load
+from predictions.stages.score import score
 from predictions.storage import ReleaseFolder, Storage
 
 HOST = "127.0.0.1"

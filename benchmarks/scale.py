@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from benchmarks.flights import ROWS, VAR, Usage, machine, make_copies, make_release, score_local
-from predictions import exits
+from predictions.cli import exits
 from predictions.storage import ReleaseFolder
 
 DISK_BYTES = 250  # a record, at once: its line (45 bytes), and its prediction (58) in sort's files and in the output

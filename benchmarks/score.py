@@ -37,10 +37,10 @@ import pandas as pd
 
 import mapper
 from benchmarks.flights import VAR, machine, make_copies, make_release, score_local
-from predictions import exits
-from predictions.model import load_model
-from predictions.records import read_blocks
-from predictions.release import scored_at
+from predictions.cli import exits
+from predictions.formats.names import scored_at
+from predictions.formats.record_line import read_blocks
+from predictions.scoring.model import load_model
 from predictions.storage import ReleaseFolder
 
 SPARK = Path(__file__).with_name("spark.py")

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import happybase
 
 from benchmarks.flights import CHECKOUT, SETTINGS
-from loader.connection import Connection
-from loader.hfiles.writer import HFileWriter
+from loader.bulk import HFileLoad
+from loader.local import load_local
 from loader.plan import Plan
-from predictions.load_hfiles import HFileLoad
-from predictions.load_local import load_local
+from predictions.formats.hfile.writer import HFileWriter
+from predictions.formats.prediction_line import FAMILY, FIELDS, columns
+from predictions.formats.record_line import split_columns, write_rows
+from predictions.hbase.connection import Connection
 from predictions.progress import LoadDisplay
-from predictions.records import split_columns, write_rows
-from predictions.schema import FAMILY, FIELDS, columns
 from predictions.settings import load_settings
 from predictions.storage import HFILES, ReleaseFolder
 

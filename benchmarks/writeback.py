@@ -41,7 +41,7 @@ from benchmarks.database import Database, Watch
 from benchmarks.flights import VAR, machine, running_cluster
 from benchmarks.reads import PacedReads, by_second, summary
 from examples.postgresql import running
-from predictions import exits
+from predictions.cli import exits
 
 SHARED_BUFFERS = "512MB"  # a million records have room
 PHASES = {"nothing": "nothing else", "write_back": "writing back", "package": "this package"}

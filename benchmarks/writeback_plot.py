@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from predictions.figures import BEFORE, GRID, INK, NOW, SOFT
+from predictions.report.figures import BEFORE, GRID, INK, NOW, SOFT
 
 PHASES = {
     "nothing": ("nothing else happens", SOFT),

@@ -6,8 +6,8 @@ import click
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
-from hadoop.packing import pack_environment
-from predictions import exits
+from predictions.cli import exits
+from predictions.jobs.bundle import pack_environment
 from predictions.progress import say
 
 

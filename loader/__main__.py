@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from loader.checkpoints import Checkpoint
-from loader.connection import Connection
+from loader.part import load_part
 from loader.plan import Plan, part_number
-from loader.puts import load_part
-from predictions import counters, task
 from predictions.errors import InputError, PredictionsError
-from predictions.records import read_blocks
+from predictions.formats import counters
+from predictions.formats.record_line import read_blocks
+from predictions.hbase.connection import Connection
+from predictions.task import environment as task
 
 
 def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
@@ -30,7 +31,7 @@ def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
 
 
 def main() -> int:
-    gc.disable()  # see predictions/load_local.py
+    gc.disable()  # see loader/local.py
     try:
         with open(sys.argv[1]) as file:
             plan = Plan.from_json(file.read())

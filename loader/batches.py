@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from predictions.errors import InputError
-from predictions.records import SEPARATOR, split_lines
+from predictions.formats.record_line import SEPARATOR, split_lines
 
 # Of lines; as a request they are half as much again. A framed transport takes 2 MB. Between 0.1 and 1 MB it hardly
 # mattered on two cores.

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from loader.connection import Connection
 from loader.plan import Plan
-from predictions.records import SEPARATOR, escape, split_lines, unescape, write_rows
+from predictions.formats.record_line import SEPARATOR, escape, split_lines, unescape, write_rows
+from predictions.hbase.connection import Connection
 
 _FAMILY = b"r"
 _CHECKPOINT = b"r:checkpoint"

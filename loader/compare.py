@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from loader.connection import Connection, Row
-from predictions.records import id_digest, split_lines
-from predictions.rowkey import record_id
-from predictions.schema import FAMILY, cells, parse_line
+from predictions.formats.prediction_line import FAMILY, cells, parse_line
+from predictions.formats.record_line import id_digest, split_lines
+from predictions.formats.row_key import record_id
+from predictions.hbase.connection import Connection, Row
 
 EXAMPLES = 20
 # A line without a row; a row without a line; a row with a cell that is not its line's.

@@ -4,10 +4,10 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
-from loader.regions import key_range
-from loader.server import Server
 from predictions.errors import InputError
-from predictions.release import release_table
+from predictions.formats.names import release_table
+from predictions.formats.regions import key_range
+from predictions.hbase.server import Server
 
 PACKED = ".gz"  # what a job adds to the name of a part file
 

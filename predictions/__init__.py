@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from predictions.client import Answer, Client
+    from predictions.lookup.client import Answer, Client
 
 __all__ = ["Answer", "Client"]
 
@@ -11,7 +11,7 @@ __all__ = ["Answer", "Client"]
 def __getattr__(name: str) -> Any:
     # On the first use only: the streaming scripts ship neither HappyBase nor a database driver.
     if name in __all__:
-        from predictions import client
+        from predictions.lookup import client
 
         return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,3 +1,3 @@
-from predictions.cli import main
+from predictions.cli.commands import main
 
 main()

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from loader.server import Server
 from predictions.errors import InputError
+from predictions.hbase.server import Server
 
 FILE_NAME = "predictions.toml"
 RUNNERS = ("pipe", "local", "hadoop")  # of score

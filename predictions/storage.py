@@ -21,11 +21,11 @@ from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
-from hadoop.diagnosis import diagnose
 from loader.plan import PACKED, part_name
+from predictions.diagnosis import diagnose
 from predictions.errors import InputError, InternalError, ServiceError
-from predictions.records import read_blocks
-from predictions.release import is_release_id, new_release_id
+from predictions.formats.names import is_release_id, new_release_id
+from predictions.formats.record_line import read_blocks
 
 MANIFEST = "manifest.json"
 HFILES = "hfiles"

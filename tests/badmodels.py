@@ -14,8 +14,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
-from predictions.model import Model, save_model
-from predictions.records import Column
+from predictions.formats.record_line import Column
+from predictions.scoring.model import Model, save_model
 
 FEATURES = [Column("country", "text"), Column("amount", "real"), Column("items", "integer")]
 COUNTRIES = ["AT", "CH", "Côte d'Ivoire", "tab\there", np.nan]  # those of the orders
@@ -68,7 +68,7 @@ def _pipeline(prepare: tuple[str, Any, list[str]], estimator: Any) -> Pipeline:
 
 
 def _save(pipeline: Pipeline, folder: Path) -> None:
-    # The keys are those of predictions.training.train: the scoring stage copies them into the release's manifest.
+    # The keys are those of predictions.stages.train.train: the scoring stage copies them into the release's manifest.
     manifest = {
         "id": Column("id", "text").as_json(),
         "features": [column.as_json() for column in FEATURES],

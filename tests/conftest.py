@@ -2,7 +2,7 @@
 
 import os
 
-from predictions.task import ONE_THREAD
+from predictions.task.environment import ONE_THREAD
 
 os.environ |= {**ONE_THREAD, "COLUMNS": "200"}  # before numpy and rich read them
 
@@ -26,13 +26,13 @@ from inprocess import call, without, without_yarn
 from xdist.scheduler import LoadScopeScheduling
 
 from examples.postgresql import running
-from loader.connection import Connection
-from loader.server import Server
-from predictions.export import export
-from predictions.records import id_digest
+from predictions.formats.record_line import id_digest
+from predictions.hbase.connection import Connection
+from predictions.hbase.server import Server
 from predictions.settings import load_settings
+from predictions.stages.export import export
+from predictions.stages.train import train
 from predictions.storage import ReleaseFolder, Storage
-from predictions.training import train
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 

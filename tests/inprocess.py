@@ -24,29 +24,19 @@ from click.testing import CliRunner
 
 import mapper
 import reducer
-from hadoop.streaming import Job
-from loader.regions import split_points
-from predictions import (
-    cli,
-    compare,
-    exits,
-    export,
-    job,
-    load_hfiles,
-    load_local,
-    marking,
-    score,
-    score_local,
-    task,
-    training,
-    verify,
-    workers,
-)
-from predictions.counters import Outcome
-from predictions.marks import MARKS_FILE, Marks
-from predictions.model import MANIFEST_FILE, MODEL_FILE, load_model
-from predictions.records import read_blocks, split_lines
-from predictions.release import scored_at
+from loader import bulk, local
+from predictions import workers
+from predictions.cli import commands, exits
+from predictions.formats.counters import Outcome
+from predictions.formats.names import scored_at
+from predictions.formats.record_line import read_blocks, split_lines
+from predictions.formats.regions import split_points
+from predictions.jobs import client
+from predictions.jobs.streaming import Job
+from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, load_model
+from predictions.stages import compare, export, marking, score, score_local, train, verify
+from predictions.task import environment as task
+from predictions.task.marks import MARKS_FILE, Marks
 
 
 def call(arguments, folder, stdin=b"", processes=False, **environment):
@@ -56,7 +46,7 @@ def call(arguments, folder, stdin=b"", processes=False, **environment):
     try:
         with CliRunner().isolation(stdin, environment) as (stdout, stderr, _both), without(processes):
             try:
-                exits.run(cli.cli, "predictions", list(arguments))
+                exits.run(commands.cli, "predictions", list(arguments))
             except SystemExit as ended:
                 code = ended.code
             for stream in (sys.stdout, sys.stderr):
@@ -73,9 +63,9 @@ def without(processes=False):
     """Let the stages do in this process what they have others for, unless those are wanted."""
     with pytest.MonkeyPatch.context() as patch:
         if not processes:
-            patch.setattr(training, "try_in_fresh_process", lambda manifest, _release: load_model(manifest))
+            patch.setattr(train, "try_in_fresh_process", lambda manifest, _release: load_model(manifest))
             patch.setattr(score_local, "LocalRun", OneProcess)
-            for module in (compare, export, load_hfiles, load_local, marking, verify):
+            for module in (compare, export, bulk, local, marking, verify):
                 patch.setattr(module, "run_tasks", run_tasks)
         yield
 
@@ -134,7 +124,7 @@ def without_yarn(storage):
         on_yarn = Job.command
         if storage:
             patch.setattr(Job, "command", command)
-            patch.setattr(job, "usable_nodes", lambda _hadoop: None)
+            patch.setattr(client, "usable_nodes", lambda _hadoop: None)
         yield
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from inprocess import without, without_yarn
 
-from predictions import cli, exits, lease
+from predictions.cli import commands, exits
+from predictions.hbase import lease
 from predictions.settings import load_settings
 from predictions.storage import Storage
 
@@ -87,7 +88,7 @@ def become(point, settings, arguments, folder, environment, processes, yarn, sil
     known = load_settings(Path(settings))
     storage = None if yarn else Storage(known.hadoop.storage, known.name)
     with without(processes), without_yarn(storage):
-        exits.run(cli.cli, "predictions", ["--settings", settings, *arguments])
+        exits.run(commands.cli, "predictions", ["--settings", settings, *arguments])
 
 
 def main():

@@ -5,10 +5,11 @@ import json
 import pytest
 from test_comparison import BINARY, blocks, of
 
-from predictions import against, download
-from predictions.against import Against, comparison_name, read_state, write_state
-from predictions.comparison import compare
+from predictions.comparison.comparison import compare
 from predictions.errors import InputError
+from predictions.task import current as against
+from predictions.task import download
+from predictions.task.current import Against, comparison_name, read_state, write_state
 
 BEFORE = of(*[(b"0", b"0.9"), (b"1", b"0.8"), (b"1", b"0.7")] * 30)
 AFTER = of(*[(b"1", b"0.9"), (b"1", b"0.8"), None] * 31)

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import pytest
 
-from predictions.client import Client
+from predictions.lookup.client import Client
 
 pytestmark = pytest.mark.cluster
 

@@ -12,7 +12,7 @@ from loader import batches as module
 from loader.__main__ import skip
 from loader.batches import BATCH_BYTES, batches
 from predictions.errors import InputError
-from predictions.records import join_lines, read_blocks
+from predictions.formats.record_line import join_lines, read_blocks
 from predictions.storage import Storage
 
 BYTES = 100  # of a batch, here

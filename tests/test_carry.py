@@ -12,18 +12,19 @@ from conftest import make_orders, replace_export
 from inprocess import without
 
 from mapper import score_changed
-from predictions import carry, marks, scoring
 from predictions.errors import InputError, InternalError
-from predictions.export import export
-from predictions.model import load_model
-from predictions.records import fingerprints, read_blocks, split_lines, split_records
-from predictions.release import scored_at
-from predictions.rowkey import record_id, row_keys
-from predictions.schema import parse_line
-from predictions.score import score, take_model
+from predictions.formats.names import scored_at
+from predictions.formats.prediction_line import parse_line
+from predictions.formats.record_line import fingerprints, read_blocks, split_lines, split_records
+from predictions.formats.row_key import record_id, row_keys
+from predictions.scoring import predict as scoring
+from predictions.scoring.model import load_model
 from predictions.settings import load_settings
+from predictions.stages.export import export
+from predictions.stages.score import score, take_model
+from predictions.stages.train import train
 from predictions.storage import Storage
-from predictions.training import train
+from predictions.task import carry, marks
 from reducer import unique
 
 GONE, NEW, CHANGED = 10, 9, 7  # of the 400 orders; one of eight that were to change has no amount

@@ -3,9 +3,9 @@
 import psycopg
 import pytest
 
-from loader.connection import Connection
-from predictions.pointer import Releases
-from predictions.release import release_table
+from predictions.formats.names import release_table
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import Releases
 
 pytestmark = pytest.mark.cluster
 

@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 from conftest import CHECKOUT
 
-from predictions import export as predictions_export
+from predictions.stages import export as predictions_export
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ class Absent:
         if name.partition(".")[0] in EXTRAS:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
-from predictions.cli import main
+from predictions.cli.commands import main
 main()
 """
 

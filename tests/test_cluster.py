@@ -20,11 +20,11 @@ import skops.io
 from conftest import CHECKOUT, make_orders
 
 from examples.flights.make_database import make_database
-from hadoop.packing import pack_environment
-from loader.connection import Connection
-from loader.regions import split_points
-from predictions.model import TRUSTED
-from predictions.release import release_table
+from predictions.formats.names import release_table
+from predictions.formats.regions import split_points
+from predictions.hbase.connection import Connection
+from predictions.jobs.bundle import pack_environment
+from predictions.scoring.model import TRUSTED
 
 pytestmark = pytest.mark.cluster
 

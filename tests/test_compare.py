@@ -6,9 +6,9 @@ import pytest
 from conftest import make_orders
 from inprocess import call
 
-from predictions.compare import compare_releases, lines_of
 from predictions.errors import InputError
-from predictions.records import split_lines
+from predictions.formats.record_line import split_lines
+from predictions.stages.compare import compare_releases, lines_of
 from predictions.storage import Storage
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictions.comparison import AMOUNT_EDGES, Comparison, compare
-from predictions.distribution import Bins, Distribution, Rows
+from predictions.comparison.comparison import AMOUNT_EDGES, Comparison, compare
+from predictions.comparison.distribution import Bins, Distribution, Rows
 from predictions.errors import InputError
-from predictions.records import join_lines, split_lines
-from predictions.rowkey import row_keys
+from predictions.formats.record_line import join_lines, split_lines
+from predictions.formats.row_key import row_keys
 
 BINARY = Bins.of_model({"task": "classification", "classes": [0, 1]})
 THREE = Bins.of_model({"task": "classification", "classes": ["a", "b", "c"]})

@@ -21,11 +21,11 @@ import tenacity
 from conftest import CHECKOUT
 from thrift_servers import MODES, Listener, Relay, thrift_servers
 
-import loader.connection
-import loader.transport
-from loader.connection import Cell, Connection, RefusalError
-from loader.server import Server
+import predictions.hbase.connection
+import predictions.hbase.transport
 from predictions.errors import InputError, ServiceError
+from predictions.hbase.connection import Cell, Connection, RefusalError
+from predictions.hbase.server import Server
 
 on_cluster = pytest.mark.cluster
 
@@ -209,8 +209,8 @@ def test_another_thread_is_refused(table, connection):
 
 FORK = """
 import os, sys
-from loader.connection import Connection
-from loader.server import Server
+from predictions.hbase.connection import Connection
+from predictions.hbase.server import Server
 
 connection = Connection(Server("127.0.0.1", int(sys.argv[1])))
 found = [connection.row(sys.argv[2], b"k00001")]
@@ -299,7 +299,7 @@ class Clock:
 def test_a_refused_connection_is_tried_again_until_patience_is_used_up(monkeypatch):
     for _turn in range(100):  # since the waits are drawn at random
         clock = Clock()
-        for module in (loader.connection, loader.transport, tenacity, tenacity.nap):
+        for module in (predictions.hbase.connection, predictions.hbase.transport, tenacity, tenacity.nap):
             monkeypatch.setattr(module, "time", clock)
         server = Server("127.0.0.1", Listener().port, timeout=2, timeout_setting="hbase.setting")
         error, reasons = gives_up(server)
@@ -333,7 +333,7 @@ def test_a_server_that_does_not_speak_thrift_is_told_as_one_that_cannot_be_had(t
 
 @on_cluster
 def test_an_idle_connection_is_opened_anew_before_the_server_closes_it(monkeypatch, table, relay, connection, reasons):
-    monkeypatch.setattr(loader.connection, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(predictions.hbase.connection, "IDLE_SECONDS", 0.5)
     assert lookups(connection, table, [1, 2]) == [2, 0, 0]
     assert len(relay.accepted) == 1
     time.sleep(0.6)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictions import counters
+from predictions.formats import counters
 
 
 def written(**counts):

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from conftest import CHECKOUT, make_orders
 
-from loader.connection import Connection
-from predictions.compare import kept
-from predictions.lease import SILENT_SECONDS
-from predictions.pointer import BUILDING, DROPPED, Releases
+from predictions.hbase.connection import Connection
+from predictions.hbase.lease import SILENT_SECONDS
+from predictions.hbase.releases import BUILDING, DROPPED, Releases
+from predictions.stages.compare import kept
 
 pytestmark = pytest.mark.cluster
 
@@ -34,17 +34,17 @@ POINTS = {
     "the export is being written": "predictions.storage:ReleaseFolder.create:exit:/_export.",
     "exported, without a manifest": "predictions.storage:ReleaseFolder.write_manifest:enter",
     "the model is written, not renamed": "predictions.storage:ReleaseFolder._rename:enter:/model",
-    "what the job ships is there": "predictions.score_hadoop:ScoreJob.ship:exit",
-    "the job is running": "predictions.job:JobClient.run:progress",
-    "the job is done, its lines are not renamed": "predictions.job:JobClient.run:exit",
+    "what the job ships is there": "predictions.stages.score_hadoop:ScoreJob.ship:exit",
+    "the job is running": "predictions.jobs.client:JobClient.run:progress",
+    "the job is done, its lines are not renamed": "predictions.jobs.client:JobClient.run:exit",
     "the HFiles are renamed, not the lines": "predictions.storage:ReleaseFolder.take:exit",
     "scored": "predictions.storage:ReleaseFolder._rename:exit:/scored",
-    "the release is claimed, there is no table": "predictions.pointer:Releases.claim:exit",
-    "the table is made, and empty": "predictions.load:make_table:exit",
-    "HBase has been handed the files": "predictions.load_hfiles:_bulk_load:exit",
-    "the manifest says loaded, HBase does not": "predictions.pointer:Releases.finish:enter",
-    "the gates have spoken, nothing is switched": "predictions.pointer:Releases._switch:enter",
-    "switched": "predictions.pointer:Releases._switch:exit",
+    "the release is claimed, there is no table": "predictions.hbase.releases:Releases.claim:exit",
+    "the table is made, and empty": "predictions.stages.load:make_table:exit",
+    "HBase has been handed the files": "loader.bulk:_bulk_load:exit",
+    "the manifest says loaded, HBase does not": "predictions.hbase.releases:Releases.finish:enter",
+    "the gates have spoken, nothing is switched": "predictions.hbase.releases:Releases._switch:enter",
+    "switched": "predictions.hbase.releases:Releases._switch:exit",
 }
 WITH_FULL = {"the HFiles are renamed, not the lines"}  # much the same as the point before it, and a job
 ON_YARN = "the job is running"
@@ -197,7 +197,7 @@ def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goe
 
 def test_of_two_runs_at_once_the_second_is_told(crashing, full):
     cheap = {} if full else WITHOUT_COMMANDS
-    process, folder = crashing.begin("predictions.stages:run_score:hold", "--runner", "local", **cheap)
+    process, folder = crashing.begin("predictions.cli.stages:run_score:hold", "--runner", "local", **cheap)
     deadline = time.monotonic() + DEADLINE
     while not (folder / "work" / "held").exists():  # it has the lease, and keeps it
         assert time.monotonic() < deadline, (folder / "stderr").read_text()

@@ -3,10 +3,10 @@ from contextlib import closing
 
 import pytest
 
-from predictions.database import open_database
 from predictions.errors import InputError, ServiceError
-from predictions.records import split_lines
+from predictions.formats.record_line import split_lines
 from predictions.settings import DatabaseSettings
+from predictions.sources.base import open_database
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_column_declared_a_date_has_the_type_of_what_it_holds(make, declared, 
 
 
 def test_a_value_of_another_kind_in_a_later_block_counts_too(make, monkeypatch):
-    monkeypatch.setattr("predictions.sqlite.FETCH_ROWS", 2)
+    monkeypatch.setattr("predictions.sources.sqlite.FETCH_ROWS", 2)
     database = make(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, day DATE); INSERT INTO t (day) VALUES ('2026-11-22'), (NULL), (NULL), (7)",
         table="t",

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hadoop.diagnosis import CAUSES, attempt_logs, diagnose
+from predictions.diagnosis import CAUSES, attempt_logs, diagnose
 from predictions.errors import InternalError, ServiceError
 
 MASTER, FIRST, SECOND = (f"container_1795366300000_0007_01_00000{number}" for number in (1, 2, 3))

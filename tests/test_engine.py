@@ -14,7 +14,7 @@ import hadoop.__main__
 from hadoop import engine
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
-from predictions import exits
+from predictions.cli import exits
 
 pytestmark = pytest.mark.cluster
 

@@ -5,9 +5,9 @@ from contextlib import closing
 import pytest
 
 from predictions.errors import InputError
-from predictions.export import export
-from predictions.records import id_digest, split_columns
+from predictions.formats.record_line import id_digest, split_columns
 from predictions.settings import load_settings
+from predictions.stages.export import export
 from predictions.storage import Storage
 
 
@@ -50,8 +50,8 @@ def test_every_record_is_exported_with_its_features_and_label(settings, storage,
 
 
 def test_large_exports_are_cut_into_parts(settings, storage, monkeypatch):
-    monkeypatch.setattr("predictions.export.PART_BYTES", 4000)
-    monkeypatch.setattr("predictions.sqlite.FETCH_ROWS", 50)
+    monkeypatch.setattr("predictions.stages.export.PART_BYTES", 4000)
+    monkeypatch.setattr("predictions.sources.sqlite.FETCH_ROWS", 50)
     folder = export(settings, storage, quiet, quiet)
     parts = folder.files("export")
     assert len(parts) > 2
@@ -77,7 +77,7 @@ def test_a_failed_export_leaves_nothing_behind(settings, storage, orders):
 
 
 def test_ids_that_can_be_no_row_keys_are_exported_and_counted(settings, storage, orders, monkeypatch):
-    monkeypatch.setattr("predictions.sqlite.FETCH_ROWS", 50)  # they stand in different blocks
+    monkeypatch.setattr("predictions.sources.sqlite.FETCH_ROWS", 50)  # they stand in different blocks
     unfit = ["", "x" * 32763, b"\xff"]
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         for number, record_id in enumerate([*unfit, "tab\there", "\\N", "é"]):

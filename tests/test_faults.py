@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from inprocess import script
 
 import mapper
-from predictions import faults
 from predictions.errors import InternalError
-from predictions.model import load_model
+from predictions.scoring import faults
+from predictions.scoring.model import load_model
 
 RELEASE = "20261122T154500Z"
 GOOD = b"a\tAT\t250.0\t1\t0\n", b"b\t\\N\t\\N\t\\N\t0\n", b"c\tCH\t4.5\t2\t0\n"
@@ -65,9 +65,7 @@ def test_a_child_that_ends_or_raises_is_not_killed(capfd):
 
 
 def test_a_child_writes_nothing_of_what_its_parent_has_buffered(tmp_path):
-    script = (
-        "import sys; from predictions import faults; sys.stdout.write('once\\n'); faults.killing_signal(len, b'a\\n')"
-    )
+    script = "import sys; from predictions.scoring import faults; sys.stdout.write('once\\n'); faults.killing_signal(len, b'a\\n')"
     ran = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True)
     assert ran.stdout == "once\n", ran.stderr
 

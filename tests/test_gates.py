@@ -3,9 +3,9 @@
 import pytest
 from test_comparison import BINARY, blocks, of
 
-from predictions.comparison import compare
-from predictions.gates import gates
+from predictions.comparison.comparison import compare
 from predictions.settings import GateSettings
+from predictions.stages.gates import gates
 
 
 def manifest(loss=0.5, baseline=0.6, failed=0, task="classification"):

@@ -16,11 +16,12 @@ import pytest
 import xxhash
 from conftest import CHECKOUT
 
-from hadoop import packing, streaming
 from hadoop.config import PORTS, ClusterConfig
-from hadoop.partitions import partition_file
-from hadoop.streaming import Job, find_streaming_jar, printable
 from predictions.errors import InputError, InternalError, ServiceError
+from predictions.jobs import bundle as packing
+from predictions.jobs import streaming
+from predictions.jobs.partitions import partition_file
+from predictions.jobs.streaming import Job, find_streaming_jar, printable
 
 MAPS_ALONE = Job("a load", "/in/part-*", "/out", "python3 -m loader load.json", ["a"], ["c#lib"])
 JOB = Job(
@@ -105,7 +106,7 @@ def test_the_partition_file():
 def test_the_bundle_is_the_same_each_time():
     assert packing.bundle() == packing.bundle()
     names = zipfile.ZipFile(BytesIO(packing.bundle())).namelist()
-    assert "predictions/model.py" in names
+    assert "predictions/scoring/model.py" in names
     assert not [name for name in names if "cli" in name or "client" in name]
 
 
@@ -121,7 +122,7 @@ def test_the_loaders_bundle_is_the_same_each_time():
 PROBE = """
 import sys, runpy
 runpy.run_module("loader", run_name="loaded")
-for name in ("loader.connection", "happybase", "thriftpy2.protocol.cybin", "tenacity", "numpy"):
+for name in ("predictions.hbase.connection", "happybase", "thriftpy2.protocol.cybin", "tenacity", "numpy"):
     print(name, sys.modules[name].__file__)
 """
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.hfiles.blocks import CHECKED_BYTES, Codec
-from loader.hfiles.reader import HFileReader
-from loader.hfiles.trailer import TRAILER_BYTES, Field, decode_trailer, encode_trailer
-from loader.hfiles.writer import HFileWriter
 from predictions.errors import InputError, VerificationError
-from predictions.rowkey import MAX_KEY_BYTES
+from predictions.formats.hfile.blocks import CHECKED_BYTES, Codec
+from predictions.formats.hfile.reader import HFileReader
+from predictions.formats.hfile.trailer import TRAILER_BYTES, Field, decode_trailer, encode_trailer
+from predictions.formats.hfile.writer import HFileWriter
+from predictions.formats.row_key import MAX_KEY_BYTES
 
 TIME = 1795366709000
 SMALL = {"block_bytes": 300, "index_bytes": 200}  # so that little data has many blocks and levels

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_hfiles import SMALL, TIME, cells, orders, read, tables, write
 
-from loader.connection import Connection
-from loader.hfiles.blocks import Codec
-from loader.hfiles.reader import HFileReader
-from loader.hfiles.trailer import TRAILER_BYTES
-from loader.hfiles.writer import HFileWriter
 from predictions.errors import VerificationError
+from predictions.formats.hfile.blocks import Codec
+from predictions.formats.hfile.reader import HFileReader
+from predictions.formats.hfile.trailer import TRAILER_BYTES
+from predictions.formats.hfile.writer import HFileWriter
+from predictions.hbase.connection import Connection
 from predictions.storage import Storage
 
 pytestmark = pytest.mark.cluster

@@ -11,10 +11,10 @@ import pytest
 from conftest import CHECKOUT
 from sklearn.dummy import DummyClassifier
 
-from predictions.features import FrameReader
-from predictions.model import Model, save_model
-from predictions.records import Column, split_columns
-from predictions.schema import cells, parse_line
+from predictions.formats.prediction_line import cells, parse_line
+from predictions.formats.record_line import Column, split_columns
+from predictions.scoring.features import FrameReader
+from predictions.scoring.model import Model, save_model
 
 DATA = CHECKOUT / "tests" / "data"
 FEATURES = [Column(name, "text") for name in ("carrier", "origin", "dest")] + [

@@ -17,20 +17,20 @@ import xxhash
 from conftest import CHECKOUT, SETTINGS
 from inprocess import without
 
-from loader.connection import Connection
+from loader.job import LoadJob
+from loader.load_puts import REJECTED, REJECTED_HEAD
 from loader.plan import Plan, part_name
-from loader.regions import split_points
-from predictions import job
 from predictions.errors import InputError, RefusedError, VerificationError
-from predictions.load import How, load
-from predictions.load_hadoop import LoadJob
-from predictions.load_puts import REJECTED, REJECTED_HEAD
-from predictions.pointer import BUILDING, LOADED, Releases
+from predictions.formats.names import release_table
+from predictions.formats.prediction_line import MAX_CELL_BYTES, cells, parse_line
+from predictions.formats.record_line import id_digest, join_lines
+from predictions.formats.regions import split_points
+from predictions.formats.row_key import record_id, row_keys
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import BUILDING, LOADED, Releases
+from predictions.jobs import client as job
 from predictions.progress import LoadDisplay
-from predictions.records import id_digest, join_lines
-from predictions.release import release_table
-from predictions.rowkey import record_id, row_keys
-from predictions.schema import MAX_CELL_BYTES, cells, parse_line
+from predictions.stages.load import How, load
 
 pytestmark = pytest.mark.cluster
 
@@ -165,7 +165,7 @@ import os, runpy, signal, sys
 import happybase
 from loader import batches
 from loader.checkpoints import Checkpoints
-from predictions import task
+from predictions.task import environment as task
 
 batches.BATCH_BYTES, read, write = 1000, Checkpoints.read, Checkpoints.write
 

@@ -25,10 +25,10 @@ from second import REGION_SERVERS
 
 import loader.batches
 from examples.flights.make_database import make_database
-from loader.connection import Connection
-from predictions.pointer import Releases
-from predictions.release import release_table
-from predictions.schema import FAMILY
+from predictions.formats.names import release_table
+from predictions.formats.prediction_line import FAMILY
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import Releases
 from predictions.settings import load_settings
 from predictions.storage import Storage
 

@@ -13,14 +13,14 @@ from conftest import CHECKOUT, make_orders, properties
 from hbase_admin import make_table
 from inprocess import without
 
-from loader.connection import Connection
-from loader.region_file import hfile_name
-from loader.regions import split_points
-from predictions.load import How, load
-from predictions.pointer import BUILDING, Releases
+from predictions.formats.hfile.region_file import hfile_name
+from predictions.formats.names import release_table
+from predictions.formats.prediction_line import FAMILY
+from predictions.formats.regions import split_points
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import BUILDING, Releases
 from predictions.progress import LoadDisplay
-from predictions.release import release_table
-from predictions.schema import FAMILY
+from predictions.stages.load import How, load
 
 pytestmark = pytest.mark.cluster
 

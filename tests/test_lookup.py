@@ -16,16 +16,16 @@ import pytest
 from conftest import make_orders
 from thrift_servers import Listener, Relay
 
-from loader.connection import Connection
-from predictions.client import Client
 from predictions.errors import InputError
-from predictions.pointer import Releases
-from predictions.records import split_lines
-from predictions.release import release_table
-from predictions.schema import parse_line
-from predictions.served import MIN_ROWS, POINTER_SECONDS, _by_region
+from predictions.formats.names import release_table
+from predictions.formats.prediction_line import parse_line
+from predictions.formats.record_line import split_lines
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import Releases
+from predictions.lookup.client import Client
+from predictions.lookup.served import MIN_ROWS, POINTER_SECONDS, _by_region
 from predictions.settings import load_settings
-from predictions.sqlite_reader import SqliteReader
+from predictions.sources.sqlite_reader import SqliteReader
 
 pytestmark = pytest.mark.cluster
 
@@ -438,7 +438,7 @@ def test_a_model_that_cannot_be_had_leaves_the_answer_as_it_is(served, tmp_path)
 
 
 def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeypatch):
-    monkeypatch.setattr("predictions.online.LOAD_SECONDS", LOST_SECONDS)
+    monkeypatch.setattr("predictions.lookup.online.LOAD_SECONDS", LOST_SECONDS)
     change_order(make_orders(tmp_path) / "orders.db")
     settings = with_database(served.settings, tmp_path / "orders.db")
     with (
@@ -455,7 +455,7 @@ def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeyp
 
 
 def test_a_model_that_could_not_be_had_is_tried_again(served, tmp_path, monkeypatch):
-    monkeypatch.setattr("predictions.online.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("predictions.lookup.online.RETRY_SECONDS", 0.2)
     change_order(make_orders(tmp_path) / "orders.db")
     folder = served.storage.release()
     with Client(with_database(served.settings, tmp_path / "orders.db"), model=str(tmp_path / "later")) as client:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import CHECKOUT
 
-from predictions.rowkey import row_keys
+from predictions.formats.row_key import row_keys
 
 RELEASE = "20261122T154500Z"
 FEW = 60_000

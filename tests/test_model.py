@@ -9,11 +9,11 @@ from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import FunctionTransformer
 
-from predictions import model as model_module
 from predictions.errors import InputError
-from predictions.model import LARGEST_VALUE, Model, load_model, save_model, sha256
-from predictions.records import Column, write_rows
-from predictions.schema import MAX_CELL_BYTES
+from predictions.formats.prediction_line import MAX_CELL_BYTES
+from predictions.formats.record_line import Column, write_rows
+from predictions.scoring import model as model_module
+from predictions.scoring.model import LARGEST_VALUE, Model, load_model, save_model, sha256
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ from sklearn.dummy import DummyClassifier
 
 import mapper
 import reducer
-from hadoop.packing import bundle
-from predictions import counters
-from predictions.model import Model
-from predictions.records import escape, fingerprints, id_digest, read_blocks, split_lines, split_records
-from predictions.rowkey import record_id, row_keys, why_unfit
-from predictions.schema import NOT_UNIQUE, parse_line
-from predictions.unreadable import find
+from predictions.formats import counters
+from predictions.formats.prediction_line import NOT_UNIQUE, parse_line
+from predictions.formats.record_line import escape, fingerprints, id_digest, read_blocks, split_lines, split_records
+from predictions.formats.row_key import record_id, row_keys, why_unfit
+from predictions.formats.unreadable import find
+from predictions.jobs.bundle import bundle
+from predictions.scoring.model import Model
 
 RELEASE = "20261122T154500Z"
 SCORED = b"1795362300000"

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 
 from loader.plan import PACKED, Plan, part_name, part_number
-from loader.regions import split_points
-from loader.server import Server
 from predictions.errors import InputError
+from predictions.formats.regions import split_points
+from predictions.hbase.server import Server
 
 RELEASE = "20261122T154500Z"
 

@@ -4,8 +4,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from loader import pool
-from loader.pool import Pool
+from predictions.hbase import pool
+from predictions.hbase.pool import Pool
 
 
 class Lent:

@@ -14,13 +14,13 @@ import pytest
 from conftest import PATIENCE
 from inprocess import without
 
-from predictions import postgresql as module
-from predictions.database import open_database
 from predictions.errors import InputError, ServiceError, SnapshotLostError
-from predictions.export import export
-from predictions.init import write_settings
-from predictions.records import split_lines
+from predictions.formats.record_line import split_lines
 from predictions.settings import DatabaseSettings, ModelSettings, Settings, load_settings
+from predictions.sources import postgresql as module
+from predictions.sources.base import open_database
+from predictions.stages.export import export
+from predictions.stages.init import write_settings
 from predictions.storage import Storage
 
 WRITES = 1_000  # rows a second, of the writer
@@ -548,7 +548,7 @@ def test_a_replica_is_a_source_too(accounts, postgresql, schema, tmp_path, numbe
 
 @pytest.fixture
 def no_pause(monkeypatch):
-    monkeypatch.setattr("predictions.export.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("predictions.stages.export.PAUSE_SECONDS", 0.1)
 
 
 def test_a_snapshot_that_a_replica_loses_is_taken_anew(accounts, admin, postgresql, schema, tmp_path, no_pause):

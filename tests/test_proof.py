@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from predictions.proof import accounts, faults
+from predictions.formats.proof import accounts, faults
 
 MANIFEST = {
     "export": {"rows": 10, "id_digest": "00000000000000ff"},

@@ -9,14 +9,15 @@ from itertools import chain, pairwise
 import pytest
 from conftest import CHECKOUT
 
-from loader import batches, puts
+from loader import batches
+from loader import part as puts
 from loader.checkpoints import Checkpoint, Checkpoints
-from loader.connection import Connection, RefusalError
+from loader.part import load_part
 from loader.plan import Plan
-from loader.puts import load_part
 from predictions.errors import RefusedError
-from predictions.records import join_lines
-from predictions.rowkey import row_keys
+from predictions.formats.record_line import join_lines
+from predictions.formats.row_key import row_keys
+from predictions.hbase.connection import Connection, RefusalError
 
 pytestmark = pytest.mark.cluster
 

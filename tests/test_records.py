@@ -5,7 +5,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictions.records import (
+from predictions.formats.record_line import (
     NULL,
     escape,
     field_ends,

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import reducer
 from predictions.errors import InputError, RefusedError
-from predictions.records import id_digest, read_blocks, split_lines
-from predictions.rowkey import row_keys
-from predictions.schema import NOT_UNIQUE, parse_line
-from predictions.unreadable import Unreadable, prediction_lines
+from predictions.formats.prediction_line import NOT_UNIQUE, parse_line
+from predictions.formats.record_line import id_digest, read_blocks, split_lines
+from predictions.formats.row_key import row_keys
+from predictions.formats.unreadable import Unreadable, prediction_lines
 
 SCORED = b"1795362300000"
 NAMES = ("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written")

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from inprocess import script
 
 import reducer
-from loader.hfiles.reader import HFileReader
-from loader.region_file import RegionFacts, RegionFile, facts_name, hfile_name
 from predictions.errors import InputError
-from predictions.records import escape, id_digest, join_lines, read_blocks
-from predictions.rowkey import record_id, row_keys
-from predictions.schema import cells, columns, parse_line
-from predictions.unreadable import Unreadable, prediction_lines
+from predictions.formats.hfile.reader import HFileReader
+from predictions.formats.hfile.region_file import RegionFacts, RegionFile, facts_name, hfile_name
+from predictions.formats.prediction_line import cells, columns, parse_line
+from predictions.formats.record_line import escape, id_digest, join_lines, read_blocks
+from predictions.formats.row_key import record_id, row_keys
+from predictions.formats.unreadable import Unreadable, prediction_lines
 
 TIMES = st.sampled_from([1795362300000, 1795362300001])
 FIELD = st.just(b"\\N") | st.text(max_size=8).map(lambda text: escape(text.encode()))

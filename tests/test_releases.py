@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from conftest import make_orders
 
-from loader.connection import Connection
-from predictions.client import Client
 from predictions.errors import RefusedError
-from predictions.pointer import DROPPED, LOADED, REFUSED, Releases
-from predictions.records import join_lines, split_lines
-from predictions.release import release_table
-from predictions.rowkey import row_keys
-from predictions.schema import texts
+from predictions.formats.names import release_table
+from predictions.formats.prediction_line import texts
+from predictions.formats.record_line import join_lines, split_lines
+from predictions.formats.row_key import row_keys
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import DROPPED, LOADED, REFUSED, Releases
+from predictions.lookup.client import Client
 
 pytestmark = pytest.mark.cluster
 

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from predictions import figures
-from predictions.comparison import compare
-from predictions.distribution import SHARES, Bins
-from predictions.pointer import Known
-from predictions.report import render
-from predictions.rowkey import row_keys
+from predictions.comparison.comparison import compare
+from predictions.comparison.distribution import SHARES, Bins
+from predictions.formats.row_key import row_keys
+from predictions.hbase.releases import Known
+from predictions.report import figures
+from predictions.report.report import render
 
 BOUNDS = [0.0, 0.5, 1.0]
 DRAWN = {

@@ -3,8 +3,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictions.errors import InputError
-from predictions.records import NULL, escape, write_rows
-from predictions.schema import END_OF_CONFLICT, END_OF_SCORED, NOT_UNIQUE, cells, not_unique, parse_line, texts
+from predictions.formats.prediction_line import (
+    END_OF_CONFLICT,
+    END_OF_SCORED,
+    NOT_UNIQUE,
+    cells,
+    not_unique,
+    parse_line,
+    texts,
+)
+from predictions.formats.record_line import NULL, escape, write_rows
 
 
 def test_cells_of_a_scored_record():

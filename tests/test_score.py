@@ -21,11 +21,11 @@ from inprocess import script
 
 import mapper
 import reducer
-from loader.regions import split_points
-from predictions.records import split_lines
-from predictions.rowkey import record_id, row_keys
-from predictions.schema import parse_line
-from predictions.score_local import cut
+from predictions.formats.prediction_line import parse_line
+from predictions.formats.record_line import split_lines
+from predictions.formats.regions import split_points
+from predictions.formats.row_key import record_id, row_keys
+from predictions.stages.score_local import cut
 from predictions.storage import Storage
 
 PIPE, LOCAL = ("--runner", "pipe"), ("--runner", "local")

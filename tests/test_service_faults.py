@@ -22,11 +22,11 @@ from second import REGION_SERVERS
 from services import service
 from thriftpy2.thrift import TException
 
-from loader.connection import Connection
 from predictions.errors import ServiceError
-from predictions.pointer import Releases
-from predictions.release import release_table
-from predictions.schema import texts
+from predictions.formats.names import release_table
+from predictions.formats.prediction_line import texts
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import Releases
 
 pytestmark = pytest.mark.cluster
 

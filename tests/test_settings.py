@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from loader.server import Server
 from predictions.errors import InputError
+from predictions.hbase.server import Server
 from predictions.settings import load_settings
 
 GOOD = """

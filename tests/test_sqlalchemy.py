@@ -15,13 +15,13 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, event
 
-from predictions import sqlalchemy as module
-from predictions.database import open_database
 from predictions.errors import InputError, PredictionsError, ServiceError, SnapshotLostError
-from predictions.export import export
-from predictions.records import split_lines, unescape
+from predictions.formats.record_line import split_lines, unescape
 from predictions.settings import DatabaseSettings, ModelSettings, Settings
-from predictions.sqlalchemy_values import field, plain
+from predictions.sources import sqlalchemy as module
+from predictions.sources.base import open_database
+from predictions.sources.sqlalchemy_values import field, plain
+from predictions.stages.export import export
 from predictions.storage import Storage
 
 ACCOUNTS = 60_000
@@ -354,7 +354,7 @@ def test_ids_of_postgresqls_types(on_postgresql, declared, value, record_id, que
 
 
 def test_more_ids_than_one_statement_takes(make, monkeypatch):
-    monkeypatch.setattr("predictions.sqlalchemy_reader.MOST", 10)
+    monkeypatch.setattr("predictions.sources.sqlalchemy_reader.MOST", 10)
     database = make("CREATE TABLE t AS SELECT seq AS id FROM seq_1_to_100", table="t")
     assert len(found(database, *map(str, range(200)))) == 100
 
@@ -391,7 +391,7 @@ def test_a_forked_process_leaves_its_parents_session_alone(make):
         child = os.fork()
         if not child:
             reader.forget()
-            module_list = __import__("predictions.sqlalchemy_reader", fromlist=["_inherited"])._inherited
+            module_list = __import__("predictions.sources.sqlalchemy_reader", fromlist=["_inherited"])._inherited
             module_list.clear()  # as when the process ends as others do
             gc.collect()
             os._exit(0 if reader.records(["1"])["1"].values["c"] != before else 1)
@@ -616,6 +616,6 @@ def test_what_cannot_be_reached_is_one_clear_line(mariadb, url):
 def test_what_is_not_installed_is_named(monkeypatch, url):
     import sys
 
-    monkeypatch.setitem(sys.modules, "predictions.sqlalchemy", None)
+    monkeypatch.setitem(sys.modules, "predictions.sources.sqlalchemy", None)
     with pytest.raises(InputError, match=r"pip install 'predictions\[sqlalchemy\]'"):
         open_database(DatabaseSettings(url=url, table="t", id="id"))

@@ -1,6 +1,6 @@
 import pytest
 
-from predictions import task
+from predictions.task import environment as task
 
 
 @pytest.fixture(autouse=True)

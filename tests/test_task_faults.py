@@ -11,10 +11,10 @@ import psutil
 import pytest
 from conftest import make_orders, properties, replace_export
 
-from loader.region_file import RegionFile, facts_name, hfile_name
-from predictions.against import comparison_name
-from predictions.records import split_lines
-from predictions.rowkey import row_keys
+from predictions.formats.hfile.region_file import RegionFile, facts_name, hfile_name
+from predictions.formats.record_line import split_lines
+from predictions.formats.row_key import row_keys
+from predictions.task.current import comparison_name
 
 pytestmark = pytest.mark.cluster
 

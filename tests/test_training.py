@@ -8,11 +8,11 @@ import pytest
 from inprocess import without
 
 from predictions.errors import InputError
-from predictions.export import export
-from predictions.model import load_model
+from predictions.scoring.model import load_model
 from predictions.settings import load_settings
+from predictions.stages.export import export
+from predictions.stages.train import train
 from predictions.storage import Storage
-from predictions.training import train
 
 
 @pytest.fixture

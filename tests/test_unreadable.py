@@ -1,10 +1,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictions.records import escape, fingerprints, split_lines, write_rows
-from predictions.rowkey import row_keys
-from predictions.schema import parse_line
-from predictions.unreadable import KEY, Unreadable, file_lines, find, prediction_lines, sift
+from predictions.formats.prediction_line import parse_line
+from predictions.formats.record_line import escape, fingerprints, split_lines, write_rows
+from predictions.formats.row_key import row_keys
+from predictions.formats.unreadable import KEY, Unreadable, file_lines, find, prediction_lines, sift
 
 FIELDS = 3
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loader.connection import RefusalError
 from predictions.errors import InputError, InternalError, RefusedError, ServiceError
+from predictions.hbase.connection import RefusalError
 from predictions.workers import cores, run_tasks
 
 HERE = Path(__file__).parent  # not from conftest: each process imports this module, and should not import scikit-learn

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from hadoop.config import LIB
-from loader.connection import Connection
-from loader.server import Server
+from predictions.hbase.connection import Connection
+from predictions.hbase.server import Server
 
 READY_SECONDS = 120  # three JVMs at once on a busy machine
 MODES = {

@@ -17,16 +17,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from loader.connection import Connection
-from predictions.answer import Answer
-from predictions.client import Client
 from predictions.errors import PredictionsError, ServiceError
-from predictions.listing import listed
-from predictions.pointer import Releases
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import Releases
+from predictions.lookup.answer import Answer
+from predictions.lookup.client import Client
 from predictions.progress import say
 from predictions.service.metrics import Metrics
 from predictions.service.schemas import AnswerOut, AnswersOut, ErrorOut, HealthOut, Lookup, ReleasesOut
 from predictions.settings import TOKEN_VARIABLE, Settings
+from predictions.stages.listing import listed
 
 PAGE = Path(__file__).parent / "page"
 RECORDS = "/records/"

@@ -4,8 +4,8 @@ from typing import get_args
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from predictions.answer import Answer
-from predictions.release import release_time
+from predictions.formats.names import release_time
+from predictions.lookup.answer import Answer
 from predictions.service.schemas import Status
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import uvicorn
 
-from predictions.client import Client
 from predictions.errors import InputError
+from predictions.lookup.client import Client
 from predictions.progress import say
 from predictions.service.app import make_app
 from predictions.settings import TOKEN_VARIABLE, Settings

@@ -1,0 +1,92 @@
+"""Explain: from a prediction back to the release, the model, the part file, and the record as it was and as it is."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from predictions.errors import InputError
+from predictions.formats.record_line import escape
+from predictions.formats.row_key import row_keys
+from predictions.lookup.client import Client
+from predictions.settings import Settings
+from predictions.storage import ReleaseFolder, Storage
+
+
+def explain(settings: Settings, storage: Storage, record_id: str) -> dict[str, Any]:
+    """Return what led to the prediction that is served for a record; None for what is not there.
+
+    Args:
+        settings: where the database and HBase are.
+        storage: where the release's files are.
+        record_id: the ID as text.
+
+    Raises:
+        InputError: no release is current, or its files are gone.
+    """
+    answer = Client(settings).get(record_id)
+    if answer.release is None:
+        raise InputError(f"{settings.name}: {answer.error or 'no release is current'}; nothing to explain")
+    folder = storage.release(answer.release)
+    manifest = folder.manifest()
+    escaped = escape(record_id.encode(errors="surrogatepass"))
+    [key] = row_keys([escaped])
+    part = bisect_right([point.encode() for point in manifest["scored"]["split_points"]], key)
+    return {
+        **answer.as_json(),
+        "snapshot": manifest["snapshot"]["time"],
+        "model": manifest["model"],
+        "job": manifest["scored"].get("job"),
+        "row_key": key.decode(errors="replace"),
+        "prediction_line": _find(folder, [folder.part("scored", part)], key),
+        "record_line": _find(folder, folder.files("export"), escaped),
+    }
+
+
+def _find(folder: ReleaseFolder, paths: Iterable[str], field: bytes) -> dict[str, Any] | None:
+    """Return the first line with this first field: its file, its number there, and its text."""
+    for path in paths:
+        number = 1
+        for block in folder.blocks(path):
+            start = (b"\n" + block).find(b"\n" + field + b"\t")
+            if start >= 0:
+                line = block[start : block.index(b"\n", start)]
+                number += block.count(b"\n", 0, start)
+                return {"file": path, "line": number, "text": line.decode(errors="backslashreplace")}
+            number += block.count(b"\n")
+    return None
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print an explanation to stdout."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right")
+    table.add_column(overflow="fold")
+    model, training = found["model"], found["model"]["training"]
+    metrics = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in training["metrics"].items())
+    rows = {
+        "record": f"{found['id']}, {found['status']}",
+        "prediction": found.get("prediction"),
+        "probability": found.get("probability"),
+        "error": found.get("error"),
+        "release": f"{found['release']}, of a snapshot at {found['snapshot']}",
+        "scored": found.get("scored"),
+        "model": f"{model['estimator']}, sha256 {model['sha256']}",
+        "": f"fitted on {training['fitted']:,} records; on {training['holdout']:,} others: {metrics}",
+        "job": found["job"] or "none: scored without a cluster",
+        "row key": found["row_key"],
+        "prediction line": _place(found["prediction_line"]),
+        "record as scored": _place(found["record_line"]),
+        "record as it is": found.get("record", "not there"),
+    }
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(Text(name), Text(str(value)))
+    Console(highlight=False).print(table)
+
+
+def _place(line: dict[str, Any] | None) -> str:
+    return f"{line['file']}, line {line['line']:,}: {line['text']}" if line else "not there"

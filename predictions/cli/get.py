@@ -1,0 +1,82 @@
+"""Lookups on the command line: IDs in, a person's table or a program's JSON lines out."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import IO
+
+import click
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from predictions.lookup.answer import Answer
+from predictions.lookup.client import BLOCK_IDS, Client
+
+# Control characters would be commands to a terminal: their pictures are shown (Unicode, "Control Pictures").
+_PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
+COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "expired": "yellow"}  # red, all others
+
+
+def read_ids(stream: IO[bytes]) -> Iterator[str]:
+    """Yield the IDs of a stream, one a line, as they stand there; what is no UTF-8 becomes what no record is called."""
+    for line in stream:
+        yield line.removesuffix(b"\n").decode(errors="surrogateescape")
+
+
+def look_up(client: Client, record_ids: Iterable[str]) -> Iterator[Answer]:
+    """Yield the answers to IDs, in their order, as many at once as a client looks up."""
+    rest = iter(record_ids)
+    while block := list(islice(rest, BLOCK_IDS)):
+        yield from client.get_many(block)
+
+
+def print_json(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Print answers to stdout, a JSON object a line, and yield them."""
+    for answer in answers:
+        # An ID that came as no text cannot be printed as one.
+        click.echo(json.dumps(answer.as_json(), ensure_ascii=not answer.id.isprintable()))
+        yield answer
+
+
+def print_table(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Print answers to stdout for a person, and yield them: one with its record, more of them as a table."""
+    found = list(answers)
+    if len(found) == 1:
+        _print_one(found[0])
+    elif found:
+        _print_all(found)
+    yield from found
+
+
+def _print_one(answer: Answer) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right")
+    table.add_column(overflow="fold")
+    for name, value in (answer.record or {}).items():
+        table.add_row(_text(name), _text("–" if value is None else value))
+    if answer.record and answer.release:
+        table.add_row("", "")
+    known = answer.as_json()
+    for name in ("prediction", "probability", "error", "scored", "release", "unavailable"):
+        if name in known:
+            table.add_row(Text(name, style="bold"), _text(known[name], "bold"))
+    title = Text.assemble(_text(answer.id), " · ", (answer.status, COLORS.get(answer.status, "red")))
+    Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
+
+
+def _print_all(answers: list[Answer]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for column in ("id", "status", "prediction", "probability", "scored", "error"):
+        right = column in ("prediction", "probability")
+        table.add_column(column, overflow="fold", justify="right" if right else "left")
+    for answer in answers:
+        values = (answer.prediction, answer.probability, answer.scored, answer.error)
+        status = Text(answer.status, COLORS.get(answer.status, "red"))
+        table.add_row(_text(answer.id), status, *(_text("" if value is None else value) for value in values))
+    Console(highlight=False).print(table)
+
+
+def _text(value: object, style: str = "") -> Text:
+    return Text(str(value).translate(_PICTURES), style)

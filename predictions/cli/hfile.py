@@ -1,0 +1,80 @@
+"""An HFile for people: verified to its last byte, or printed cell by cell."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+
+import fsspec
+import requests
+
+from predictions.errors import InputError, ServiceError
+from predictions.formats.hfile.cells import Cell, decode_key
+from predictions.formats.hfile.reader import HFileReader
+from predictions.formats.hfile.trailer import Field
+from predictions.formats.hfile.writer import LAST_KEY
+from predictions.formats.record_line import escape, write_rows
+
+LINES = 1_000  # that are written at once
+
+
+def summary(url: str) -> dict[str, str]:
+    """Read a whole HFile and return what it holds.
+
+    Args:
+        url: the path of a local file, or a URL that fsspec knows.
+
+    Raises:
+        InputError, ServiceError: there is no such file, or no service there.
+        VerificationError: it is not as it was written.
+    """
+    with _open(url) as reader:
+        first, newest = b"", 0
+        for cell in reader.read():
+            first, newest = first or cell.row, max(newest, cell.time)
+        last, *_rest = decode_key(reader.info[LAST_KEY])
+        return {
+            "rows": f"{reader.rows:,}",
+            "cells": f"{reader.cells:,}",
+            "bytes": f"{reader.size:,}",
+            "data blocks": f"{reader.blocks:,}",
+            "index levels": str(reader.trailer[Field.INDEX_LEVELS]),
+            "codec": reader.codec.name,
+            "first row": _text(first),
+            "last row": _text(last),
+            "newest cell": _time(newest),
+        }
+
+
+def lines(url: str) -> Iterator[bytes]:
+    """Yield the cells of an HFile as lines: row key, column, timestamp, value; what raises, and when, as `summary`."""
+    with _open(url) as reader:
+        cells = reader.read()
+        while rows := list(islice(cells, LINES)):
+            yield write_rows(map(_fields, rows))
+
+
+def _fields(cell: Cell) -> tuple[bytes, ...]:
+    return escape(cell.row), escape(cell.family + b":" + cell.qualifier), b"%d" % cell.time, escape(cell.value)
+
+
+def _text(key: bytes) -> str:
+    return escape(key).decode(errors="backslashreplace")
+
+
+def _time(milliseconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat()
+    except (ValueError, OverflowError):  # after the year 9999
+        return f"{milliseconds:,} ms after 1970"
+
+
+@contextmanager
+def _open(url: str) -> Iterator[HFileReader]:
+    try:
+        with fsspec.open(url, "rb") as file:
+            yield HFileReader(file, url)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise ServiceError(f"{url}: HDFS does not answer there") from error
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise InputError(f"{url}: {error}") from error

@@ -1,0 +1,286 @@
+"""Writes an HFile from rows in order, in one pass."""
+
+import hashlib
+import os
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import lt
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from predictions.errors import InputError
+from predictions.formats.hfile.blocks import (
+    DATA,
+    FILE_INFO,
+    HEADER_BYTES,
+    INNER_INDEX,
+    LEAF_INDEX,
+    ROOT_INDEX,
+    Codec,
+    encode_block,
+)
+from predictions.formats.hfile.cells import LENGTH_BYTES, encode_rows, first_key, last_key, split_cells
+from predictions.formats.hfile.index import Entry, encode_index, encode_middle, encode_root, entry_size
+from predictions.formats.hfile.trailer import TRAILER_BYTES, Field, encode_info, encode_trailer
+from predictions.formats.row_key import MAX_KEY_BYTES
+
+BLOCK_BYTES = 64 << 10
+INDEX_BYTES = 128 << 10
+MAX_TIME = (1 << 63) - 1
+MIN_INDEX_ENTRIES = 16  # of an inner index block: each level has to be smaller than the one below
+LAST_KEY = b"hfile.LASTKEY"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file holds.
+
+    Args:
+        rows: how many.
+        cells: of these rows.
+        size: of the file, in bytes.
+        first: the first row key.
+        last: the last one.
+        sha256: of the file, in hex.
+    """
+
+    rows: int
+    cells: int
+    size: int
+    first: bytes
+    last: bytes
+    sha256: str
+
+
+class HFileWriter:
+    """Writes one HFile, as a context; where that ends with an exception or without a row, there is no file.
+
+    Memory is constant but for a key of every leaf of the index: of 200 MB of rows, where keys are short. The same input
+    gives the same bytes: the time that the file has as that of its creation is the newest timestamp of its cells.
+
+    Args:
+        path: of the file, which appears when it is whole.
+        family: the column family of all cells.
+        codec: how blocks are packed.
+        block_bytes: a data block ends with the row that makes it as large; a larger row is cut between its cells.
+        index_bytes: an index block ends with the entry that makes it as large.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        family: bytes,
+        codec: Codec = Codec.NONE,
+        block_bytes: int = BLOCK_BYTES,
+        index_bytes: int = INDEX_BYTES,
+    ) -> None:
+        self.facts: Facts | None = None  # once the file is there
+        self._path, self._family = path, family
+        self._block_bytes = block_bytes
+        self._rows = self._cells = self._data_bytes = self._value_bytes = self._newest = 0
+        self._first = self._last = b""
+        self._pieces: list[bytes] = []  # of the next block: rows, or cells of a large one
+        self._size = 0  # of these
+        self._last_piece = b""
+        with suppress(FileNotFoundError):
+            os.unlink(path)  # of an earlier run
+        self._file = open(f"{path}.part", "wb")  # noqa: SIM115, it is closed with the context
+        self._blocks = _Blocks(self._file, codec)
+        self._index = _Index(self._blocks, index_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._file:
+                if kind is None and self._rows:
+                    self._finish()
+            if self.facts:
+                os.replace(self._file.name, self._path)
+        finally:
+            if os.path.exists(self._file.name):
+                os.unlink(self._file.name)
+
+    def write(
+        self, keys: Sequence[bytes], columns: Mapping[bytes, Sequence[bytes | None]], times: Sequence[int]
+    ) -> None:
+        """Write rows, column by column.
+
+        Args:
+            keys: the row keys, ascending, and after those that were written before.
+            columns: by their qualifiers, of each row its value; None where it has no such cell.
+            times: the timestamp of each row's cells, in milliseconds since 1970.
+
+        Raises:
+            InputError: a row's key is not in order, empty or too long, it has no cells, or its time is none of HBase's;
+                the message names it.
+            ValueError: there are not as many values or times as keys.
+        """
+        if {len(times), *map(len, columns.values())} != {len(keys)}:
+            raise ValueError(f"{len(keys)} keys need as many times, and as many values of each column")
+        if not keys:
+            return
+        self._check(keys)
+        self._check_times(keys, times)
+        rows, cells, value_bytes = encode_rows(keys, self._family, columns, times)
+        if not all(rows):
+            raise InputError(f"row {keys[rows.index(b'')]!r} has no cells, and an HFile holds nothing else")
+        self._append(rows)
+        self._rows += len(rows)
+        self._cells += cells
+        self._value_bytes += value_bytes
+        self._newest = max(self._newest, *set(times))
+        self._first, self._last = self._first or keys[0], keys[-1]
+
+    def _check(self, keys: Sequence[bytes]) -> None:
+        if not (self._last < keys[0] and all(map(lt, keys, keys[1:]))):
+            before, key = next(pair for pair in pairwise([self._last, *keys]) if not pair[0] < pair[1])
+            if not key:
+                raise InputError(f"the row after {before!r} has an empty key")
+            raise InputError(f"row {key!r} comes after {before!r}: sort the rows, and keep one of each key")
+        if max(map(len, keys)) > MAX_KEY_BYTES:
+            key = max(keys, key=len)
+            raise InputError(f"row {key[:80]!r}...: its key has {len(key):,} bytes, HBase takes {MAX_KEY_BYTES:,}")
+
+    def _check_times(self, keys: Sequence[bytes], times: Sequence[int]) -> None:
+        for time in set(times):
+            if not 0 <= time <= MAX_TIME:
+                raise InputError(f"row {keys[times.index(time)]!r}: {time} is no time in milliseconds since 1970")
+
+    def _append(self, pieces: list[bytes]) -> None:
+        limit = self._block_bytes
+        if max(map(len, pieces)) > limit:
+            pieces = [piece for row in pieces for piece in (split_cells(row) if len(row) > limit else [row])]
+        ends = list(accumulate(map(len, pieces)))
+        start = done = 0
+        while start < len(pieces):
+            stop = min(bisect_left(ends, done + limit - self._size, start) + 1, len(pieces))
+            self._pieces += pieces[start:stop]
+            self._size += ends[stop - 1] - done
+            start, done = stop, ends[stop - 1]
+            if self._size >= limit:
+                self._end_block()
+
+    def _end_block(self) -> None:
+        self._index.add(self._blocks.write(DATA, b"".join(self._pieces), first_key(self._pieces[0])))
+        self._data_bytes += self._size
+        self._last_piece = self._pieces[-1]
+        self._pieces, self._size = [], 0
+
+    def _finish(self) -> None:
+        if self._pieces:
+            self._end_block()
+        blocks = self._blocks
+        trailer = {Field.FIRST_DATA_OFFSET: 0, Field.LAST_DATA_OFFSET: blocks.last[DATA], Field.CELLS: self._cells}
+        trailer |= self._index.finish()
+        blocks.write(ROOT_INDEX, b"")  # the meta index
+        trailer[Field.META_ENTRIES] = 0
+        trailer[Field.FILE_INFO_OFFSET] = blocks.write(FILE_INFO, encode_info(self._info())).offset
+        trailer[Field.SIZE] = blocks.unpacked + TRAILER_BYTES
+        trailer[Field.CODEC] = blocks.codec.value
+        blocks.put(encode_trailer(trailer))
+        sha256 = blocks.digest.hexdigest()
+        self.facts = Facts(self._rows, self._cells, blocks.offset, self._first, self._last, sha256)
+
+    def _info(self) -> dict[bytes, bytes]:
+        time = struct.pack(">q", self._newest)
+        key_bytes = self._data_bytes - self._value_bytes - LENGTH_BYTES * self._cells
+        return {
+            LAST_KEY: last_key(self._last_piece),
+            b"hfile.AVG_KEY_LEN": struct.pack(">i", key_bytes // self._cells),
+            b"hfile.AVG_VALUE_LEN": struct.pack(">i", self._value_bytes // self._cells),
+            b"hfile.CREATE_TIME_TS": time,
+            b"BULKLOAD_TIMESTAMP": time,
+        }
+
+
+class _Blocks:
+    """Writes blocks one after another, and keeps count."""
+
+    def __init__(self, file: BinaryIO, codec: Codec) -> None:
+        self.codec = codec
+        self.offset = 0
+        self.unpacked = 0  # bytes of the blocks, if none were packed
+        self.last: dict[bytes, int] = {}  # of each kind of block, where the last one is
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def write(self, kind: bytes, data: bytes, key: bytes = b"") -> Entry:
+        """Write a block and return its index entry."""
+        block = encode_block(kind, data, self.last.get(kind, -1), self.codec)
+        entry = Entry(self.offset, len(block), key)
+        self.last[kind] = self.offset
+        self.unpacked += HEADER_BYTES + len(data)
+        self.put(block)
+        return entry
+
+    def put(self, data: bytes) -> None:
+        """Write bytes."""
+        self._file.write(data)
+        self.digest.update(data)
+        self.offset += len(data)
+
+
+class _Index:
+    """Writes leaves between the data blocks, once they are large enough, and at the end the levels above."""
+
+    def __init__(self, blocks: _Blocks, index_bytes: int) -> None:
+        self._blocks = blocks
+        self._index_bytes = index_bytes
+        self._size = 0  # bytes of all index blocks
+        self._open: list[Entry] = []  # data blocks of the leaf to come
+        self._open_size = 0
+        self._leaves: list[Entry] = []
+        self._counts: list[int] = []  # data blocks of each leaf
+
+    def add(self, block: Entry) -> None:
+        """Enter a data block, the last one that was written."""
+        self._open.append(block)
+        self._open_size += entry_size(block)
+        if self._open_size >= self._index_bytes:
+            self._end_leaf()
+
+    def finish(self) -> dict[Field, int]:
+        """Write the rest and return what the trailer says of it."""
+        root, levels, middle = self._open, 1, b""
+        if self._leaves:
+            if self._open:
+                self._end_leaf()
+            root, levels, middle = self._leaves, 2, encode_middle(self._leaves, self._counts)
+            while len(root) > MIN_INDEX_ENTRIES and len(encode_root(root)) > self._index_bytes:
+                root, levels = [self._write(INNER_INDEX, group) for group in self._groups(root)], levels + 1
+        data = encode_root(root)
+        self._size += len(data)
+        return {
+            Field.ROOT_INDEX_OFFSET: self._blocks.write(ROOT_INDEX, data + middle).offset,
+            Field.ROOT_ENTRIES: len(root),
+            Field.INDEX_LEVELS: levels,
+            Field.INDEX_SIZE: self._size,
+        }
+
+    def _end_leaf(self) -> None:
+        self._leaves.append(self._write(LEAF_INDEX, self._open))
+        self._counts.append(len(self._open))
+        self._open, self._open_size = [], 0
+
+    def _write(self, kind: bytes, entries: Sequence[Entry]) -> Entry:
+        data = encode_index(entries)
+        self._size += len(data)
+        return self._blocks.write(kind, data, entries[0].key)
+
+    def _groups(self, entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+        group: list[Entry] = []
+        for entry in entries:
+            group.append(entry)
+            if len(group) >= MIN_INDEX_ENTRIES and sum(map(entry_size, group)) >= self._index_bytes:
+                yield group
+                group = []
+        if group:
+            yield group

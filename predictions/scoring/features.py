@@ -1,0 +1,194 @@
+"""From the fields of record lines to the data frame that a scikit-learn pipeline takes."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from predictions.formats.record_line import NULL, SEPARATOR, Column, split_columns, unescape
+
+LARGEST = float(np.finfo(np.float32).max)  # scikit-learn's trees compute in single precision, and raise beyond it
+MEMO_BYTES = 8 << 20  # of distinct fields remembered a column; a bound, so that memory stays flat
+_ENTRY_BYTES = 200  # what an entry takes beside its field
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DATE = re.compile(
+    r"[+-]?\d{4,}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?(Z|[+-]\d\d(:?\d\d){0,2})?( BC)?", re.ASCII
+)
+
+
+class _Decoder(dict[bytes, Any]):
+    """A column's values by their fields, each decoded once: most columns repeat few values.
+
+    `bad` has the fields that are no value of the column's type, with the reason.
+    """
+
+    missing: Any = np.nan
+
+    def __init__(self) -> None:
+        super().__init__({NULL: self.missing})
+        self.bad: dict[bytes, str] = {}
+        self._bytes = 0
+
+    def __missing__(self, field: bytes) -> Any:
+        try:
+            value = self.decode(field)
+        except ValueError as error:
+            self.bad[field] = str(error)
+            value = self.missing
+        self[field] = value
+        self._bytes += len(field) + _ENTRY_BYTES
+        return value
+
+    def decode(self, field: bytes) -> Any:
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Keep the memory bounded; called between blocks."""
+        if self._bytes > MEMO_BYTES:
+            self.clear()
+            self.bad.clear()
+            self._bytes = 0
+            self[NULL] = self.missing
+
+
+class NumberDecoder(_Decoder):
+    """Fields of a number column to floats."""
+
+    def decode(self, field: bytes) -> float:
+        if b"_" in field:  # float() takes 1_000
+            raise ValueError("not a number")
+        try:
+            number = float(field)
+        except ValueError:
+            raise ValueError("not a number") from None
+        if math.isinf(number):
+            raise ValueError("not a finite number")
+        if abs(number) > LARGEST:
+            raise ValueError("too large a number")
+        return number
+
+
+class DateDecoder(_Decoder):
+    """Fields of a date column, ISO 8601 as databases write it, to days since 1970 (UTC where no zone is given)."""
+
+    def decode(self, field: bytes) -> float:
+        text = field.decode(errors="replace")
+        if not _DATE.fullmatch(text):
+            raise ValueError("a date out of range" if text.lstrip("-") == "infinity" else "not a date")
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError("a date out of range") from None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) / timedelta(days=1)
+
+
+class CategoryDecoder(_Decoder):
+    """Fields of a category column to strings."""
+
+    def decode(self, field: bytes) -> str:
+        try:
+            return unescape(field).decode()
+        except UnicodeDecodeError:
+            raise ValueError("not valid UTF-8") from None
+
+
+class FrameReader:
+    """Reads the features of record lines into data frames, in the columns' order and with their names.
+
+    A frame holds float64 for numbers and dates, objects for categories, and NaN for what is missing.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = columns
+        self._names = [str(index) for index in range(len(columns) + 2)]  # of any source, and never twice the same
+        self._parsed = [column.type in ("integer", "real") for column in columns]  # by pandas; the others by value
+        # pandas takes a column of nothing but "True" and "False" for numbers, and categories of nothing but digits for
+        # numbers too; with this line, which is neither, they are what they are declared.
+        self._last_line = SEPARATOR.join([NULL, *(b"0" if parsed else b"1970-01-01" for parsed in self._parsed), NULL])
+        self._decoders = [decoder_for(column) for column in columns]
+
+    def read(self, block: bytes) -> tuple[pd.DataFrame, dict[int, str]]:
+        """Decode the features of one block.
+
+        Args:
+            block: whole record lines, at least one, whose fields have been counted.
+
+        Returns:
+            The frame, and for each row that holds what its column cannot, the row's index with the column and the
+            reason. Such a value counts as missing.
+        """
+        # pandas' parser is three times faster, but gives up at the first odd value.
+        frame = self._parse(block)
+        if frame is not None:
+            return frame, {}
+        _record_ids, *fields, _labels = split_columns(block, len(self.columns) + 2)
+        return self._decode(fields)
+
+    def _parse(self, block: bytes) -> pd.DataFrame | None:
+        try:
+            parsed = pd.read_csv(
+                io.BytesIO(block + self._last_line + b"\n"),
+                sep="\t",
+                header=None,
+                names=self._names,
+                usecols=self._names[1:-1],
+                dtype={
+                    name: "float64" if parsed else "category"
+                    for name, parsed in zip(self._names[1:-1], self._parsed, strict=True)
+                },
+                na_values=["\\N"],
+                keep_default_na=False,
+                quoting=csv.QUOTE_NONE,
+                lineterminator="\n",
+                skip_blank_lines=False,
+                engine="c",
+                low_memory=False,  # a block is small: parsed in one piece, it is faster
+            )
+        except ValueError:
+            return None
+        frame: dict[str, pd.Series] = {}
+        for name, column, decoder in zip(self._names[1:-1], self.columns, self._decoders, strict=True):
+            values = parsed[name].iloc[:-1]
+            if column.type in ("integer", "real"):
+                if (np.abs(values.to_numpy()) > LARGEST).any():
+                    return None
+            else:
+                dtype: Any = np.float64 if column.is_number else object
+                try:
+                    categories = [decoder.decode(text.encode()) for text in values.cat.categories]
+                except ValueError:
+                    return None
+                # The code of a missing value is -1, the last.
+                decoded = np.array([*categories, np.nan], dtype=dtype)[values.cat.codes.to_numpy()]
+                values = pd.Series(decoded, dtype=dtype, copy=False)
+            frame[column.name] = values
+        return pd.DataFrame(frame, copy=False)
+
+    def _decode(self, fields: Sequence[Sequence[bytes]]) -> tuple[pd.DataFrame, dict[int, str]]:
+        frame: dict[str, pd.Series] = {}
+        bad_rows: dict[int, str] = {}
+        for column, decoder, column_fields in zip(self.columns, self._decoders, fields, strict=True):
+            decoder.forget()
+            values = list(map(decoder.__getitem__, column_fields))
+            dtype: Any = np.float64 if column.is_number else object
+            frame[column.name] = pd.Series(np.array(values, dtype=dtype), dtype=dtype, copy=False)
+            if decoder.bad:
+                for row, field in enumerate(column_fields):
+                    if field in decoder.bad:
+                        bad_rows.setdefault(row, f"{column.name}: {decoder.bad[field]}")
+        return pd.DataFrame(frame, copy=False), bad_rows
+
+
+def decoder_for(column: Column) -> _Decoder:
+    """Return the decoder of a column's fields."""
+    if column.type == "date":
+        return DateDecoder()
+    return NumberDecoder() if column.is_number else CategoryDecoder()

@@ -1,0 +1,139 @@
+"""The source database: a snapshot of all records for the export, single ones for the client. It is only ever read."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from predictions.errors import InputError
+from predictions.formats.record_line import Column
+from predictions.settings import DatabaseSettings
+
+
+class Share(Protocol):
+    """A part of a snapshot's records."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the record lines in blocks of whole lines."""
+
+
+class Snapshot(Protocol):
+    """The records as of one moment, while its context is open.
+
+    Args:
+        columns: of the lines; their types may be known only when all were read.
+        expected: about how many records there are.
+        time: of the moment.
+        id: by which the database knows it, if it has such a thing.
+        note: what those who write to the database should know of it.
+    """
+
+    columns: list[Column]
+    expected: int
+    time: datetime
+    id: str | None
+    note: str | None
+
+    def shares(self) -> Sequence[Share]:
+        """Return its records in parts; where there are several, each is for a process of its own."""
+
+
+class Record(Protocol):
+    """A record as it is now."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All its values by column, for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
+
+    def features(self, names: Sequence[str]) -> bytes:
+        """Return the features as they would stand in its line, tabs between; InputError where there is no such one."""
+
+
+class Reader(Protocol):
+    """A connection that reads single records, for one thread at a time (`predictions.hbase.pool`)."""
+
+    def records(self, record_ids: Sequence[str]) -> Mapping[str, Record]:
+        """Return those of the records that are there; only an ID that is exactly the text is the record's.
+
+        Raises:
+            ServiceError: the database does not answer within `database.timeout` seconds.
+            InputError: there is no such database, table or column.
+        """
+
+    def adopt(self) -> None:
+        """Make the calling thread the one that it belongs to."""
+
+    def close(self) -> None:
+        """Close it; `records` would open it anew."""
+
+    def forget(self) -> None:
+        """Let go of it in a forked process, where it is the parent's."""
+
+
+class Database(Protocol):
+    """What the stages need of a database."""
+
+    name: str  # where it is, without a password
+
+    def snapshot(self, columns: Sequence[str]) -> Any:
+        """Open a context with a `Snapshot` of the columns, the record ID first."""
+
+    def columns(self) -> list[Column]:
+        """Return the source's columns as its catalogue names them."""
+
+    def count(self) -> int:
+        """Return how many records there are now."""
+
+    def reader(self) -> Reader:
+        """Return what reads single records; it opens with the first of them."""
+
+
+def open_database(settings: DatabaseSettings) -> Database:
+    """Return the database that the settings name.
+
+    Raises:
+        InputError: the URL is of no known kind, or the database is not there.
+    """
+    if settings.url.startswith("sqlite:///"):
+        from predictions.sources.sqlite import SqliteDatabase
+
+        return SqliteDatabase(settings)
+    if re.match("postgres(ql)?://", settings.url):
+        try:
+            from predictions.sources.postgresql import PostgresDatabase
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed: pip install 'predictions[postgresql]'") from error
+        return PostgresDatabase(settings)
+    if re.match(r"\w+\+\w+://", settings.url):
+        try:
+            from predictions.sources.sqlalchemy import SqlalchemyDatabase
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed: pip install 'predictions[sqlalchemy]'") from error
+        return SqlalchemyDatabase(settings)
+    kind = settings.url.partition(":")[0][:20]  # what follows may have a password
+    raise InputError(
+        f"database.url: {kind}…: must be sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE "
+        "or, for others, DIALECT+DRIVER://USER@HOST:PORT/DATABASE"
+    )
+
+
+def no_table(table: str, place: str, known: list[str]) -> InputError:
+    """Return the error of a table that is not among those of a database."""
+    return InputError(f"database.table: no table or view {table!r} in {place}{_suggest(table, known)}")
+
+
+def no_column(name: str, source: str, place: str, known: Iterable[str]) -> InputError:
+    """Return the error of a column that is not among those of a table or a query."""
+    return InputError(f"no column {name!r} in {source} of {place}{_suggest(name, list(known))}")
+
+
+def null_ids(name: str, nulls: int, table: str | None) -> InputError:
+    """Return the error of records without an ID."""
+    source = table or "the query"
+    return InputError(f"database.id: {name} is NULL in {nulls:,} rows of {source}: every record needs an ID")
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"

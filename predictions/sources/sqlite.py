@@ -1,0 +1,254 @@
+"""An SQLite database as the source (see `predictions.sources.base`), by the standard library's own module.
+
+A column may hold values of any type whatever it declares, and readers that go by the declaration fail on that.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from predictions.errors import InputError, PredictionsError, ServiceError
+from predictions.formats.record_line import NULL, Column, escape, write_rows
+from predictions.settings import DatabaseSettings
+from predictions.sources.base import Reader, no_column, no_table, null_ids
+
+FETCH_ROWS = 10_000
+EXAMPLES = 5
+_LOCKED = sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED
+
+
+class SqliteDatabase:
+    """A table, a view or a query of an SQLite file."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = settings
+        self.path = Path(settings.url.removeprefix("sqlite:///"))
+        self.name = settings.url
+        if not self.path.is_file():
+            raise InputError(f"database.url: {self.path}: no such file")
+        self.source = quote_name(settings.table or "predictions_query")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self.errors(), closing(self.connect()) as connection:
+            connection.execute("BEGIN")
+            yield connection
+
+    def connect(self) -> sqlite3.Connection:
+        """Open a connection of which only one thread at a time makes use."""
+        uri = f"file:{quote(str(self.path.resolve()))}?mode=ro"
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=self._settings.timeout, isolation_level=None, check_same_thread=False
+        )
+        # Text arrives as bytearray, blobs as bytes: the only way to tell them apart without decoding.
+        connection.text_factory = bytearray
+        if self._settings.query:
+            self._create_view(connection, self._settings.query)
+        return connection
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into one clear line each."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: sqlite3.DatabaseError) -> PredictionsError:
+        timeout = f"waited {self._settings.timeout:g} s (database.timeout)"
+        if _is(error, *_LOCKED):
+            return ServiceError(f"{self.path}: {error}; another process holds it: {timeout}, try again later")
+        if _is(error, sqlite3.SQLITE_INTERRUPT):
+            return ServiceError(f"{self.path}: no answer, {timeout}; is there an index on {self._settings.id}?")
+        return InputError(f"{self.path}: {error}")
+
+    def _create_view(self, connection: sqlite3.Connection, query: str) -> None:
+        # A view of our own connection, in no database file: from here on a query is like a view.
+        try:
+            connection.execute(f"CREATE TEMP VIEW {self.source} AS {query}")
+            connection.execute(f"SELECT * FROM {self.source} LIMIT 0")  # SQLite looks at the query only now
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
+            if _is(error, *_LOCKED):
+                raise
+            raise InputError(f"database.query: {error}: it must be one SELECT") from error
+
+    def columns(self) -> list[Column]:
+        with self._transaction() as connection:
+            return self._catalogue(connection)
+
+    def count(self) -> int:
+        with self._transaction() as connection:
+            self._catalogue(connection)
+            return _count(connection, self.source)
+
+    def _catalogue(self, connection: sqlite3.Connection) -> list[Column]:
+        rows = connection.execute(f"PRAGMA table_xinfo({self.source})").fetchall()
+        if not rows:
+            names = connection.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")
+            known = sorted(bytes(name).decode(errors="replace") for (name,) in names)
+            raise no_table(self._settings.table or "", str(self.path), known)
+        return [Column(bytes(row[1]).decode(), _declared_type(bytes(row[2]).decode())) for row in rows]
+
+    @contextmanager
+    def snapshot(self, columns: Sequence[str]) -> Iterator["SqliteSnapshot"]:
+        """Read all records in one read transaction.
+
+        Args:
+            columns: the record ID, the features in the model's order, the label.
+
+        Raises:
+            InputError: a column is missing, an ID is NULL, or one ID stands for records with different features.
+        """
+        with self._transaction() as connection:
+            known = self.check(connection, columns)
+            self._check_ids(connection, columns)
+            yield SqliteSnapshot(connection, self.source, known)
+
+    def _check_ids(self, connection: sqlite3.Connection, columns: Sequence[str]) -> None:
+        record_id, *features, _label = map(quote_name, columns)
+        (nulls,) = connection.execute(f"SELECT count(*) FROM {self.source} WHERE {record_id} IS NULL").fetchone()
+        if nulls:
+            raise null_ids(columns[0], nulls, self._settings.table)
+        if self._is_unique(connection, columns[0]):
+            return
+        # As bytes, so that '7' and '07' differ and no collation takes two IDs for one.
+        conflicts = connection.execute(
+            f"SELECT id FROM (SELECT DISTINCT CAST({record_id} AS BLOB) AS id, {', '.join(features)}"
+            f" FROM {self.source}) GROUP BY id HAVING count(*) > 1 LIMIT {EXAMPLES}"
+        ).fetchall()
+        if conflicts:
+            examples = ", ".join(bytes(row[0]).decode(errors="replace") for row in conflicts)
+            raise InputError(
+                f"database.id: {columns[0]} is not unique in {self.source}: one ID stands for different records, "
+                f"for example {examples}"
+            )
+
+    def _is_unique(self, connection: sqlite3.Connection, name: str) -> bool:
+        keys = [row for row in connection.execute(f"PRAGMA table_xinfo({self.source})") if row[5]]
+        if [bytes(row[1]).decode() for row in keys] == [name]:
+            return True
+        for _number, index, unique, _origin, partial in connection.execute(f"PRAGMA index_list({self.source})"):
+            info = connection.execute(f"PRAGMA index_info({quote_name(bytes(index).decode())})").fetchall()
+            if unique and not partial and [row[2] for row in info] == [bytearray(name.encode())]:
+                return True
+        return False
+
+    def reader(self) -> "Reader":
+        from predictions.sources.sqlite_reader import SqliteReader
+
+        return SqliteReader(self, self._settings)
+
+    def check(self, connection: sqlite3.Connection, names: Sequence[str]) -> list[Column]:
+        """Return columns of the source; InputError where one is not there.
+
+        SQLite takes a quoted name that is no column for a string: every name is looked up first.
+        """
+        known = {column.name: column for column in self._catalogue(connection)}
+        for name in names:
+            if name not in known:
+                raise self.no_column(name, known)
+        return [known[name] for name in names]
+
+    def no_column(self, name: str, known: Iterable[str]) -> InputError:
+        """Return the error of a column that is not among the source's."""
+        return no_column(name, self._settings.table or "the query", str(self.path), known)
+
+
+class SqliteSnapshot:
+    """The records of an open read transaction."""
+
+    id = None
+
+    def __init__(self, connection: sqlite3.Connection, source: str, columns: list[Column]) -> None:
+        self._connection = connection
+        self._source = source
+        self.columns = columns
+        self.expected = _count(connection, source)
+        self.time = datetime.now(UTC)
+        [(mode,)] = connection.execute("PRAGMA journal_mode")
+        self.note = (
+            None if bytes(mode) == b"wal" else "the database is not in WAL mode: until the export ends, writers wait"
+        )
+
+    def shares(self) -> list["SqliteSnapshot"]:
+        """Return the one part that there is: a transaction belongs to its connection."""
+        return [self]
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the lines; afterwards `columns` has the types of what was found where none was declared."""
+        selected = ", ".join(quote_name(column.name) for column in self.columns)
+        cursor = self._connection.execute(f"SELECT {selected} FROM {self._source}")
+        seen: list[set[type]] = [set() for _column in self.columns]
+        undeclared = [index for index, column in enumerate(self.columns) if column.type in ("", "date")]
+        while rows := cursor.fetchmany(FETCH_ROWS):
+            for index in undeclared:
+                seen[index].update({type(row[index]) for row in rows})
+            yield write_rows(map(field, row) for row in rows)
+        for index in undeclared:
+            declared = self.columns[index]
+            self.columns[index] = Column(declared.name, _seen_type(seen[index], declared.type))
+
+
+def _count(connection: sqlite3.Connection, source: str) -> int:
+    (rows,) = connection.execute(f"SELECT count(*) FROM {source}").fetchone()
+    return int(rows)
+
+
+def _is(error: sqlite3.Error, *codes: int) -> bool:
+    """Whether an error is one of these kinds (SQLite, "Result and Error Codes": the lower byte of an extended one)."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes  # Python's own errors have none
+
+
+def quote_name(name: str) -> str:
+    """Return a name for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _declared_type(declared: str) -> str:
+    """Return `integer`, `real` or `text`, by SQLite's rules of column affinity, or `date`; "" where it is open."""
+    upper = declared.upper()
+    if "DATE" in upper or "TIMESTAMP" in upper:
+        return "date"  # SQLite has no such type: what the column holds decides
+    if "INT" in upper:
+        return "integer"
+    if any(word in upper for word in ("CHAR", "CLOB", "TEXT", "BLOB")):
+        return "text"
+    if any(word in upper for word in ("REAL", "FLOA", "DOUB")):
+        return "real"
+    return ""
+
+
+def _seen_type(types: set[type], declared: str) -> str:
+    types = types - {type(None)}
+    if declared == "date" and types <= {bytearray}:
+        return "date"
+    if types and types <= {int}:
+        return "integer"
+    return "real" if types and types <= {int, float} else "text"
+
+
+def text_of(value: Any) -> bytes:
+    """Return a value's text, which for an ID is what names the record."""
+    if isinstance(value, bytearray):
+        return bytes(value)
+    if isinstance(value, bytes):
+        return b"\\x" + value.hex().encode()  # as PostgreSQL writes bytea
+    return repr(value).encode()
+
+
+_FIELDS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda _value: NULL,
+    int: lambda value: b"%d" % value,
+    float: lambda value: repr(value).encode(),
+    bytearray: lambda value: escape(bytes(value)),
+    bytes: lambda value: escape(text_of(value)),
+}
+
+
+def field(value: Any) -> bytes:
+    """Return a value as it stands in a record line."""
+    return _FIELDS[type(value)](value)

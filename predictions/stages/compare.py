@@ -1,0 +1,164 @@
+"""Compare: any two scored releases, from their prediction lines, range by range in processes of this machine."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from predictions.comparison.comparison import AMOUNT_EDGES, Comparison, compare, lines_between
+from predictions.comparison.distribution import Bins
+from predictions.errors import InputError
+from predictions.formats.regions import key_range, split_points
+from predictions.scoring.model import MANIFEST_FILE, parse_manifest
+from predictions.storage import HFILES, ReleaseFolder
+from predictions.task.current import Against, comparison_name, read_state
+from predictions.workers import Report, run_tasks
+
+COMPARISON_FILE = "comparison.json"  # of a release, with the one that it was to replace
+
+
+def compare_releases(
+    before: ReleaseFolder | None, after: ReleaseFolder, processes: int, progress: Callable[[float], None]
+) -> Comparison:
+    """Compare two releases' predictions.
+
+    Args:
+        before: the earlier one's folder; None for the later one's distribution alone.
+        after: the later one's; the numbers of their regions may differ.
+        processes: how many ranges are compared at once.
+        progress: called with the share that is done, 0 to 1.
+
+    Raises:
+        InputError: one is not scored, or they do not predict the same.
+    """
+    for folder in filter(None, (before, after)):
+        folder.require("scored", "score")
+    bins = _bins(before or after)
+    if before and not bins.are_like(_bins(after)):
+        raise InputError(f"{before.release} and {after.release}: one has classes, the other numbers; nothing compares")
+    points = after.counts(after.manifest())["split_points"]
+    found = Comparison.of(bins)
+    ranges = [key_range(points, part) for part in range(len(points) + 1)]
+    for done, event in enumerate(run_tasks(partial(_compare, before, after, bins), ranges, processes), 1):
+        found.merge(event.value)
+        progress(done / len(ranges))
+    return found
+
+
+def against(before: ReleaseFolder | None, after: ReleaseFolder, regions: int) -> Against:
+    """Return what the reducers of a release's job need to compare it with another one, or to look at it alone.
+
+    Args:
+        before: the other one, which is scored, on HDFS.
+        after: the release that is to be scored.
+        regions: how many it will have.
+
+    Raises:
+        InputError: a part file is not there.
+    """
+    bins, ours = _bins(before or after), [point.decode() for point in split_points(regions)]
+    if not before or not bins.are_like(_bins(after)):  # `activate` will say so
+        return Against.of(None, _bins(after), [], [], ours)
+    points = before.counts(before.manifest())["split_points"]
+    parts = [before.part("scored", part) for part in range(len(points) + 1)]
+    return Against.of(before.release, bins, points, parts, ours)
+
+
+def gather(folder: ReleaseFolder, found: Against) -> None:
+    """Keep what the reducers of a release's job found, if each of them could compare."""
+    names = folder.storage.names(f"{folder.path}/{HFILES}")
+    wanted = [comparison_name(part) for part in range(len(found.regions) + 1)]
+    if set(wanted) <= set(names):
+        comparison = Comparison.of(found.bins)
+        for name in wanted:
+            comparison.merge(read_state(found.bins, folder.read(f"{HFILES}/{name}")))
+        keep(to_json(comparison, found.release, folder.release), folder)
+
+
+def _bins(folder: ReleaseFolder) -> Bins:
+    path = f"model/{MANIFEST_FILE}"
+    return Bins.of_model(parse_manifest(folder.read(path), f"{folder.path}/{path}"))
+
+
+def _compare(
+    before: ReleaseFolder | None, after: ReleaseFolder, bins: Bins, bounds: tuple[bytes, bytes], _report: Report
+) -> Comparison:
+    return compare(lines_of(before, *bounds) if before else (), lines_of(after, *bounds), bins)
+
+
+def to_json(found: Comparison, before: str | None, after: str) -> str:
+    """Return a comparison of two releases, by their IDs, as JSON."""
+    return json.dumps({"releases": {"before": before, "after": after}, **found.as_json()}, allow_nan=False)
+
+
+def keep(comparison: str, folder: ReleaseFolder) -> None:
+    """Put a comparison, as JSON, into the later release's folder."""
+    folder.put(COMPARISON_FILE, io.BytesIO(comparison.encode()))
+
+
+def kept(folder: ReleaseFolder) -> dict[str, Any] | None:
+    """Return what `keep` has put there; None where it has not."""
+    return json.loads(folder.read(COMPARISON_FILE)) if folder.has(COMPARISON_FILE) else None
+
+
+def lines_of(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[bytes]:
+    """Yield a release's prediction lines of a range of row keys, as `lines_between`."""
+    points = folder.counts(folder.manifest())["split_points"]
+    return lines_between(points, lambda part: folder.blocks(folder.part("scored", part)), start, stop)
+
+
+def show(found: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:
+    """Print a comparison to stdout."""
+    console = Console(highlight=False)
+    console.print(_sides(found, before.release, after.release))
+    console.print(
+        f"\n{found.both:,} records were scored in both: {found.changed:,} predictions are others "
+        f"({found.changed / max(1, found.both):.2%}); {found.gone:,} records are gone, {found.appeared:,} are new"
+    )
+    console.print(
+        f"population stability index {found.stability:.4f} (below 0.1: stable; above 0.25: another population)"
+    )
+    bounds = [f"below {AMOUNT_EDGES[0]:g}", *(f"from {edge:g}" for edge in AMOUNT_EDGES)]
+    counts = found.amounts.tolist()
+    console.print(
+        "by how much: " + ", ".join(f"{bound}: {count:,}" for bound, count in zip(bounds, counts, strict=True))
+    )
+    if found.examples:
+        console.print("\nthe records that changed most:")
+        console.print(_examples(found, before.release, after.release))
+
+
+def _sides(found: Comparison, before: str, after: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("", before, after):
+        table.add_column(column, justify="right" if column else "left")
+    sides = [side.as_json() for side in (found.before, found.after)]
+    table.add_row("records", *(f"{side['rows']:,}" for side in sides))
+    table.add_row("failed", *(f"{side['failed']:,}" for side in sides))
+    for label in sorted(sides[0]["classes"].keys() | sides[1]["classes"].keys()):
+        shares = (side["classes"].get(label, 0) / max(1, side["rows"] - side["failed"]) for side in sides)
+        table.add_row(f"class {label}", *(f"{share:.2%}" for share in shares))
+    table.add_row("mean score", *(_number(side["mean"]) for side in sides))
+    for share in sides[0]["quantiles"]:
+        table.add_row(f"{float(share):.0%} below", *(_number(side["quantiles"][share]) for side in sides))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _examples(found: Comparison, before: str, after: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("record", before, after, "by"):
+        table.add_column(column, overflow="fold")
+    for change in found.as_json()["examples"]:
+        sides = [
+            label if share is None else f"{label} ({share})" for label, share in (change["before"], change["after"])
+        ]
+        table.add_row(change["id"], *sides, f"{change['amount']:.4g}")
+    return table

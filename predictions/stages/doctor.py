@@ -1,0 +1,175 @@
+"""Doctor: whether a setup is fit for a job, and why a job failed, each with what to do about it."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import tarfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from loader.bulk import can_load
+from predictions.diagnosis import attempt_logs, diagnose
+from predictions.errors import InputError, PredictionsError
+from predictions.hbase.connection import Connection
+from predictions.jobs.bundle import TASK_LIBRARIES
+from predictions.jobs.streaming import find_command, find_streaming_jar, require_hadoop
+from predictions.jobs.yarn import CLIENT, application_report, usable_nodes
+from predictions.settings import Settings
+from predictions.sources.base import open_database
+from predictions.storage import Storage
+
+_JOB = re.compile(r"(?:job|application)_(\d+_\d+)")
+_WAITING = ("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: its name, and what is there or what is wrong with it."""
+
+    name: str
+    text: str
+    error: PredictionsError | None = None
+
+
+def examine_setup(settings: Settings, storage: Storage) -> Iterator[Finding]:
+    """Check all that a run needs, one thing after the other, whatever the others say.
+
+    Args:
+        settings: which were read, so they are well-formed.
+        storage: where the files between the stages lie.
+    """
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("database", lambda: _database(settings)),
+        ("storage", lambda: _storage(storage)),
+    ]
+    if storage.is_hdfs:
+        checks += [
+            (
+                "hadoop",
+                lambda: str(find_streaming_jar(require_hadoop(settings.hadoop.bin), settings.hadoop.streaming_jar)),
+            ),
+            ("YARN", lambda: usable_nodes(require_hadoop(settings.hadoop.bin))),
+            ("tasks' Python", lambda: _python(settings)),
+        ]
+    checks += [("hbase", lambda: _hbase(settings)), ("Thrift", lambda: _thrift(settings))]
+    if can_load(settings, storage):
+        checks.append(("bulk load", lambda: _bulk_load(settings, storage)))
+    for name, check in checks:
+        try:
+            yield Finding(name, check())
+        except PredictionsError as error:
+            yield Finding(name, str(error), error)
+
+
+def examine_job(settings: Settings, job: str) -> str:
+    """Return why a job failed, or why it does not get on, and what to do.
+
+    Args:
+        settings: where `hadoop` is.
+        job: `job_…` or `application_…`.
+
+    Raises:
+        InputError: there is no such job.
+        ServiceError: YARN cannot be reached.
+    """
+    number = _JOB.fullmatch(job)
+    if not number:
+        raise InputError(f"{job}: not the name of a job: they look like job_1795366300000_0001")
+    hadoop, application = require_hadoop(settings.hadoop.bin), f"application_{number[1]}"
+    report = application_report(hadoop, application)
+    if not report:
+        raise InputError(f"{job}: YARN knows no such job; {CLIENT}.ApplicationCLI -list -appStates ALL lists them")
+    states = dict(re.findall(r"^\s*(State|Final-State) : (\w+)", report, re.MULTILINE))
+    state, final = states["State"], states["Final-State"]
+    if final == "SUCCEEDED":
+        return f"{job}: it succeeded"
+    if state in _WAITING:
+        return f"{job}: it waits for YARN to start it ({usable_nodes(hadoop)}); other jobs may hold the memory"
+    if state == "RUNNING":
+        return f"{job}: it is running"
+    found = diagnose(attempt_logs(application, hadoop)) or diagnose(report.splitlines())
+    return f"{job}: {found or f'it ended as {final}, and its logs give no cause'}"
+
+
+def _database(settings: Settings) -> str:
+    database = open_database(settings.database)
+    known = {column.name for column in database.columns()}
+    wanted = [settings.database.id, *settings.model.features, settings.model.label]
+    if missing := [name for name in wanted if name not in known]:
+        raise InputError(f"no column {', '.join(missing)}; there are {', '.join(sorted(known))}")
+    return f"{database.name}, with the {len(wanted)} columns of the settings"
+
+
+def _storage(storage: Storage) -> str:
+    path = f"{storage.folder}/_doctor.{uuid.uuid4().hex[:8]}"
+    with storage.reachable():
+        storage.fs.makedirs(storage.folder, exist_ok=True)
+        try:
+            with storage.fs.open(path, "wb") as file:
+                file.write(b"x")
+        finally:
+            if path.rpartition("/")[2] in storage.names(storage.folder):
+                storage.fs.rm(path)
+    return f"{storage.folder} on {storage.address} can be written"
+
+
+def _python(settings: Settings) -> str:
+    environment, python = settings.hadoop.environment, settings.hadoop.python
+    if environment:
+        if not environment.is_file() or not tarfile.is_tarfile(environment):
+            raise InputError(f"hadoop.environment: {environment}: no such archive; `hadoop/cluster pack` makes it")
+        return f"{python} with {environment}"
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {TASK_LIBRARIES}}}))"
+    try:
+        done = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except OSError as error:
+        raise InputError(f"hadoop.python: {python}: {error.strerror} (on this machine)") from error
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(
+            f"hadoop.python: {python} lacks libraries of the tasks (on this machine): {said}; install them, or pack "
+            "them with `hadoop/cluster pack environment.tar.gz` and set hadoop.environment"
+        )
+    here = {name: importlib.metadata.version(name) for name in TASK_LIBRARIES}
+    differing = {name: version for name, version in json.loads(done.stdout).items() if version != here[name]}
+    if "scikit-learn" in differing:
+        raise InputError(
+            f"hadoop.python: {python} has scikit-learn {differing['scikit-learn']}, models are trained here with "
+            f"{here['scikit-learn']}: install the same"
+        )
+    return f"{python} (on this machine), scikit-learn {here['scikit-learn']}"
+
+
+def _hbase(settings: Settings) -> str:
+    if not find_command("hbase", settings.hadoop.bin):
+        if settings.hbase.regions > 1:
+            return f"no such command: tables will get one region, not {settings.hbase.regions}"
+        return "not needed for one region"
+    return f"tables of {settings.hbase.regions} regions"
+
+
+def _bulk_load(settings: Settings, storage: Storage) -> str:
+    """Whether the files of whoever loads can be moved to where HBase, another user perhaps, keeps its own."""
+    hbase = find_command("hbase", settings.hadoop.bin)
+    assert hbase
+    tool = [hbase, "org.apache.hadoop.hbase.util.HBaseConfTool", "hbase.rootdir"]
+    done = subprocess.run(tool, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    root = urlsplit(done.stdout.strip()).path
+    if done.returncode or not root:
+        raise InputError(f"{hbase} does not know hbase.rootdir; is its configuration there?")
+    staging = f"{root}/staging"
+    for path in (root, staging):
+        if not storage.may_enter(path):
+            raise InputError(
+                f"{storage.user} may not enter {path}, where HBase takes over files; have it opened (hdfs dfs -chmod "
+                "711), or load with --via puts"
+            )
+    return f"HFiles can be moved to {staging}"
+
+
+def _thrift(settings: Settings) -> str:
+    with Connection(settings.hbase.server()) as connection:
+        return f"{settings.hbase.thrift}, {len(connection.tables())} tables"

@@ -1,0 +1,178 @@
+"""Export: one snapshot of the database into part files of record lines, and the release's first manifest."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
+
+from loader.plan import part_name
+from predictions.errors import InputError, SnapshotLostError
+from predictions.formats import row_key as rowkey
+from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields, id_digest
+from predictions.pace import Pace
+from predictions.settings import Settings
+from predictions.sources.base import Share, Snapshot, null_ids, open_database
+from predictions.storage import MANIFEST_FORMAT, ReleaseFolder, Storage
+from predictions.workers import Report, run_tasks
+
+PART_BYTES = 128 << 20  # a part file is closed at the first block that takes it there: one HDFS block, one split
+ATTEMPTS = 3  # at a snapshot that is not lost
+PAUSE_SECONDS = 1.0  # before the next one: whatever the replica had to do may not be done yet
+
+
+@dataclass
+class Written:
+    """What was written: records, with a label, with IDs that cannot be row keys or are NULL; files and their bytes."""
+
+    rows: int = 0
+    labelled: int = 0
+    id_digest: int = 0
+    unfit_ids: int = 0
+    null_ids: int = 0
+    parts: int = 0
+    size: int = 0  # in bytes
+
+    def add(self, block: bytes, fields: int) -> int:
+        """Count a block of record lines; return how many they are."""
+        record_ids = first_fields(block, field_ends(block, fields))
+        self.rows += len(record_ids)
+        self.labelled += len(record_ids) - block.count(SEPARATOR + NULL + b"\n")
+        self.id_digest = (self.id_digest + id_digest(record_ids)) % (1 << 64)
+        self.unfit_ids += len(rowkey.unfit(record_ids))
+        self.null_ids += record_ids.count(NULL)
+        self.size += len(block)
+        return len(record_ids)
+
+    def __add__(self, other: "Written") -> "Written":
+        sums = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return Written(**sums | {"id_digest": sums["id_digest"] % (1 << 64)})
+
+
+def export(
+    settings: Settings,
+    storage: Storage,
+    progress: Callable[[int, int], None],
+    say: Callable[[str], None],
+    rate: float | None = None,
+) -> ReleaseFolder:
+    """Start a new release: export every record with its features and its label.
+
+    Args:
+        settings: names the source, the ID, the features and the label.
+        storage: where the release's folder is made.
+        progress: called with the rows written so far and about how many the snapshot has.
+        say: called with a line for a person.
+        rate: rows a second, at most; None for as many as the database gives.
+
+    Raises:
+        InputError: the source, a column or the IDs are not as they must be; nothing is left behind.
+        ServiceError: the database cannot be reached, took too long, or could not keep one snapshot to the end.
+    """
+
+    def again(state: RetryCallState) -> None:
+        assert state.outcome
+        say(f"{state.outcome.exception()}; the export begins anew")
+
+    attempts = Retrying(
+        retry=retry_if_exception_type(SnapshotLostError),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_fixed(PAUSE_SECONDS),
+        before_sleep=again,
+        reraise=True,
+    )
+    for attempt in attempts:
+        with attempt:
+            return _export(settings, storage, progress, say, rate)
+    raise AssertionError
+
+
+def _export(
+    settings: Settings,
+    storage: Storage,
+    progress: Callable[[int, int], None],
+    say: Callable[[str], None],
+    rate: float | None,
+) -> ReleaseFolder:
+    started = time.monotonic()
+    names = [settings.database.id, *settings.model.features, settings.model.label]
+    with open_database(settings.database).snapshot(names) as snapshot:
+        folder = storage.new_release()
+        if snapshot.note:
+            say(snapshot.note)
+        with folder.writing("export") as target:
+            written = _write(snapshot, folder, target, rate, lambda rows: progress(rows, max(rows, snapshot.expected)))
+            if not written.rows:
+                raise InputError(f"{settings.database.table or 'the query'}: no records to export")
+            if written.null_ids:
+                raise null_ids(names[0], written.null_ids, settings.database.table)
+        record_id, *features, label = snapshot.columns
+    folder.write_manifest(
+        {
+            "format": MANIFEST_FORMAT,
+            "name": settings.name,
+            "release": folder.release,
+            "source": settings.database.model_dump(include={"table", "query", "id"}, exclude_none=True),
+            "id": record_id.as_json(),
+            "features": [column.as_json() for column in features],
+            "label": label.as_json(),
+            "snapshot": {"time": snapshot.time.isoformat(timespec="milliseconds"), "id": snapshot.id},
+            "export": {
+                "rows": written.rows,
+                "labelled": written.labelled,
+                "id_digest": f"{written.id_digest:016x}",
+                "unfit_ids": written.unfit_ids,
+                "parts": written.parts,
+                "bytes": written.size,
+                "seconds": round(time.monotonic() - started, 3),
+            },
+        }
+    )
+    return folder
+
+
+def _write(
+    snapshot: Snapshot, folder: ReleaseFolder, target: str, rate: float | None, progress: Callable[[int], None]
+) -> Written:
+    """Write all shares of a snapshot, each in a process of its own where there are several."""
+    shares = snapshot.shares()
+    each = rate / len(shares) if rate else None
+    write = partial(_write_share, folder, target, len(snapshot.columns), len(shares), each)
+    if len(shares) == 1:
+        return write((0, shares[0]), lambda written: progress(written.rows))
+    latest = [Written()] * len(shares)
+    for event in run_tasks(write, list(enumerate(shares)), len(shares)):
+        latest[event.task] = event.value
+        progress(sum(written.rows for written in latest))
+    return sum(latest, Written())
+
+
+def _write_share(
+    folder: ReleaseFolder,
+    target: str,
+    fields: int,
+    shares: int,
+    rate: float | None,
+    task: tuple[int, Share],
+    report: Report,
+) -> Written:
+    """Write a share into part files whose numbers are no other share's; return what they come to."""
+    number, share = task
+    written, pace, part_bytes = Written(), Pace(rate), 0
+    file: BinaryIO | None = None
+    with ExitStack() as opened:
+        for block in share.blocks():
+            if file is None or part_bytes >= PART_BYTES:
+                opened.close()
+                file = folder.create(f"{target}/{part_name(number + written.parts * shares)}")
+                opened.enter_context(file)
+                written.parts, part_bytes = written.parts + 1, 0
+            file.write(block)
+            part_bytes += len(block)
+            rows = written.add(block, fields)
+            pace.wait(rows)
+            report(written)
+    return written

@@ -1,0 +1,178 @@
+"""Load: a release's prediction lines into a table of its own, and the proof that all of them are there."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import xxhash
+
+from loader.bulk import HFileLoad, can_load
+from loader.checkpoints import Checkpoint, Checkpoints
+from loader.load_puts import PutLoad
+from loader.plan import PACKED, Plan, part_name
+from loader.tables import make_table
+from predictions.errors import InputError, VerificationError
+from predictions.formats.hfile.region_file import RegionFacts
+from predictions.formats.names import release_table
+from predictions.hbase.connection import Connection
+from predictions.hbase.releases import LOADED, REFUSED, Releases
+from predictions.progress import LoadDisplay, bar
+from predictions.settings import Settings
+from predictions.stages.verify import verify_table
+from predictions.storage import ReleaseFolder
+from predictions.workers import cores
+
+
+@dataclass(frozen=True)
+class How:
+    """How to load.
+
+    Args:
+        via: `hfiles`, which HBase takes over as they are, or `puts`, row by row; by default the former where it can be.
+        runner: of puts: `local`, processes of this machine (the default), or `hadoop`, a job.
+        processes: how many at once; by default as many as there are cores, or all tasks of the job.
+        rate: of puts: rows a second of all of them together; None for as many as they can.
+    """
+
+    via: str | None = None
+    runner: str | None = None
+    processes: int | None = None
+    rate: float | None = None
+
+    def at_once(self, parts: int) -> int:
+        """Return how many of so many parts are loaded at once."""
+        return min(self.processes or (parts if self.runner == "hadoop" else cores()), parts)
+
+
+class Loader(Protocol):
+    """One way to get a release into its table."""
+
+    def load(
+        self, connection: Connection, plan: Plan, rows: int, display: LoadDisplay
+    ) -> Sequence[Checkpoint | RegionFacts]:
+        """Load what is not loaded yet, and return of each region how many rows it then has, and their ID digest."""
+
+
+def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int) -> Loader:
+    """Return a loader; by default that of HFiles, where HBase can be handed them and nothing asks for puts.
+
+    Raises:
+        InputError: what it needs is not there.
+    """
+    for_puts = how.runner is not None or how.rate is not None
+    if how.via == "hfiles" and for_puts:
+        raise InputError("--runner and --rate are for puts: HFiles are taken over as they are; leave them out")
+    if how.via == "hfiles" or (how.via is None and not for_puts and can_load(settings, folder.storage)):
+        return HFileLoad(settings, folder, how.at_once(parts))
+    in_job = how.runner == "hadoop"
+    return PutLoad(settings, folder, in_job, how.processes if in_job else how.at_once(parts))
+
+
+def load(
+    settings: Settings, folder: ReleaseFolder, how: How, display: LoadDisplay, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Load a release, unless that has been done; nothing that is served changes.
+
+    It goes on where an earlier load of this release ended, whatever ended it.
+
+    Args:
+        settings: where HBase is.
+        folder: a release that was scored.
+        how: to load.
+        display: shows how far each part is.
+        report: called with a line of text where something is worth knowing.
+
+    Returns:
+        The part `loaded` of the release's manifest.
+
+    Raises:
+        InputError: the part files are not those of the release's regions.
+        RefusedError: HBase refuses rows; the others are loaded.
+        ServiceError: HBase cannot be reached.
+        VerificationError: the table does not hold what was written.
+    """
+    folder.require("scored", "score")
+    manifest = folder.manifest()
+    scored = folder.counts(manifest)
+    parts = len(scored["split_points"]) + 1
+    sizes = _check_parts(folder, parts)
+    loader = make_loader(settings, folder, how, parts)
+    started = time.monotonic()
+    with Connection(settings.hbase.server(loading=True)) as connection:
+        releases = Releases(connection, settings.name)
+        releases.make_table()
+        if releases.state(folder.release) in (LOADED, REFUSED):
+            report(f"release {folder.release} is loaded already")
+            return manifest["loaded"]
+        releases.claim(folder.release)
+        plan = _plan(connection, settings, folder, how, scored, sizes, report)
+        done = loader.load(connection, plan, scored["rows"], display)
+        regions = [{"rows": region.rows, "id_digest": f"{region.id_digest:016x}"} for region in done]
+        checkpoints = Checkpoints(connection, plan)
+        _prove(connection, plan, checkpoints, regions, scored)
+        loaded = {"rows": scored["rows"], "seconds": round(time.monotonic() - started, 3), "parts": regions}
+        folder.write_manifest(manifest | {"loaded": loaded})
+        releases.finish(folder.release, manifest | {"loaded": loaded})
+        checkpoints.remove_all()
+    return loaded
+
+
+def _check_parts(folder: ReleaseFolder, parts: int) -> dict[str, int]:
+    """Return the part files with their sizes; InputError unless each region has one, whole."""
+    path, sizes = f"{folder.path}/scored", folder.sizes("scored")
+    known = {name: part for part in range(parts) for name in (part_name(part), part_name(part) + PACKED)}
+    found = Counter(known[name] for name in sizes if name in known)
+    if extra := [name for name in sizes if name not in known or found[known[name]] > 1]:
+        raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, and each may stand there once")
+    if missing := [part_name(part) for part in range(parts) if part not in found]:
+        raise InputError(f"{path}: {', '.join(missing)}: not there; score the release again")
+    for name, size in sizes.items():
+        # Hadoop gives its tasks the line feed that a file lacks: they could not tell. A packed one shows its own end.
+        if not name.endswith(PACKED) and size:
+            end = b"".join(folder.blocks(f"{path}/{name}", size - 1, end=b""))
+            if end != b"\n":
+                raise InputError(f"{path}/{name}: it ends in the middle of a line; score the release again")
+    return sizes
+
+
+def _plan(
+    connection: Connection,
+    settings: Settings,
+    folder: ReleaseFolder,
+    how: How,
+    scored: dict[str, Any],
+    sizes: dict[str, int],
+    report: Callable[[str], None],
+) -> Plan:
+    """Return the plan of the load that was begun, or of a new one; the release's table is there after it."""
+    releases, release, points = Releases(connection, settings.name), folder.release, scored["split_points"]
+    table = release_table(settings.name, release)
+    load_id = releases.load_id(release)
+    if load_id is None or table.encode() not in connection.tables():
+        load_id = releases.start_load(release)  # first: a table must never have another one's checkpoints
+        make_table(connection, table, points, settings.hadoop.bin, report)
+    # Nor must other part files, of a release that was scored again.
+    parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, scored["id_digest"]]).encode())
+    rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
+    return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
+
+
+def _prove(
+    connection: Connection, plan: Plan, checkpoints: Checkpoints, parts: list[dict[str, Any]], scored: dict[str, Any]
+) -> None:
+    """Raise VerificationError, and leave no table, unless what was scored was loaded, and stands in the table."""
+    digest = sum(int(part["id_digest"], 16) for part in parts) % (1 << 64)
+    rows = sum(part["rows"] for part in parts)
+    if (rows, f"{digest:016x}") == (scored["rows"], scored["id_digest"]):
+        with bar("verify", "rows") as progress:
+            faults = verify_table(plan, parts, None, cores(), progress).faults
+    else:
+        faults = [f"{scored['rows']:,} rows were scored, but {rows:,} were loaded, or others"]
+    if faults:
+        for part in range(plan.parts):
+            checkpoints.remove(part)  # they were wrong
+        connection.delete_table(plan.table)  # a row that is nobody's would stay in it
+        raise VerificationError(f"table {plan.table}: {'; '.join(faults)}: load it again, from the start")

@@ -1,0 +1,248 @@
+"""Score: a release's records to prediction lines, by one of three runners, and the proof that none was lost."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Protocol
+
+from predictions.errors import InputError, InternalError, RefusedError
+from predictions.formats import unreadable
+from predictions.formats.counters import Outcome
+from predictions.formats.prediction_line import END_OF_CONFLICT, END_OF_SCORED, parse_line
+from predictions.formats.record_line import split_lines, unescape
+from predictions.formats.regions import split_points
+from predictions.formats.row_key import record_id
+from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, parse_manifest
+from predictions.settings import Settings
+from predictions.storage import HFILES, ReleaseFolder
+
+EXAMPLES = 5
+COUNTERS = {
+    *("read", "unreadable", "read_digest"),  # the mapper's
+    *("scored", "failed", "duplicates", "conflicts", "written_digest", "duplicates_digest", "unreadable_written"),
+    "carried",
+}
+
+
+class Runner(Protocol):
+    """One way to run the two scripts over the exported records."""
+
+    makes_output: bool  # whether it makes the output folder itself
+
+    def run(self, output: str, progress: Callable[[float], None]) -> Outcome:
+        """Write `output/part-*`, one for each region, and return what it comes to."""
+
+    def finish(self) -> None:
+        """Keep what the run found beside the lines, once they are in their place."""
+
+    def locate(self, line: unreadable.Unreadable) -> unreadable.Unreadable:
+        """Return the line with its place in the exported files, from the one that its mapper knew."""
+
+
+def make_runner(
+    name: str | None, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None, changed: bool
+) -> Runner:
+    """Return a runner; by default `hadoop` for a release on HDFS, `local` for one in a folder.
+
+    Args:
+        name: `pipe`, one process of each script; `local`, as many mappers and reducers as there are cores; `hadoop`.
+        settings: where and how the job runs.
+        folder: a release that was exported and has a model.
+        current: the release that is served, with which the reducers of a job compare.
+        changed: whether records that have not changed since keep its lines.
+
+    Raises:
+        InputError: as the runners say.
+    """
+    if (name or ("hadoop" if folder.storage.is_hdfs else "local")) == "hadoop":
+        from predictions.stages.score_hadoop import ScoreJob
+
+        return ScoreJob(settings, folder, current, changed)
+    from predictions.stages.score_local import LocalRun
+
+    return LocalRun(settings.hbase.regions, folder, name == "pipe", current if changed else None)
+
+
+def score(
+    settings: Settings,
+    folder: ReleaseFolder,
+    runner: str | None,
+    progress: Callable[[float], None],
+    current: ReleaseFolder | None = None,
+    changed: bool = False,
+) -> dict[str, Any]:
+    """Score every record of a release, unless that has been done.
+
+    Args:
+        settings: where and how the job runs; the share of records that may fail.
+        folder: a release that was exported and has a model.
+        runner: see `make_runner`.
+        progress: called with the share of the job that is done, 0 to 1.
+        current: see `make_runner`.
+        changed: score only what has changed since the release that is current, which has the same model.
+
+    Returns:
+        The part `scored` of the release's manifest.
+
+    Raises:
+        InputError: the model is for other columns than were exported, or one ID stands for different records.
+        RefusedError: lines could not be read, or more records failed than the settings allow.
+        InternalError: the job failed or lost records.
+    """
+    manifest = folder.manifest()
+    if folder.has("scored"):
+        return folder.counts(manifest)
+    started = time.monotonic()
+    model = check_model(folder, manifest)
+    run = make_runner(runner, settings, folder, current, changed)
+    folder.remove(unreadable.FILE)
+    with folder.writing("scored", make=not run.makes_output) as output:
+        counts, job = run.run(output, progress)
+        _check_counts(counts, manifest["export"])
+        _refuse(counts, settings.gates.max_failed, folder, output, run)
+        _check_digests(counts, manifest["export"])
+        scored = {
+            name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable", "carried")
+        } | {
+            "rows": counts["scored"] + counts["failed"],
+            "id_digest": f"{counts['written_digest'] % (1 << 64):016x}",
+            "duplicates_digest": f"{counts['duplicates_digest'] % (1 << 64):016x}",
+            "split_points": [point.decode() for point in split_points(settings.hbase.regions)],
+            "carried_from": current.release if current and changed else None,
+            "job": job,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        if folder.has("scored"):
+            raise RefusedError(f"{folder.path}: another run has scored this release in the meantime; its result stays")
+        folder.take(output, HFILES)
+        folder.write_manifest(
+            manifest
+            | {
+                "model": {key: model[key] for key in ("estimator", "sha256", "versions", "training")},
+                "task": model["task"],
+                "scored": scored,
+            }
+        )
+    run.finish()
+    return scored
+
+
+def check_model(folder: ReleaseFolder, exported: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a release's model; InputError where it is not there, or for other columns."""
+    folder.require("export", "export")
+    model = read_model(folder)
+    if _columns(model) != _columns(exported):
+        raise InputError(
+            f"the model of {folder.path} takes {_names(model)}, but {_names(exported)} were exported: "
+            "start a new release"
+        )
+    return model
+
+
+def read_model(folder: ReleaseFolder) -> dict[str, Any]:
+    """Return the manifest of a release's model; InputError where it is not there."""
+    folder.require("model", "train")
+    return parse_manifest(folder.read(f"model/{MANIFEST_FILE}"), f"{folder.path}/model/{MANIFEST_FILE}")
+
+
+def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> dict[str, Any]:
+    """Give a release the model of an earlier one, instead of training, and return that one's manifest.
+
+    Raises:
+        InputError: that one has none, or one for other columns.
+    """
+    model, exported = read_model(earlier), folder.manifest()
+    if _columns(model) != _columns(exported):
+        raise InputError(
+            f"the model of release {earlier.release} takes {_names(model)}, but {_names(exported)} were exported: "
+            "train another one (without --model and --changed)"
+        )
+    with folder.writing("model") as target:
+        for name in (MODEL_FILE, MANIFEST_FILE):
+            with folder.create(f"{target}/{name}") as file:
+                file.write(earlier.read(f"model/{name}"))
+    return model
+
+
+def _columns(manifest: dict[str, Any]) -> tuple[Any, Any]:
+    return manifest["features"], manifest["label"]
+
+
+def _names(manifest: dict[str, Any]) -> str:
+    features = ", ".join(f"{column['name']} ({column['type']})" for column in manifest["features"])
+    return f"{features} and the label {manifest['label']['name']} ({manifest['label']['type']})"
+
+
+def _check_counts(counts: dict[str, int], exported: dict[str, Any]) -> None:
+    """Raise InternalError unless every line that was exported is accounted for."""
+    if not counts.keys() >= COUNTERS:
+        raise InternalError(f"the job's report lacks the scripts' counters; it has {counts or 'none'}")
+    if counts["read"] != exported["rows"]:
+        raise InternalError(f"{exported['rows']:,} records were exported, but the job read {counts['read']:,}")
+    parts = [counts[name] for name in ("scored", "failed", "duplicates", "unreadable")]
+    if counts["read"] != sum(parts) or counts["unreadable"] != counts["unreadable_written"]:
+        raise InternalError(f"the job lost records, by its own counters: {counts}")
+
+
+def _refuse(counts: dict[str, int], max_failed: float, folder: ReleaseFolder, output: str, run: Runner) -> None:
+    """Raise if the result, though complete, is not fit to be loaded."""
+    part = output.rpartition("/")[2]
+    if counts["unreadable"]:
+        path = _keep_unreadable(folder, part, run)
+        raise RefusedError(
+            f"{counts['unreadable']:,} of {counts['read']:,} lines could not be read; they are in {path}, each "
+            "with its split, line number and reason: mend the records and export again"
+        )
+    if counts["conflicts"]:
+        examples = ", ".join(islice(_conflicts(folder, part), EXAMPLES))
+        raise InputError(
+            f"the ID is not unique: {counts['conflicts']:,} IDs stand for different records, for example {examples}"
+        )
+    rows = counts["scored"] + counts["failed"]
+    if counts["failed"] > max_failed * rows:
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in _failures(folder, part).most_common(EXAMPLES))
+        raise RefusedError(
+            f"{counts['failed']:,} of {rows:,} records could not be scored, more than gates.max_failed "
+            f"({max_failed:.2%}) allows: {reasons}"
+        )
+
+
+def _keep_unreadable(folder: ReleaseFolder, part: str, run: Runner) -> str:
+    with folder.writing(unreadable.FILE, make=False) as temporary, folder.create(temporary) as file:
+        file.write(unreadable.HEAD)
+        for block in _blocks(folder, part):
+            file.write(unreadable.file_lines(map(run.locate, unreadable.find(block))))
+    return f"{folder.path}/{unreadable.FILE}"
+
+
+def _conflicts(folder: ReleaseFolder, part: str) -> Iterator[str]:
+    for block in _blocks(folder, part):
+        if END_OF_CONFLICT in block:
+            for line in split_lines(block):
+                if line.endswith(END_OF_CONFLICT[:-1]):
+                    yield unescape(record_id(parse_line(line).row_key)).decode()
+
+
+def _failures(folder: ReleaseFolder, part: str) -> Counter[str]:
+    """Return how many records failed for each reason."""
+    return Counter(
+        unescape(parse_line(line).error).decode(errors="replace")
+        for block in _blocks(folder, part)
+        for line in split_lines(block)
+        if not line.endswith(END_OF_SCORED[:-1])
+    )
+
+
+def _check_digests(counts: dict[str, int], exported: dict[str, Any]) -> None:
+    """Raise InternalError unless the records are those that were exported, by the digest of their IDs."""
+    written = counts["written_digest"] + counts["duplicates_digest"]
+    if any((digest - int(exported["id_digest"], 16)) % (1 << 64) for digest in (counts["read_digest"], written)):
+        raise InternalError(
+            f"the job did not score the records that were exported, by the digest of their IDs: {counts}"
+        )
+
+
+def _blocks(folder: ReleaseFolder, part: str) -> Iterator[bytes]:
+    for path in folder.files(part):
+        yield from folder.blocks(path)

@@ -1,0 +1,116 @@
+"""The runner `hadoop`: the streaming job that makes a release's prediction lines."""
+
+import tempfile
+from collections.abc import Callable
+
+from predictions.formats.counters import Outcome
+from predictions.formats.regions import split_points
+from predictions.formats.unreadable import Unreadable
+from predictions.jobs.bundle import CHECKOUT, bundle
+from predictions.jobs.client import JobClient
+from predictions.jobs.partitions import partition_file
+from predictions.jobs.streaming import Job
+from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE
+from predictions.settings import Settings
+from predictions.stages.compare import against, gather
+from predictions.stages.marking import write_marks
+from predictions.storage import HFILES, ReleaseFolder
+from predictions.task import environment as task
+from predictions.task.current import AGAINST_FILE
+from predictions.task.marks import MARKS_FILE
+
+SCRIPTS = ("mapper.py", "reducer.py")
+BUNDLE = "bundle.zip"
+PARTITIONS = "partitions"
+
+_PROPERTIES = {
+    # The lines are kept for as long as the release is.
+    "mapreduce.output.fileoutputformat.compress": "true",
+    "mapreduce.output.fileoutputformat.compress.codec": "org.apache.hadoop.io.compress.GzipCodec",
+    "zlib.compress.level": "BEST_SPEED",
+}
+
+
+class ScoreJob:
+    """The job for one release. All that it ships lies in the release's folder `job` and stays there.
+
+    Args:
+        settings: names the commands, the interpreter, the regions.
+        folder: a release that was exported and has a model.
+        current: the release that is served, with which the reducers compare; None where nothing is.
+        changed: whether records that have not changed since keep its lines.
+
+    Raises:
+        InputError: `hadoop` is not there, the storage is not HDFS, or the releases do not predict the same.
+    """
+
+    makes_output = True
+
+    def __init__(self, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None, changed: bool) -> None:
+        self._carry = current if changed else None
+        self._settings = settings
+        self._folder = folder
+        self._against = against(current, folder, settings.hbase.regions)
+        self._client = JobClient(settings, folder)
+
+    def ship(self) -> None:
+        """Put what the job ships beside the model: the scripts, the bundle, the split points, the marks."""
+        shipped = {
+            **{script: (CHECKOUT / script).read_bytes() for script in SCRIPTS},
+            BUNDLE: bundle(),
+            PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
+            AGAINST_FILE: self._against.to_json(),
+        }
+        # What is the same stays: a job that is running may be reading it.
+        if not self._folder.has("job") or any(self._folder.read(f"job/{name}") != shipped[name] for name in shipped):
+            self._folder.remove("job")
+            with self._folder.writing("job") as target:
+                self._client.put(target, shipped)
+        # The marks are those of the release that AGAINST_FILE names.
+        if self._carry and MARKS_FILE not in self._folder.storage.names(f"{self._folder.path}/job"):
+            with tempfile.TemporaryFile() as file:
+                write_marks(self._carry, file)
+                file.seek(0)
+                self._folder.put(f"job/{MARKS_FILE}", file)
+
+    def job(self, output: str) -> Job:
+        """Return the job; its output goes to a folder of the release."""
+        path, release = self._folder.path, self._folder.release
+        python = self._settings.hadoop.python
+        marks = [MARKS_FILE] if self._carry else []
+        changed = [task.CHANGED, AGAINST_FILE] if self._carry else []
+        archives, python_path = self._client.modules(f"{path}/job/{BUNDLE}")
+        return Job(
+            name=f"predictions {self._settings.name} {release}",
+            input=f"{path}/export/part-*",
+            output=output,
+            mapper=" ".join([python, "mapper.py", MANIFEST_FILE, release, *marks]),
+            reducer=" ".join([python, "reducer.py", HFILES, AGAINST_FILE, *changed]),
+            reduces=self._settings.hbase.regions,
+            partitions=f"{path}/job/{PARTITIONS}",
+            files=[
+                *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, AGAINST_FILE, *marks)),
+                *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
+            ],
+            archives=archives,
+            properties={**_PROPERTIES, **self._settings.hadoop.properties},
+            environment={"PYTHONPATH": python_path, **task.ONE_THREAD},
+        )
+
+    def command(self) -> str:
+        """Return the `hadoop jar` command, as one would type it; what it names is there after `ship`."""
+        return self._client.command(self.job(f"{self._folder.path}/scored"))
+
+    def run(self, output: str, progress: Callable[[float], None]) -> Outcome:
+        """Run the job and return what it comes to."""
+        self._client.require_nodes()
+        self.ship()
+        return self._client.run(self.job(output), progress)
+
+    def finish(self) -> None:
+        """Keep how the release compares with the current one, as the reducers found it."""
+        gather(self._folder, self._against)
+
+    def locate(self, line: Unreadable) -> Unreadable:
+        """Return the line as it is: a task's split is one of the exported files."""
+        return line

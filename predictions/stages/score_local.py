@@ -1,0 +1,289 @@
+"""The runners without Hadoop: the same two scripts as processes of this machine, coreutils' `sort` between them.
+
+`pipe` is the plain pipe, `mapper | sort | reducer`. `local` is a job's shape on one machine: a mapper a core takes the
+next block of lines when it is done with one, its output is sorted and cut at the regions' split points, and a reducer
+a region merges the pieces. Memory is bounded whatever the size: blocks, and sort's buffer; where
+only what has changed is scored, a region's marks as well (`predictions.stages.marking`).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from predictions.errors import InputError, InternalError
+from predictions.formats import counters
+from predictions.formats.record_line import bytes_before, read_blocks
+from predictions.formats.regions import key_range, split_points
+from predictions.formats.unreadable import Unreadable
+from predictions.jobs.bundle import CHECKOUT
+from predictions.processes import Processes, uninterrupted
+from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE
+from predictions.stages.compare import lines_of
+from predictions.stages.marking import write_marks
+from predictions.storage import ReleaseFolder
+from predictions.task import environment as task
+from predictions.task.marks import MARKS_FILE
+
+SORT_MEMORY = "96M"  # a process; beyond it, sort merges from files
+MAP_SHARE = 0.9  # of the whole time, for the progress; the rest is the reducers'
+COPY_BYTES = 1 << 20
+
+
+class LocalRun:
+    """One run over a release.
+
+    Args:
+        regions: how many part files.
+        folder: a release that was exported and has a model.
+        pipe: one process of each, rather than a mapper a core and a reducer a region.
+        carry: the release whose lines are kept for records that have not changed since.
+
+    Raises:
+        InputError: there is no `sort` command.
+    """
+
+    makes_output = False
+
+    def __init__(self, regions: int, folder: ReleaseFolder, pipe: bool, carry: ReleaseFolder | None) -> None:
+        if not shutil.which("sort"):
+            raise InputError("sort: no such command; install GNU coreutils")
+        self._points = split_points(regions)
+        self._folder = folder
+        self._is_pipe = pipe
+        self._carry = carry
+        self._cores = 1 if pipe else len(os.sched_getaffinity(0))
+        self._input = _Input(folder)
+
+    def run(self, output: str, progress: Callable[[float], None]) -> counters.Outcome:
+        """Write `output/part-*` and return what it comes to.
+
+        Raises:
+            InternalError: a process failed.
+        """
+        on_disk = None if self._folder.storage.is_hdfs else self._folder.path
+        with tempfile.TemporaryDirectory(prefix="_run.", dir=on_disk) as folder:
+            scratch = Path(folder)
+            for name in (MANIFEST_FILE, MODEL_FILE):
+                (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
+            if self._carry:
+                with open(scratch / MARKS_FILE, "wb") as file:
+                    write_marks(self._carry, file)
+            processes = Processes(scratch)
+            # A mapper needs a thread that feeds it and one that takes what comes out; a reducer needs one.
+            with ThreadPoolExecutor(2 * self._cores) as maps, ThreadPoolExecutor(self._cores) as reduces:
+                try:
+                    if self._is_pipe:
+                        self._pipe(processes, scratch, output, maps, progress)
+                    else:
+                        self._local(processes, scratch, output, maps, reduces, progress)
+                finally:
+                    # Before the threads are waited for: they wait for the processes.
+                    self._input.stop()
+                    processes.end()
+                    reduces.shutdown(cancel_futures=True)
+            return counters.Outcome(counters.parse_lines(processes.said()))
+
+    def finish(self) -> None:
+        """Nothing was found beside the lines: `activate` compares them."""
+
+    def locate(self, line: Unreadable) -> Unreadable:
+        """Return the line with the file that it is in and its number there: a mapper here reads blocks of any file."""
+        file, number = self._input.locate(int(line.split.removeprefix("mapper-").partition("+")[0]), line.number)
+        return line._replace(split=f"{file}+0", number=number)
+
+    def _pipe(
+        self,
+        processes: Processes,
+        scratch: Path,
+        output: str,
+        pool: ThreadPoolExecutor,
+        progress: Callable[[float], None],
+    ) -> None:
+        carrying = self._carrying(scratch, 0, (b"", b""))
+        with uninterrupted():
+            feeding, mapped = self._map(0, processes, scratch, pool, progress)
+            ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
+            reduced = _reduce(processes, ordered, carrying)
+            writing = pool.submit(cut, reduced, self._points, partial(self._part, output))
+        _wait([feeding, writing], processes)
+
+    def _local(
+        self,
+        processes: Processes,
+        scratch: Path,
+        output: str,
+        maps: ThreadPoolExecutor,
+        reduces: ThreadPoolExecutor,
+        progress: Callable[[float], None],
+    ) -> None:
+        def reduce(region: int) -> None:
+            pieces = [str(_piece(scratch, core, region)) for core in range(self._cores)]
+            carrying = self._carrying(scratch, region, key_range([point.decode() for point in self._points], region))
+            merged = processes.start([*_sort(scratch), "--merge", *pieces], subprocess.DEVNULL, _BYTES)
+            with _reduce(processes, merged.stdout, carrying) as reduced, self._part(output, region) as part:
+                shutil.copyfileobj(reduced, part, COPY_BYTES)
+            for piece in [*pieces, *carrying[1:2]]:
+                os.unlink(piece)
+
+        tasks = []
+        with uninterrupted():
+            for core in range(self._cores):
+                feeding, mapped = self._map(core, processes, scratch, maps, lambda done: progress(MAP_SHARE * done))
+                ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
+                assert ordered
+                create = partial(_create_piece, scratch, core)
+                tasks += [feeding, maps.submit(cut, ordered, self._points, create)]
+        _wait(tasks, processes)
+        with uninterrupted():
+            tasks = [reduces.submit(reduce, region) for region in range(len(self._points) + 1)]
+        _wait(tasks, processes, lambda done: progress(MAP_SHARE + (1 - MAP_SHARE) * done))
+
+    def _map(
+        self,
+        core: int,
+        processes: Processes,
+        scratch: Path,
+        pool: ThreadPoolExecutor,
+        progress: Callable[[float], None],
+    ) -> "tuple[Future[None], IO[bytes]]":
+        marks = [str(scratch / MARKS_FILE)] if self._carry else []
+        command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release, *marks)
+        mapper = processes.start(command, subprocess.PIPE, task.as_in_job(f"mapper-{core}"))
+        assert mapper.stdin
+        assert mapper.stdout
+        return pool.submit(self._input.feed, core, mapper.stdin, progress), mapper.stdout
+
+    def _carrying(self, scratch: Path, part: int, bounds: tuple[bytes, bytes]) -> list[str]:
+        """Return what makes a reducer keep the lines of records that have not changed, between two row keys."""
+        if not self._carry:
+            return []
+        lines = scratch / f"current.{part}"
+        with open(lines, "wb") as file:
+            file.writelines(lines_of(self._carry, *bounds))
+        return [task.CHANGED, str(lines)]
+
+    def _part(self, output: str, region: int) -> BinaryIO:
+        return self._folder.create(f"{output}/part-{region:05d}")
+
+
+_BYTES = {"LC_ALL": "C"}  # keys are compared as bytes, as Hadoop and HBase do
+
+
+def _sort(scratch: Path) -> list[str]:
+    limits = [f"--buffer-size={SORT_MEMORY}", "--parallel=1", f"--temporary-directory={scratch}"]
+    return ["sort", "-t", "\t", "-k1,1", "-s", *limits]
+
+
+def _script(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(CHECKOUT / name), *arguments]
+
+
+def _reduce(processes: Processes, ordered: Any, arguments: list[str]) -> IO[bytes]:
+    stdout = processes.start(_script("reducer.py", *arguments), ordered, task.as_in_job("")).stdout
+    assert stdout
+    return stdout
+
+
+def _piece(scratch: Path, core: int, region: int) -> Path:
+    return scratch / f"piece.{core}.{region}"
+
+
+def _create_piece(scratch: Path, core: int, region: int) -> BinaryIO:
+    return open(_piece(scratch, core, region), "wb")
+
+
+def _wait(
+    tasks: "Sequence[Future[None]]", processes: Processes, progress: Callable[[float], None] = lambda _done: None
+) -> None:
+    """Wait for threads and for the processes that they serve; raise what was at fault if one failed."""
+    try:
+        for done, finished in enumerate(as_completed(tasks), 1):
+            finished.result()
+            progress(done / len(tasks))
+    except BrokenPipeError as error:
+        processes.fail()  # the process at the other end knows more
+        raise InternalError("a process of the run closed its input before the end") from error
+    processes.check()
+
+
+def cut(stream: IO[bytes], points: Sequence[bytes], create: Callable[[int], BinaryIO]) -> None:
+    """Copy sorted prediction lines into one file a region.
+
+    Args:
+        stream: the lines, in the order of their row keys; it is closed.
+        points: the split points between the regions.
+        create: opens the file of a region, by its number; each is opened once, in order.
+    """
+    region, file = 0, create(0)
+    with stream:
+        try:
+            for block in read_blocks(stream):
+                while region < len(points) and block[block.rfind(b"\n", 0, -1) + 1 :] >= points[region]:
+                    before = bytes_before(block, points[region])
+                    file.write(block[:before])
+                    file.close()
+                    region += 1
+                    file = create(region)
+                    block = block[before:]
+                file.write(block)
+            for empty in range(region + 1, len(points) + 1):
+                file.close()
+                file = create(empty)
+        finally:
+            file.close()
+
+
+class _Input:
+    """The exported lines in blocks, each for whichever mapper asks next."""
+
+    def __init__(self, folder: ReleaseFolder) -> None:
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._blocks = _read(folder)
+        self._total = folder.manifest()["export"]["bytes"]
+        self._fed = 0
+        self._taken: dict[int, list[tuple[str, int, int]]] = {}  # by mapper: file, first line, number of lines
+
+    def feed(self, mapper: int, stdin: IO[bytes], progress: Callable[[float], None]) -> None:
+        """Write blocks to a mapper's stdin until there are no more."""
+        with stdin:
+            while block := self._next(mapper):
+                stdin.write(block)
+                progress(min(self._fed / self._total, 1.0))
+
+    def _next(self, mapper: int) -> bytes | None:
+        with self._lock:
+            if self._stopped or not (found := next(self._blocks, None)):
+                return None
+            file, first, block = found
+            self._taken.setdefault(mapper, []).append((file, first, block.count(b"\n")))
+            self._fed += len(block)
+            return block
+
+    def stop(self) -> None:
+        """Give no more blocks."""
+        self._stopped = True
+
+    def locate(self, mapper: int, number: int) -> tuple[str, int]:
+        """Return the file of a mapper's line, and the line's number in it."""
+        for file, first, lines in self._taken[mapper]:
+            if number <= lines:
+                return file, first + number - 1
+            number -= lines
+        raise ValueError(f"mapper {mapper} was not fed so many lines")
+
+
+def _read(folder: ReleaseFolder) -> Iterator[tuple[str, int, bytes]]:
+    for path in folder.files("export"):
+        first = 1
+        for block in folder.blocks(path):
+            yield path.rpartition("/")[2], first, block
+            first += block.count(b"\n")

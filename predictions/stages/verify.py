@@ -1,0 +1,113 @@
+"""Verify: what stands in a release's table against what was scored and loaded, region by region."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from loader.compare import EXAMPLES, KEY_ROWS, KINDS, Found, compare_range, count_range
+from loader.plan import Plan, part_name
+from predictions.errors import InputError
+from predictions.hbase.connection import Connection
+from predictions.settings import Settings
+from predictions.storage import ReleaseFolder
+from predictions.workers import Report, run_tasks
+
+Progress = Callable[[float, float], None]
+PAGE_BYTES = 4 << 20  # of prediction lines, that one request asks for
+
+
+@dataclass
+class Verified:
+    """What was found.
+
+    Args:
+        rows: in the table.
+        cells: that were compared; 0 where only keys were read.
+        seconds: that it took.
+        faults: what is not as it should be, a line each; of each kind of row the first 20.
+        counts: how many rows are missing, extra and different; empty where only keys were read.
+    """
+
+    rows: int = 0
+    cells: int = 0
+    seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int, progress: Progress) -> Verified:
+    """Compare a loaded release's table with what was scored.
+
+    Args:
+        settings: where HBase is.
+        folder: the release's, with its prediction lines.
+        full: whether every cell is compared with the prediction lines, rather than rows counted and IDs digested.
+        processes: how many regions are read at once.
+        progress: called with the rows read so far and their total.
+
+    Raises:
+        InputError: the release is not loaded.
+        ServiceError: HBase or HDFS cannot be reached.
+    """
+    manifest = folder.manifest()
+    if "loaded" not in manifest:
+        raise InputError(f"{folder.path}: not loaded; `predictions load` loads it")
+    plan = Plan(
+        settings.hbase.server(loading=True), settings.name, folder.release, "", manifest["scored"]["split_points"]
+    )
+    return verify_table(plan, manifest["loaded"]["parts"], folder if full else None, processes, progress)
+
+
+def verify_table(
+    plan: Plan, parts: Sequence[dict[str, Any]], folder: ReleaseFolder | None, processes: int, progress: Progress
+) -> Verified:
+    """Read a release's table once, region by region.
+
+    Args:
+        plan: of the load.
+        parts: of each part the `rows` and the `id_digest` that were loaded.
+        folder: where the prediction lines are, if every cell is to be compared with them.
+        processes: how many regions are read at once.
+        progress: called with the rows read so far and their total.
+    """
+    started = time.monotonic()
+    total = sum(part["rows"] for part in parts)
+    rows, found = [0] * plan.parts, {}
+    for event in run_tasks(partial(_read, plan, folder), range(plan.parts), processes):
+        if event.done:
+            found[event.task] = event.value
+        rows[event.task] = event.value.rows if event.done else event.value
+        progress(sum(rows), total)
+    verified = Verified(sum(rows), sum(part.cells for part in found.values()))
+    for number, part in enumerate(parts):
+        verified.faults += _count_faults(plan, number, part, found[number])
+    if folder:
+        for kind in KINDS:
+            verified.counts[kind] = sum(part.faults[kind] for part in found.values())
+            examples = [example for number in sorted(found) for example in found[number].examples[kind]]
+            verified.faults += [f"{kind}: {example}" for example in examples[:EXAMPLES]]
+    verified.seconds = time.monotonic() - started
+    return verified
+
+
+def _count_faults(plan: Plan, number: int, part: dict[str, Any], found: Found) -> Iterator[str]:
+    start, stop = (bound.decode() for bound in plan.range(number))
+    where = f"{part_name(number)} (row keys {start or 'from the first'} to {stop or 'the last'})"
+    if found.rows != part["rows"]:
+        yield f"{where}: the table holds {found.rows:,} rows, {part['rows']:,} were loaded"
+    elif f"{found.id_digest:016x}" != part["id_digest"]:
+        yield f"{where}: the table holds {found.rows:,} rows, but not those that were loaded"
+
+
+def _read(plan: Plan, folder: ReleaseFolder | None, part: int, report: Report) -> Found:
+    with Connection(plan.server) as connection:
+        if not folder:
+            return count_range(connection, plan.table, plan.range(part), report)
+        blocks = folder.blocks(folder.part("scored", part))
+        first = next(blocks, b"")
+        # A cell may be 10 MB large.
+        page_rows = max(1, min(KEY_ROWS, PAGE_BYTES * first.count(b"\n") // max(1, len(first))))
+        return compare_range(connection, plan.table, plan.range(part), chain([first], blocks), page_rows, report)
