@@ -18,8 +18,8 @@ from conftest import CHECKOUT, SETTINGS
 from inprocess import without
 
 from loader.job import LoadJob
-from loader.load_puts import REJECTED, REJECTED_HEAD
 from loader.plan import Plan, part_name
+from loader.puts import REJECTED, REJECTED_HEAD
 from predictions.errors import InputError, RefusedError, VerificationError
 from predictions.formats.names import release_table
 from predictions.formats.prediction_line import MAX_CELL_BYTES, cells, parse_line

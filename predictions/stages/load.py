@@ -11,8 +11,8 @@ import xxhash
 
 from loader.bulk import HFileLoad, can_load
 from loader.checkpoints import Checkpoint, Checkpoints
-from loader.load_puts import PutLoad
 from loader.plan import PACKED, Plan, part_name
+from loader.puts import PutLoad
 from loader.tables import make_table
 from predictions.errors import InputError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts
