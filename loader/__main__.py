@@ -13,9 +13,10 @@ from typing import BinaryIO
 
 from loader.checkpoints import Checkpoint
 from loader.part import load_part
-from loader.plan import Plan, part_number
+from loader.plan import Plan
 from predictions.errors import InputError, PredictionsError
 from predictions.formats import counters
+from predictions.formats.names import part_number
 from predictions.formats.record_line import read_blocks
 from predictions.hbase.connection import Connection
 from predictions.task import environment as task

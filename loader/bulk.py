@@ -12,9 +12,10 @@ import tempfile
 from functools import partial
 
 from loader.compare import count_range
-from loader.plan import Plan, part_name, part_number
+from loader.plan import Plan
 from predictions.errors import InputError, InternalError, ServiceError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts, RegionFile, facts_name, hfile_name
+from predictions.formats.names import part_name, part_number
 from predictions.formats.prediction_line import FAMILY
 from predictions.hbase.connection import Connection
 from predictions.jobs.streaming import find_command

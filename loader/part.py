@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from loader.batches import batches
 from loader.checkpoints import Checkpoint, Checkpoints, Rejected
-from loader.plan import Plan, part_name
+from loader.plan import Plan
 from predictions.errors import RefusedError
+from predictions.formats.names import part_name
 from predictions.formats.prediction_line import PredictionLine, cells, parse_line
 from predictions.formats.record_line import id_digest
 from predictions.formats.row_key import record_id

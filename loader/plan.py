@@ -1,17 +1,11 @@
 """What every process of a load has to know: the server, the release, its regions; a JSON file for a job's tasks."""
 
 import json
-import re
 from dataclasses import asdict, dataclass
 
-from predictions.errors import InputError
 from predictions.formats.names import release_table
-from predictions.formats.regions import key_range
+from predictions.formats.row_key import key_range
 from predictions.hbase.server import Server
-
-PACKED = ".gz"  # what a job adds to the name of a part file
-
-_PART = re.compile(r"part-(\d{5,})(?:\.gz)?")
 
 
 @dataclass(frozen=True)
@@ -57,16 +51,3 @@ class Plan:
         """Read what `to_json` wrote."""
         values = json.loads(text)
         return cls(**values | {"server": Server(**values["server"])})
-
-
-def part_name(part: int) -> str:
-    """Return the name of a part file; a job packs it, and adds `PACKED`."""
-    return f"part-{part:05d}"
-
-
-def part_number(name: str) -> int:
-    """Return the number of a part file; InputError where it has the name of none."""
-    found = _PART.fullmatch(name)
-    if not found:
-        raise InputError(f"{name}: no part file: they are called {part_name(0)}, {part_name(1)} and so on")
-    return int(found[1])

@@ -20,7 +20,7 @@ def make_table(
     Args:
         connection: to HBase.
         table: its name.
-        points: the split points between its regions, as of `predictions.formats.regions`.
+        points: the split points between its regions, as of `predictions.formats.row_key`.
         folder: where the command `hbase` is, if not on the PATH.
         report: called with a line of text where there is no such command, and so only one region.
 
@@ -33,7 +33,7 @@ def make_table(
             report("hbase: no such command; the table gets one region, since only `hbase` can make it with several")
         connection.create_table(table, FAMILY.decode())
         return
-    # Thrift 1 cannot pass split points. These are the ones of predictions/formats/regions.py, which is checked below.
+    # Thrift 1 cannot pass split points. These are the ones of predictions/formats/row_key.py, which is checked below.
     splitter = [hbase, "org.apache.hadoop.hbase.util.RegionSplitter", "-c", str(len(points) + 1), "-f", FAMILY.decode()]
     rows = ["--firstrow", "0" * PREFIX_DIGITS, "--lastrow", "f" * PREFIX_DIGITS]
     done = subprocess.run(

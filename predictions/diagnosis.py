@@ -1,16 +1,10 @@
 """Why a job failed: from what Hadoop and the attempts' logs say to one cause, and what to do about it."""
 
 import re
-import subprocess
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from predictions.errors import InternalError, PredictionsError, ServiceError
-from predictions.jobs.yarn import CLIENT
-from predictions.task.upload import PUT_FAILED
-
-LOGS_TIMEOUT = 30.0  # seconds until the attempts' logs of a failed job are gathered
+from predictions.errors import UPLOAD_FAILED, InternalError, PredictionsError, ServiceError
 
 _MEMORY = (
     'give the tasks more: "mapreduce.map.memory.mb" and "mapreduce.reduce.memory.mb" in [hadoop.properties] '
@@ -51,7 +45,7 @@ class Diagnosis:
 CAUSES = tuple(
     Cause(re.compile(pattern), *rest)
     for pattern, *rest in (
-        (rf"^((?:mapper\.py|reducer\.py|loader): (?!{PUT_FAILED}).+)", r"\1", ""),
+        (rf"^((?:mapper\.py|reducer\.py|loader): (?!{UPLOAD_FAILED}).+)", r"\1", ""),
         (
             r"^ModuleNotFoundError: No module named '([\w.]+)'",
             r"the tasks' Python has no module \1",
@@ -125,7 +119,7 @@ CAUSES = tuple(
             "a task's script was killed by a signal",
             "the kernel may have been short of memory: see the node's system log",
         ),
-        (rf"^(reducer\.py: {PUT_FAILED}.+)", r"\1", "see the attempt's logs"),
+        (rf"^(reducer\.py: {UPLOAD_FAILED}.+)", r"\1", "see the attempt's logs"),
         (r"(subprocess failed with code \d+)", r"a task's script ended without a word: \1", "see the attempt's logs"),
         # Java's own: the outcome of what a script said before, or a trouble of Hadoop's.
         (
@@ -163,32 +157,3 @@ def diagnose(lines: Iterable[str]) -> Diagnosis | None:
     match, where = found[rank]
     cause = CAUSES[rank]
     return Diagnosis(match.expand(cause.text).strip(), cause.cure, splits.get(where or ""), cause.error)
-
-
-def attempt_logs(application: str, hadoop: str, timeout: float = LOGS_TIMEOUT) -> Iterator[str]:
-    """Yield the lines of the logs of an application's containers; they are gathered some seconds after its end.
-
-    Args:
-        application: its ID, `application_…`.
-        hadoop: the command.
-        timeout: seconds to wait for them; none are yielded if they do not come.
-    """
-    deadline = time.monotonic() + timeout
-    command = [hadoop, f"{CLIENT}.LogsCLI", "-applicationId", application]
-    while True:
-        some = False
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                some = some or line.startswith("LogContents")
-                yield line
-        if some or time.monotonic() > deadline:
-            return
-        time.sleep(1)

@@ -1,5 +1,7 @@
 """The errors that end a command: each says in one line what, where and what to do, and has an exit code."""
 
+UPLOAD_FAILED = "hadoop fs -put failed: "  # a task says so before HDFS's own words, which may hold the cause
+
 
 class PredictionsError(Exception):
     """Base of every expected error; `exit_code` is what the command line returns."""

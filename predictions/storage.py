@@ -21,10 +21,9 @@ from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
-from loader.plan import PACKED, part_name
 from predictions.diagnosis import diagnose
 from predictions.errors import InputError, InternalError, ServiceError
-from predictions.formats.names import is_release_id, new_release_id
+from predictions.formats.names import PACKED, is_release_id, new_release_id, part_name
 from predictions.formats.record_line import read_blocks
 
 MANIFEST = "manifest.json"

@@ -30,7 +30,7 @@ from predictions.cli import commands, exits
 from predictions.formats.counters import Outcome
 from predictions.formats.names import scored_at
 from predictions.formats.record_line import read_blocks, split_lines
-from predictions.formats.regions import split_points
+from predictions.formats.row_key import split_points
 from predictions.jobs import client
 from predictions.jobs.streaming import Job
 from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, load_model

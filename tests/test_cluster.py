@@ -21,7 +21,7 @@ from conftest import CHECKOUT, make_orders
 
 from examples.flights.make_database import make_database
 from predictions.formats.names import release_table
-from predictions.formats.regions import split_points
+from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
 from predictions.jobs.bundle import pack_environment
 from predictions.scoring.model import TRUSTED

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from predictions.diagnosis import CAUSES, attempt_logs, diagnose
+from predictions.diagnosis import CAUSES, diagnose
 from predictions.errors import InternalError, ServiceError
+from predictions.jobs.yarn import attempt_logs
 
 MASTER, FIRST, SECOND = (f"container_1795366300000_0007_01_00000{number}" for number in (1, 2, 3))
 SPLIT = "Processing split: hdfs://127.0.0.1:9000/predictions/orders/20261122T154500Z/export/part-0000"

@@ -18,14 +18,13 @@ from conftest import CHECKOUT, SETTINGS
 from inprocess import without
 
 from loader.job import LoadJob
-from loader.plan import Plan, part_name
+from loader.plan import Plan
 from loader.puts import REJECTED, REJECTED_HEAD
 from predictions.errors import InputError, RefusedError, VerificationError
-from predictions.formats.names import release_table
+from predictions.formats.names import part_name, release_table
 from predictions.formats.prediction_line import MAX_CELL_BYTES, cells, parse_line
 from predictions.formats.record_line import id_digest, join_lines
-from predictions.formats.regions import split_points
-from predictions.formats.row_key import record_id, row_keys
+from predictions.formats.row_key import record_id, row_keys, split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import BUILDING, LOADED, Releases
 from predictions.jobs import client as job

@@ -16,7 +16,7 @@ from inprocess import without
 from predictions.formats.hfile.region_file import hfile_name
 from predictions.formats.names import release_table
 from predictions.formats.prediction_line import FAMILY
-from predictions.formats.regions import split_points
+from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import BUILDING, Releases
 from predictions.progress import LoadDisplay

@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 
-from loader.plan import PACKED, Plan, part_name, part_number
+from loader.plan import Plan
 from predictions.errors import InputError
-from predictions.formats.regions import split_points
+from predictions.formats.names import PACKED, part_name, part_number
+from predictions.formats.row_key import split_points
 from predictions.hbase.server import Server
 
 RELEASE = "20261122T154500Z"

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictions.formats.record_line import NULL, escape, unescape
-from predictions.formats.regions import split_points
-from predictions.formats.row_key import MAX_ID_BYTES, record_id, row_keys, unfit, why_unfit
+from predictions.formats.row_key import MAX_ID_BYTES, record_id, row_keys, split_points, unfit, why_unfit
 
 SAME_PREFIX = list(islice((b"%d" % n for n in count() if zlib.crc32(b"%d" % n) >> 16 == 0x3224), 5))  # as has 42
 ODD_IDS = [

@@ -23,8 +23,7 @@ import mapper
 import reducer
 from predictions.formats.prediction_line import parse_line
 from predictions.formats.record_line import split_lines
-from predictions.formats.regions import split_points
-from predictions.formats.row_key import record_id, row_keys
+from predictions.formats.row_key import record_id, row_keys, split_points
 from predictions.stages.score_local import cut
 from predictions.storage import Storage
 

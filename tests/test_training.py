@@ -160,7 +160,7 @@ def test_what_cannot_be_trained_is_named(trained, orders, changes, message):
 def test_the_trained_model_was_tried_in_a_process_of_its_own(trained, monkeypatch, tmp_path):
     broken = tmp_path / "mapper.py"
     broken.write_text("import sys; print('mapper.py: no such class', file=sys.stderr); sys.exit(2)")
-    monkeypatch.setattr("mapper.__file__", str(broken))
+    monkeypatch.setattr("predictions.stages.train.script", lambda _name: broken)
     with pytest.raises(InputError, match="does not work in a process of its own: mapper.py: no such class"):
         trained(processes=True)
 

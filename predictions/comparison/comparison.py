@@ -17,8 +17,7 @@ import numpy as np
 
 from predictions.comparison.distribution import BYTES, Bins, Distribution, Rows, Values, text
 from predictions.formats.record_line import NULL, bytes_before
-from predictions.formats.regions import key_range
-from predictions.formats.row_key import record_id
+from predictions.formats.row_key import key_range, record_id
 
 EXAMPLES = 20  # of the records that changed most
 COARSE = 10  # fine bins in one of the population stability index: with more of these, chance alone moves small releases

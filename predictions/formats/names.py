@@ -1,10 +1,13 @@
-"""Releases: one run's predictions, whole and immutable, and the pointer that says which one is served."""
+"""Names: of releases, of their tables in HBase, and of the part files, one for each region."""
 
 import re
 from datetime import UTC, datetime
 
 from predictions.errors import InputError
 
+PACKED = ".gz"  # what a job adds to the name of a part file
+
+_PART = re.compile(r"part-(\d{5,})(?:\.gz)?")
 _ID_FORMAT = "%Y%m%dT%H%M%SZ"
 _ID = re.compile(r"\d{8}T\d{6}Z")
 
@@ -39,3 +42,16 @@ def scored_at(release: str) -> bytes:
 def release_table(name: str, release: str) -> str:
     """Return the name of the HBase table that holds a release's predictions."""
     return f"{name}.{release}"
+
+
+def part_name(part: int) -> str:
+    """Return the name of a part file; a job packs it, and adds `PACKED`."""
+    return f"part-{part:05d}"
+
+
+def part_number(name: str) -> int:
+    """Return the number of a part file; InputError where it has the name of none."""
+    found = _PART.fullmatch(name)
+    if not found:
+        raise InputError(f"{name}: no part file: they are called {part_name(0)}, {part_name(1)} and so on")
+    return int(found[1])

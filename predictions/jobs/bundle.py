@@ -1,4 +1,4 @@
-"""What a job ships: the bundle of our own modules, and for clusters without scikit-learn a packed environment."""
+"""What a job ships: the scripts, our own modules, and for clusters without scikit-learn a packed environment."""
 
 import importlib.metadata
 import io
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from predictions.errors import InputError, InternalError
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGES = Path(__file__).resolve().parents[2]
 
 # What a task imports of our own, as whole folders.
 FOLDERS = ("formats", "scoring", "comparison", "task")
@@ -28,6 +28,13 @@ LOAD_LIBRARIES = ("happybase", "tenacity")
 TASK_LIBRARIES = ("numpy", "pandas", "scikit-learn", "skops", "xxhash")
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same modules give the same bytes
+
+
+def script(name: str) -> Path:
+    """Return the path of mapper.py or reducer.py: beside the packages in a checkout, else where it was installed to."""
+    if (PACKAGES / "setup.cfg").is_file():
+        return PACKAGES / name
+    return next(Path(str(file.locate())) for file in importlib.metadata.files("predictions") or () if file.name == name)
 
 
 def bundle() -> bytes:
@@ -45,9 +52,9 @@ def load_bundle() -> bytes:
 
 def _modules(names: Iterable[str]) -> dict[str, Path]:
     """Return the files of modules and of folders of them, by their names below the folder of packages."""
-    paths = [CHECKOUT / name for name in ("predictions/__init__.py", *names)]
+    paths = [PACKAGES / name for name in ("predictions/__init__.py", *names)]
     files = chain.from_iterable(sorted(path.rglob("*.py")) if path.is_dir() else [path] for path in paths)
-    return {str(file.relative_to(CHECKOUT)): file for file in files}
+    return {str(file.relative_to(PACKAGES)): file for file in files}
 
 
 def _zip(files: Mapping[str, Path]) -> bytes:

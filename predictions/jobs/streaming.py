@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from predictions.diagnosis import attempt_logs, diagnose
+from predictions.diagnosis import diagnose
 from predictions.errors import InputError, InternalError, PredictionsError, ServiceError
 from predictions.formats import counters
-from predictions.jobs.yarn import UNREACHABLE, complaints, kill_application, refused
+from predictions.jobs.yarn import UNREACHABLE, attempt_logs, complaints, kill_application, refused
 
 # Where distributions keep the streaming jar, relative to the folder above the one that `hadoop` is in.
 _JAR_PATTERNS = (

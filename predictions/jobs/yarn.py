@@ -2,10 +2,13 @@
 
 import re
 import subprocess
+import time
+from collections.abc import Iterator
 
 from predictions.errors import ServiceError
 
 CLIENT = "org.apache.hadoop.yarn.client.cli"
+LOGS_TIMEOUT = 30.0  # seconds until the attempts' logs of a failed job are gathered
 UNREACHABLE = "YARN does not answer; is the cluster running (hadoop/cluster status)?"
 
 # Fail in seconds, not in a quarter of an hour, where there is no YARN.
@@ -58,6 +61,35 @@ def application_report(hadoop: str, application: str) -> str:
 def kill_application(hadoop: str, application: str) -> None:
     """End an application, if it is there."""
     _ask(hadoop, "ApplicationCLI", "-kill", application)
+
+
+def attempt_logs(application: str, hadoop: str, timeout: float = LOGS_TIMEOUT) -> Iterator[str]:
+    """Yield the lines of the logs of an application's containers; they are gathered some seconds after its end.
+
+    Args:
+        application: its ID, `application_…`.
+        hadoop: the command.
+        timeout: seconds to wait for them; none are yielded if they do not come.
+    """
+    deadline = time.monotonic() + timeout
+    command = [hadoop, f"{CLIENT}.LogsCLI", "-applicationId", application]
+    while True:
+        some = False
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                some = some or line.startswith("LogContents")
+                yield line
+        if some or time.monotonic() > deadline:
+            return
+        time.sleep(1)
 
 
 def _health(hadoop: str, node: str) -> str:

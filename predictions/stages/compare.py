@@ -12,7 +12,7 @@ from rich.table import Table
 from predictions.comparison.comparison import AMOUNT_EDGES, Comparison, compare, lines_between
 from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
-from predictions.formats.regions import key_range, split_points
+from predictions.formats.row_key import key_range, split_points
 from predictions.scoring.model import MANIFEST_FILE, parse_manifest
 from predictions.storage import HFILES, ReleaseFolder
 from predictions.task.current import Against, comparison_name, read_state

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from loader.bulk import can_load
-from predictions.diagnosis import attempt_logs, diagnose
+from predictions.diagnosis import diagnose
 from predictions.errors import InputError, PredictionsError
 from predictions.hbase.connection import Connection
 from predictions.jobs.bundle import TASK_LIBRARIES
 from predictions.jobs.streaming import find_command, find_streaming_jar, require_hadoop
-from predictions.jobs.yarn import CLIENT, application_report, usable_nodes
+from predictions.jobs.yarn import CLIENT, application_report, attempt_logs, usable_nodes
 from predictions.settings import Settings
 from predictions.sources.base import open_database
 from predictions.storage import Storage

@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from loader.plan import part_name
 from predictions.errors import InputError, SnapshotLostError
 from predictions.formats import row_key as rowkey
+from predictions.formats.names import part_name
 from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields, id_digest
 from predictions.pace import Pace
 from predictions.settings import Settings

@@ -11,12 +11,12 @@ import xxhash
 
 from loader.bulk import HFileLoad, can_load
 from loader.checkpoints import Checkpoint, Checkpoints
-from loader.plan import PACKED, Plan, part_name
+from loader.plan import Plan
 from loader.puts import PutLoad
 from loader.tables import make_table
 from predictions.errors import InputError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts
-from predictions.formats.names import release_table
+from predictions.formats.names import PACKED, part_name, release_table
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Releases
 from predictions.progress import LoadDisplay, bar

@@ -11,8 +11,7 @@ from predictions.formats import unreadable
 from predictions.formats.counters import Outcome
 from predictions.formats.prediction_line import END_OF_CONFLICT, END_OF_SCORED, parse_line
 from predictions.formats.record_line import split_lines, unescape
-from predictions.formats.regions import split_points
-from predictions.formats.row_key import record_id
+from predictions.formats.row_key import record_id, split_points
 from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, parse_manifest
 from predictions.settings import Settings
 from predictions.storage import HFILES, ReleaseFolder

@@ -4,9 +4,9 @@ import tempfile
 from collections.abc import Callable
 
 from predictions.formats.counters import Outcome
-from predictions.formats.regions import split_points
+from predictions.formats.row_key import split_points
 from predictions.formats.unreadable import Unreadable
-from predictions.jobs.bundle import CHECKOUT, bundle
+from predictions.jobs.bundle import bundle, script
 from predictions.jobs.client import JobClient
 from predictions.jobs.partitions import partition_file
 from predictions.jobs.streaming import Job
@@ -56,7 +56,7 @@ class ScoreJob:
     def ship(self) -> None:
         """Put what the job ships beside the model: the scripts, the bundle, the split points, the marks."""
         shipped = {
-            **{script: (CHECKOUT / script).read_bytes() for script in SCRIPTS},
+            **{name: script(name).read_bytes() for name in SCRIPTS},
             BUNDLE: bundle(),
             PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
             AGAINST_FILE: self._against.to_json(),

@@ -21,9 +21,9 @@ from typing import IO, Any, BinaryIO
 from predictions.errors import InputError, InternalError
 from predictions.formats import counters
 from predictions.formats.record_line import bytes_before, read_blocks
-from predictions.formats.regions import key_range, split_points
+from predictions.formats.row_key import key_range, split_points
 from predictions.formats.unreadable import Unreadable
-from predictions.jobs.bundle import CHECKOUT
+from predictions.jobs.bundle import script
 from predictions.processes import Processes, uninterrupted
 from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE
 from predictions.stages.compare import lines_of
@@ -183,7 +183,7 @@ def _sort(scratch: Path) -> list[str]:
 
 
 def _script(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(CHECKOUT / name), *arguments]
+    return [sys.executable, str(script(name)), *arguments]
 
 
 def _reduce(processes: Processes, ordered: Any, arguments: list[str]) -> IO[bytes]:

@@ -23,10 +23,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils import get_tags
 
-import mapper
 from predictions.comparison.distribution import SHARES
 from predictions.errors import InputError
 from predictions.formats.record_line import NULL, SEPARATOR, Column, join_lines, split_lines, unescape
+from predictions.jobs.bundle import script
 from predictions.scoring.features import FrameReader, NumberDecoder
 from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, Model, read_manifest, save_model
 from predictions.settings import ModelSettings, Settings
@@ -155,7 +155,7 @@ def try_in_fresh_process(manifest: Path, release: str) -> None:
     Raises:
         InputError: the model does not load there, or does not answer as it does here.
     """
-    command = [sys.executable, mapper.__file__, str(manifest), release]
+    command = [sys.executable, str(script("mapper.py")), str(manifest), release]
     tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if tried.returncode:
         reason = (tried.stderr.strip().splitlines() or ["no message"])[-1]

@@ -8,8 +8,9 @@ from itertools import chain
 from typing import Any
 
 from loader.compare import EXAMPLES, KEY_ROWS, KINDS, Found, compare_range, count_range
-from loader.plan import Plan, part_name
+from loader.plan import Plan
 from predictions.errors import InputError
+from predictions.formats.names import part_name
 from predictions.hbase.connection import Connection
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder

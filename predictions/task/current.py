@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-from loader.plan import part_name
 from predictions.comparison.comparison import Comparison, compare, lines_between
 from predictions.comparison.distribution import BYTES, Bins
-from predictions.formats.regions import key_range
+from predictions.formats.names import part_name
+from predictions.formats.row_key import key_range
 from predictions.task.download import FAILURES, blocks
 
 AGAINST_FILE = "against.json"

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from loader.plan import PACKED
+from predictions.formats.names import PACKED
 from predictions.formats.record_line import read_blocks
 from predictions.task.upload import TIMEOUT, output_host, user, web_address
 

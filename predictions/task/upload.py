@@ -16,13 +16,12 @@ from http import HTTPStatus
 from typing import BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
-from predictions.errors import InternalError
+from predictions.errors import UPLOAD_FAILED, InternalError
 from predictions.task import environment as task
 
 BUFFER_BYTES = 1 << 20
 TELL_BYTES = 64 * BUFFER_BYTES
 TIMEOUT = 60  # seconds without a sign of life
-PUT_FAILED = "hadoop fs -put failed: "  # before what it said, in which HDFS may give a cause
 ANY_HOST = "0.0.0.0"  # noqa: S104, what the NameNode listens on is not where it is
 
 _TARGET = "mapreduce_task_output_dir"
@@ -129,4 +128,4 @@ def _put_by_hadoop(folder: str, target: str) -> None:
         except subprocess.TimeoutExpired:
             task.status("uploading by `hadoop fs`")
     if putting.returncode:
-        raise InternalError(f"{PUT_FAILED}{(said.strip().splitlines() or ['no message'])[-1]}")
+        raise InternalError(f"{UPLOAD_FAILED}{(said.strip().splitlines() or ['no message'])[-1]}")

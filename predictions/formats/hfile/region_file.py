@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
-from loader.plan import part_name
 from predictions.errors import InputError
 from predictions.formats.hfile.writer import HFileWriter
+from predictions.formats.names import part_name
 from predictions.formats.prediction_line import FAMILY, columns
 from predictions.formats.record_line import id_digest
 from predictions.formats.row_key import record_id
