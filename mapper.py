@@ -3,95 +3,58 @@
 
     cat part-* | ./mapper.py model.json 20261122T154500Z | LC_ALL=C sort -t$'\\t' -k1,1 -s | ./reducer.py
 
-In:   id TAB feature ... TAB label          (predictions/formats/record_line.py)
+In:   id TAB feature ... TAB label                                            (predictions/formats/record_line.py)
 Out:  rowkey TAB prediction TAB probability TAB record TAB scored TAB error   (predictions/formats/prediction_line.py)
 
-The arguments are the model's manifest, with model.skops beside it, and the release for which it scores. The model's
-hash, versions and golden records are checked before the first line. Every line is answered: a record that cannot be
-scored with its `error`, a line that is no record under a key of its own (predictions/formats/unreadable.py).
-
-    ... | ./mapper.py model.json RELEASE MARKS | sort ... | ./reducer.py --changed LINES
-
-With a file of marks of the release that is current (predictions/task/marks.py), only what has changed since is scored;
-for the others, the reducer takes that release's lines (predictions/task/carry.py).
+The model's hash, versions and golden records are checked before the first line. A record that cannot be scored gets a
+line with an `error`; a line that is not a record gets one with a key of its own (predictions/formats/unreadable.py).
 """
 
-import faulthandler
+import argparse
 import gc
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from predictions.errors import InputError, InternalError, PredictionsError
-from predictions.formats import counters, unreadable
 from predictions.formats.names import scored_at
-from predictions.formats.record_line import id_digest, read_blocks, split_lines
-from predictions.scoring.model import Model, load_model
-from predictions.scoring.predict import ChangedOnly, prediction_lines
-from predictions.task import environment as task
+from predictions.formats.record_line import id_digest, read_blocks
+from predictions.formats.unreadable import prediction_lines, sift
+from predictions.scoring.model import load_model
+from predictions.scoring.predict import Scorer
+from predictions.task import environment, script
 from predictions.task.marks import Marks
 
 
-def score(blocks: Iterable[bytes], model: Model, scored: bytes, counts: Counter[str]) -> Iterator[bytes]:
-    """Yield the prediction lines of each block of lines."""
-    return answer(blocks, model.fields, partial(prediction_lines, model, scored=scored), scored, counts)
-
-
-def score_changed(
-    blocks: Iterable[bytes], model: Model, marks: Marks, scored: bytes, counts: Counter[str]
-) -> Iterator[bytes]:
-    """Yield the prediction lines of records without a mark, and lines to be filled in for the others."""
-    changed = ChangedOnly(model, marks, scored)
-    return chain(answer(blocks, model.fields, changed.lines, scored, counts), changed.rest())
-
-
-def answer(
-    blocks: Iterable[bytes],
-    fields: int,
-    of_records: Callable[[bytes, list[bytes], list[bytes]], bytes],
-    scored: bytes,
-    counts: Counter[str],
-) -> Iterator[bytes]:
-    """Yield the lines that answer each block of lines: those of its records, and those of what could not be read."""
+def score(blocks: Iterable[bytes], scorer: Scorer, counts: Counter[str]) -> Iterator[bytes]:
+    """Yield prediction lines for blocks of record lines."""
     for block in blocks:
-        records, record_ids, features, others = unreadable.sift(block, fields)
-        if others:
-            lines, before = split_lines(block), counts["read"] + 1
-            found = (unreadable.Unreadable(task.split_name(), before + i, others[i], lines[i]) for i in others)
-            yield unreadable.prediction_lines(found, scored)
-        counts["read"] += len(record_ids) + len(others)
-        counts["unreadable"] += len(others)
-        if record_ids:
-            yield of_records(records, record_ids, features)
-            counts["read_digest"] += id_digest(record_ids)
+        records = sift(block, scorer.model.fields, scorer.split, counts["read"] + 1)
+        if records.unreadable:
+            yield prediction_lines(records.unreadable, scorer.scored)
+        if records.record_ids:
+            yield scorer.lines(records)
+        counts["read"] += len(records.record_ids) + len(records.unreadable)
+        counts["read_digest"] += id_digest(records.record_ids)
+        counts["unreadable"] += len(records.unreadable)
+    yield from scorer.rest()
 
 
 def main(*arguments: str) -> int:
-    if len(arguments) not in (2, 3):
-        print("usage: mapper.py MODEL.JSON RELEASE [MARKS] < record lines", file=sys.stderr)
-        return InputError.exit_code
-    counts = Counter(read=0, unreadable=0, read_digest=0)
-    faulthandler.enable()  # a crash in a library leaves at least its stack in the log
-    try:
-        blocks, scored = read_blocks(sys.stdin.buffer), scored_at(arguments[1])
-        model = load_model(Path(arguments[0]))
-        gc.freeze()  # what is loaded stays: the collector need not walk through it again and again
-        if arguments[2:]:
-            lines = score_changed(blocks, model, Marks(Path(arguments[2])), scored, counts)
-        else:
-            lines = score(blocks, model, scored, counts)
-        sys.stdout.buffer.writelines(lines)
-    except PredictionsError as error:
-        if error.__cause__ and isinstance(error, InternalError):
-            traceback.print_exception(error.__cause__)
-        print(f"mapper.py: {error}", file=sys.stderr)
-        return error.exit_code
-    counters.report(sys.stderr, **counts)
-    return 0
+    parser = argparse.ArgumentParser("mapper.py", description="Score records: record lines in, prediction lines out.")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model.json, with model.skops beside it")
+    parser.add_argument("release", metavar="RELEASE", help="the ID of the release that the predictions are for")
+    parser.add_argument("--marks", type=Path, metavar="FILE", help="do not score the records that have a mark here")
+    parser.add_argument("--split", default=environment.split_name(), metavar="NAME", help="the input's, for messages")
+    options = parser.parse_args(arguments)
+
+    def score_input(counts: Counter[str]) -> None:
+        marks = Marks(options.marks) if options.marks else None
+        scorer = Scorer(load_model(options.model), scored_at(options.release), options.split, marks)
+        gc.freeze()  # the model stays: the garbage collector need not walk through it again and again
+        sys.stdout.buffer.writelines(score(read_blocks(sys.stdin.buffer), scorer, counts))
+
+    return script.run(parser.prog, score_input, "read", "unreadable", "read_digest")
 
 
 if __name__ == "__main__":

@@ -8,18 +8,19 @@ name is that of Hadoop's input file, or of a pipe's second argument.
 
 import gc
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 from loader.checkpoints import Checkpoint
 from loader.part import load_part
 from loader.plan import Plan
-from predictions.errors import InputError, PredictionsError
-from predictions.formats import counters
+from predictions.errors import InputError
 from predictions.formats.names import part_number
 from predictions.formats.record_line import read_blocks
 from predictions.hbase.connection import Connection
-from predictions.task import environment as task
+from predictions.task import environment, script
 
 
 def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
@@ -33,22 +34,23 @@ def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
 
 def main() -> int:
     gc.disable()  # see loader/local.py
-    try:
+
+    def load(counts: Counter[str]) -> None:
         with open(sys.argv[1]) as file:
             plan = Plan.from_json(file.read())
-        name = task.input_name() or sys.argv[2]
-        part = part_number(name)
+        name = environment.input_name() or sys.argv[2]
 
         def report(done: Checkpoint) -> None:
             print(f"{name}\t{done.rows}", flush=True)
 
-        with Connection(plan.server, lambda reason: task.status(f"{name}: waiting for HBase: {reason}")) as connection:
-            done = load_part(connection, plan, part, lambda offset: skip(sys.stdin.buffer, offset), report)
-        counters.report(sys.stderr, loaded=done.rows)
-    except PredictionsError as error:
-        print(f"loader: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+        def waiting(reason: str) -> None:
+            environment.status(f"{name}: waiting for HBase: {reason}")
+
+        with Connection(plan.server, waiting) as connection:
+            read = partial(skip, sys.stdin.buffer)
+            counts["loaded"] = load_part(connection, plan, part_number(name), read, report).rows
+
+    return script.run("loader", load, "loaded")
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from predictions.errors import InternalError
 
+Accept = Callable[[int, str], bool]
 KILL_AFTER = 1.0  # seconds that the others get to end by themselves once one has failed
 
 
@@ -43,12 +44,16 @@ class Processes:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._started: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._started: list[tuple[subprocess.Popen[bytes], Path, Accept]] = []
         self._lock = threading.Lock()
         self._ended = False
 
     def start(
-        self, command: Sequence[str], stdin: IO[bytes] | int, environment: Mapping[str, str]
+        self,
+        command: Sequence[str],
+        stdin: IO[bytes] | int,
+        environment: Mapping[str, str],
+        accept: Accept = lambda _code, _said: False,
     ) -> subprocess.Popen[Any]:
         """Start a process whose output is a pipe.
 
@@ -56,6 +61,7 @@ class Processes:
             command: the program and its arguments.
             stdin: as of `Popen`; a pipe is handed over to the process.
             environment: variables beside those of this process.
+            accept: whether an exit code other than 0 is no failure, given the code and what it wrote to stderr.
 
         Raises:
             InternalError: the run has been ended.
@@ -67,7 +73,7 @@ class Processes:
             with open(said, "wb") as stderr:
                 environment = {**os.environ, **environment}
                 process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=environment)
-            self._started.append((process, said))
+            self._started.append((process, said, accept))
         if not isinstance(stdin, int):
             stdin.close()  # else the writer at the other end would not notice that its reader died
         return process
@@ -78,8 +84,11 @@ class Processes:
         Raises:
             InternalError: names the one that failed by itself, with the last line that it wrote.
         """
-        ended = [(process, process.wait(), said.read_text(errors="replace")) for process, said in self._started]
-        failed = [end for end in ended if end[1]]
+        ended = [
+            (process, process.wait(), said.read_text(errors="replace"), accept)
+            for process, said, accept in self._started
+        ]
+        failed = [(process, code, said) for process, code, said, accept in ended if code and not accept(code, said)]
         # Who lost its reader, or was killed for it, is not the cause.
         failed.sort(key=lambda end: "BrokenPipeError" in end[2] or end[1] in (-signal.SIGPIPE, -signal.SIGKILL))
         if failed:
@@ -87,7 +96,7 @@ class Processes:
 
     def fail(self) -> None:
         """Raise for the one that failed, as `check`; the others are ended first."""
-        for process, _said in self._started:
+        for process, _said, _accept in self._started:
             try:
                 process.wait(KILL_AFTER)
             except subprocess.TimeoutExpired:
@@ -98,14 +107,14 @@ class Processes:
         """Kill those that still run; no other is started."""
         with self._lock:
             self._ended = True
-        for process, _said in self._started:
+        for process, _said, _accept in self._started:
             if process.poll() is None:
                 process.kill()
                 process.wait()
 
     def said(self) -> str:
         """Return all that they wrote to stderr."""
-        return "".join(said.read_text(errors="replace") for _process, said in self._started)
+        return "".join(said.read_text(errors="replace") for _process, said, _accept in self._started)
 
 
 def _describe(process: subprocess.Popen[Any], code: int, said: str) -> str:

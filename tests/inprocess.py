@@ -34,8 +34,9 @@ from predictions.formats.row_key import split_points
 from predictions.jobs import client
 from predictions.jobs.streaming import Job
 from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, load_model
+from predictions.scoring.predict import Scorer
 from predictions.stages import compare, export, marking, score, score_local, train, verify
-from predictions.task import environment as task
+from predictions.task.carry import carry_over
 from predictions.task.marks import MARKS_FILE, Marks
 
 
@@ -156,26 +157,22 @@ class OneProcess:
             scratch = Path(folder)
             for name in (MANIFEST_FILE, MODEL_FILE):
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
-            model, scored = load_model(scratch / MANIFEST_FILE), scored_at(self._folder.release)
-            score_blocks = partial(mapper.score, model=model, scored=scored)
+            model, scored, marks = load_model(scratch / MANIFEST_FILE), scored_at(self._folder.release), None
             if self._carry:
                 with open(scratch / MARKS_FILE, "wb") as file:
                     marking.write_marks(self._carry, file)
                 marks = Marks(scratch / MARKS_FILE)
-                score_blocks = partial(mapper.score_changed, model=model, marks=marks, scored=scored)
-            counts, conflicts, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
+            counts, examples, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
             for path in self._folder.files("export"):
-                of_file = Counter()
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setenv(task._FILE, path)
-                    lines += split_lines(b"".join(score_blocks(self._folder.blocks(path), counts=of_file)))
+                of_file, split = Counter(), f"{path.rpartition('/')[2]}+0"
+                blocks = mapper.score(self._folder.blocks(path), Scorer(model, scored, split, marks), of_file)
+                lines += split_lines(b"".join(blocks))
                 counts.update(of_file)
             lines.sort(key=lambda line: line.partition(b"\t")[0])
             ordered = read_blocks(io.BytesIO(b"".join(line + b"\n" for line in lines)))
             if self._carry:
-                (scratch / "current").write_bytes(b"".join(compare.lines_of(self._carry, b"", b"")))
-                ordered = reducer.changed(ordered, str(scratch / "current"), counts)
-            reduced = b"".join(reducer.unique(ordered, counts, conflicts))
+                ordered = carry_over(ordered, compare.lines_of(self._carry, b"", b""), counts)
+            reduced = b"".join(reducer.one_line_a_key(ordered, counts, examples))
         score_local.cut(io.BytesIO(reduced), self._points, partial(self._part, output))
         progress(1.0)
         return Outcome(counts)

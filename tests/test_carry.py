@@ -11,7 +11,7 @@ import pytest
 from conftest import make_orders, replace_export
 from inprocess import without
 
-from mapper import score_changed
+import mapper
 from predictions.errors import InputError, InternalError
 from predictions.formats.names import scored_at
 from predictions.formats.prediction_line import parse_line
@@ -19,13 +19,14 @@ from predictions.formats.record_line import fingerprints, read_blocks, split_lin
 from predictions.formats.row_key import record_id, row_keys
 from predictions.scoring import predict as scoring
 from predictions.scoring.model import load_model
+from predictions.scoring.predict import Scorer
 from predictions.settings import load_settings
 from predictions.stages.export import export
 from predictions.stages.score import score, take_model
 from predictions.stages.train import train
 from predictions.storage import Storage
 from predictions.task import carry, marks
-from reducer import unique
+from reducer import one_line_a_key
 
 GONE, NEW, CHANGED = 10, 9, 7  # of the 400 orders; one of eight that were to change has no amount
 
@@ -151,7 +152,7 @@ def test_only_what_changed_is_scored(project, second, known, monkeypatch, batch)
     monkeypatch.setattr(model, "score", lambda block: asked.append(block.count(b"\n")) or score_block(block))
     blocks = [line + b"\n" for line in split_lines(blocks_of(second, "export"))]
     counts = Counter()
-    mapped = b"".join(score_changed(blocks, model, known, b"7", counts))
+    mapped = b"".join(mapper.score(blocks, Scorer(model, b"7", "stdin", known), counts))
     assert sum(asked) == NEW + CHANGED + 1
     assert len(asked) == (1 if batch > 1 else sum(asked))  # those of many blocks go to the model together
     assert counts["read"] == len(blocks) == len(split_lines(mapped))
@@ -165,8 +166,8 @@ def test_only_what_changed_is_scored(project, second, known, monkeypatch, batch)
         assert counts["carried"] == len(blocks) - sum(asked)
     assert results[0] == results[1] == results[2]
     assert not any(line.endswith(b"\t\\N\t\\N") for line in split_lines(results[0]))  # nothing is left unscored
-    with pytest.raises(InputError, match="the records come unscored: --changed LINES"):
-        list(unique([ordered], Counter(), []))
+    with pytest.raises(InputError, match="the input has unscored lines; pass --current"):
+        list(one_line_a_key([ordered], Counter(), []))
 
 
 def test_a_mark_is_of_the_row_key_and_of_the_fingerprint(known, project):

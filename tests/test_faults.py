@@ -16,8 +16,9 @@ from inprocess import script
 
 import mapper
 from predictions.errors import InternalError
-from predictions.scoring import faults
+from predictions.scoring import predict as faults
 from predictions.scoring.model import load_model
+from predictions.scoring.predict import Scorer
 
 RELEASE = "20261122T154500Z"
 GOOD = b"a\tAT\t250.0\t1\t0\n", b"b\t\\N\t\\N\t\\N\t0\n", b"c\tCH\t4.5\t2\t0\n"
@@ -65,7 +66,8 @@ def test_a_child_that_ends_or_raises_is_not_killed(capfd):
 
 
 def test_a_child_writes_nothing_of_what_its_parent_has_buffered(tmp_path):
-    script = "import sys; from predictions.scoring import faults; sys.stdout.write('once\\n'); faults.killing_signal(len, b'a\\n')"
+    script = "import sys; from predictions.scoring.predict import killing_signal; sys.stdout.write('once\\n'); "
+    script += "killing_signal(len, b'a\\n')"
     ran = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True)
     assert ran.stdout == "once\n", ran.stderr
 
@@ -161,7 +163,7 @@ class Raising:
 
 
 def test_the_message_is_one_line_and_an_unreadable_line_before_does_not_move_the_blame():
-    lines = mapper.score([b"too\tfew\na\t1\t0\nbad\t1\t0\nc\t1\t0\n"], Raising(), b"1", Counter())
+    lines = mapper.score([b"too\tfew\na\t1\t0\nbad\t1\t0\nc\t1\t0\n"], Scorer(Raising(), b"1", "stdin"), Counter())
     assert b"unreadable:stdin:000000000001" in next(lines)
     with pytest.raises(InternalError) as raised:
         next(lines)

@@ -67,7 +67,7 @@ def predictions(number):
 def test_many_more_records_take_no_more_memory(trained, tmp_path, script, lines, full):
     many_records = (10 if full else 5) * FEW
     model = [str(Path(trained) / "model" / "model.json"), RELEASE]
-    arguments = model if script == "mapper.py" else [str(tmp_path / "hfiles")]
+    arguments = model if script == "mapper.py" else ["--hfiles", str(tmp_path / "hfiles")]
     (few, few_lines), (many, many_lines) = (
         peak([str(CHECKOUT / script), *arguments], lines(number)) for number in (FEW, many_records)
     )

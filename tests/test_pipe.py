@@ -30,6 +30,7 @@ from predictions.formats.row_key import record_id, row_keys, why_unfit
 from predictions.formats.unreadable import find
 from predictions.jobs.bundle import bundle
 from predictions.scoring.model import Model
+from predictions.scoring.predict import Scorer
 
 RELEASE = "20261122T154500Z"
 SCORED = b"1795362300000"
@@ -284,9 +285,29 @@ def test_what_is_no_prediction_line_is_refused(task):
         assert found.stderr.startswith(b"reducer.py: ")
 
 
-def test_the_mapper_without_arguments_shows_its_usage(task):
-    found = task("mapper.py")
-    assert (found.returncode, found.stderr.startswith(b"usage: mapper.py")) == (2, True)
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("mapper.py", [], b"the following arguments are required: MODEL, RELEASE"),
+        ("mapper.py", ["model.json", RELEASE, "marks"], b"unrecognized arguments: marks"),
+        ("reducer.py", ["hfiles"], b"unrecognized arguments: hfiles"),
+    ],
+)
+def test_wrong_arguments_show_the_usage(task, name, arguments, message):
+    found = task(name, *arguments)
+    usage, *_rest, last = found.stderr.splitlines()
+    assert (found.returncode, usage[: len(f"usage: {name}")].decode(), message in last) == (2, f"usage: {name}", True)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(None, b"No such file"), (b"0001:2\t1", b"does not say"), (b"[]", b"does not say")]
+)
+def test_a_file_that_names_no_served_release_is_refused(task, tmp_path, data, message):
+    if data:
+        (tmp_path / "current.json").write_bytes(data)
+    found = task("reducer.py", "--current", "current.json")
+    assert (found.returncode, found.stderr.startswith(b"reducer.py: current.json: ")) == (2, True)
+    assert message in found.stderr
 
 
 def test_input_out_of_order_is_refused(task):
@@ -353,11 +374,11 @@ def in_process(model, data, size):
     counts = Counter(
         dict.fromkeys(("read", "unreadable", "read_digest", "scored", "failed", "duplicates", "conflicts"), 0)
     )
-    mapped = b"".join(mapper.score(read_blocks(io.BytesIO(data), size), model, SCORED, counts))
+    mapped = b"".join(mapper.score(read_blocks(io.BytesIO(data), size), Scorer(model, SCORED, "stdin"), counts))
     # sorted() is the sort of the pipe: tests/test_rowkey.py compares them.
     lines = sorted(split_lines(mapped), key=lambda line: line.partition(b"\t")[0])
     ordered = b"".join(line + b"\n" for line in lines)
-    return lines, b"".join(reducer.unique(read_blocks(io.BytesIO(ordered), size), counts, [])), counts
+    return lines, b"".join(reducer.one_line_a_key(read_blocks(io.BytesIO(ordered), size), counts, [])), counts
 
 
 @given(st.lists(record_lines | bad_lines), st.sampled_from([7, 100, 1 << 20]))

@@ -22,7 +22,7 @@ def block_of(lines):
 
 def test_a_block_of_records_is_left_as_it_is():
     block = "1\ta\t0\né\t\t\\N\n".encode()
-    assert sift(block, FIELDS) == (block, [b"1", "é".encode()], [b"a", b""], {})
+    assert sift(block, FIELDS, "stdin", 1) == (block, [b"1", "é".encode()], [b"a", b""], [])
 
 
 def test_what_is_no_record_is_sorted_out_with_its_reason():
@@ -30,34 +30,38 @@ def test_what_is_no_record_is_sorted_out_with_its_reason():
         *(b"1\ta\t0", b"2\ta", b"\ta\t0", b"\\N\ta\t0", b"x" * 32763 + b"\ta\t0", b"a\\qb\ta\t0", b"\xff\ta\t0"),
         *(b"3\ta\tb\t0", b"", b"4\ta\t0"),
     ]
-    sifted = sift(block_of(lines), FIELDS)
+    sifted = sift(block_of(lines), FIELDS, "part-00001+0", 8)
     assert sifted.block == b"1\ta\t0\n4\ta\t0\n"
     assert sifted.record_ids == [b"1", b"4"]
     assert sifted.features == [b"a", b"a"]
-    assert sifted.others == {
-        1: "2 fields, not 3",
-        2: "the ID is empty",
-        3: "the ID is NULL",
-        4: "the ID is 32,763 bytes long, a row key takes 32,762",
-        5: "the ID is not escaped as COPY escapes it",
-        6: "the ID is not valid UTF-8",
-        7: "4 fields, not 3",
-        8: "1 fields, not 3",
-    }
+    assert sifted.unreadable == [
+        Unreadable("part-00001+0", 8 + index, reason, lines[index])
+        for index, reason in {
+            1: "2 fields, not 3",
+            2: "the ID is empty",
+            3: "the ID is NULL",
+            4: "the ID is 32,763 bytes long, a row key takes 32,762",
+            5: "the ID is not escaped as COPY escapes it",
+            6: "the ID is not valid UTF-8",
+            7: "4 fields, not 3",
+            8: "1 fields, not 3",
+        }.items()
+    ]
 
 
 def test_a_block_may_have_no_record_at_all():
-    assert sift(b"\n\n", FIELDS) == (b"", [], [], {0: "1 fields, not 3", 1: "1 fields, not 3"})
+    others = [Unreadable("stdin", number, "1 fields, not 3", b"") for number in (1, 2)]
+    assert sift(b"\n\n", FIELDS, "stdin", 1) == (b"", [], [], others)
 
 
 @given(st.lists(raw_lines | record_lines, min_size=1))
 def test_each_line_is_a_record_or_is_sorted_out_whatever_its_neighbours(lines):
-    sifted = sift(block_of(lines), FIELDS)
-    alone = {index: sift(line + b"\n", FIELDS) for index, line in enumerate(lines)}
-    assert sifted.others == {index: one.others[0] for index, one in alone.items() if one.others}
-    assert sifted.block == b"".join(one.block for one in alone.values())
-    assert sifted.record_ids == [record_id for one in alone.values() for record_id in one.record_ids]
-    assert sifted.features == [features for one in alone.values() for features in one.features]
+    sifted = sift(block_of(lines), FIELDS, "stdin", 1)
+    alone = [sift(line + b"\n", FIELDS, "stdin", number) for number, line in enumerate(lines, 1)]
+    assert sifted.unreadable == [line for one in alone for line in one.unreadable]
+    assert sifted.block == b"".join(one.block for one in alone)
+    assert sifted.record_ids == [record_id for one in alone for record_id in one.record_ids]
+    assert sifted.features == [features for one in alone for features in one.features]
     assert len(sifted.record_ids) + len(sifted.others) == len(lines)
 
 

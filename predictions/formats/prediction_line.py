@@ -11,7 +11,8 @@ A line is `rowkey TAB prediction TAB probability TAB record TAB scored TAB error
 Each of the fields but the first and `scored` is a cell of the row, if not `\\N`; `scored` is their timestamp.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,25 @@ END_OF_CONFLICT = SEPARATOR + NOT_UNIQUE + b"\n"
 def not_unique(line: PredictionLine) -> bytes:
     """Return the line, without its line feed, of an ID that stands for different records."""
     return SEPARATOR.join(line._replace(prediction=NULL, probability=NULL, error=NOT_UNIQUE))
+
+
+def merge(lines: list[bytes]) -> bytes:
+    """Return the one line, without its line feed, for lines of one row key, at least one."""
+    if len(lines) == 1:
+        return lines[0]
+    parsed = list(map(parse_line, lines))
+    if len({line.record for line in parsed}) == 1 and NOT_UNIQUE not in {line.error for line in parsed}:
+        # The same record in two blocks may differ in a last digit: any choice would do that is always the same.
+        return min(lines)
+    return not_unique(min(parsed, key=attrgetter("record")))  # whatever the order they came in
+
+
+def conflicting_keys(block: bytes) -> Iterator[bytes]:
+    """Yield the row keys of IDs that stand for different records, in a block of prediction lines."""
+    if END_OF_CONFLICT in block:
+        for line in split_lines(block):
+            if line.endswith(END_OF_CONFLICT[:-1]):
+                yield parse_line(line).row_key
 
 
 def parse_line(line: bytes) -> PredictionLine:

@@ -38,12 +38,12 @@ class Unreadable(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """A block's records, and the indexes of its other lines with their reasons."""
+    """A block's records, and its other lines."""
 
     block: bytes
     record_ids: list[bytes]
     features: list[bytes]
-    others: dict[int, str]
+    unreadable: list[Unreadable]
 
 
 def records(block: bytes) -> bytes:
@@ -54,12 +54,14 @@ def records(block: bytes) -> bytes:
     return block if first < 0 else block[: first + 1]
 
 
-def sift(block: bytes, fields: int) -> Sifted:
+def sift(block: bytes, fields: int, split: str, first: int) -> Sifted:
     """Part the records of a block from its other lines.
 
     Args:
         block: whole lines, at least one.
         fields: the number of fields of a record line.
+        split: which the block is of.
+        first: the number of the block's first line there.
     """
     try:
         record_ids, features = split_records(block, fields)
@@ -67,10 +69,13 @@ def sift(block: bytes, fields: int) -> Sifted:
         pass
     else:
         if not unfit(record_ids):
-            return Sifted(block, record_ids, features, {})
-    lines = split_lines(block)
-    others = {index: reason for index, line in enumerate(lines) if (reason := _why_unreadable(line, fields))}
-    records = [line for index, line in enumerate(lines) if index not in others]
+            return Sifted(block, record_ids, features, [])
+    records, others = [], []
+    for number, line in enumerate(split_lines(block), first):
+        if reason := _why_unreadable(line, fields):
+            others.append(Unreadable(split, number, reason, line))
+        else:
+            records.append(line)
     if not records:
         return Sifted(b"", [], [], others)
     block = join_lines(records)

@@ -15,7 +15,7 @@ from predictions.errors import InputError
 from predictions.formats.row_key import key_range, split_points
 from predictions.scoring.model import MANIFEST_FILE, parse_manifest
 from predictions.storage import HFILES, ReleaseFolder
-from predictions.task.current import Against, comparison_name, read_state
+from predictions.task.current import HDFS, Current, comparison_name, read_state
 from predictions.workers import Report, run_tasks
 
 COMPARISON_FILE = "comparison.json"  # of a release, with the one that it was to replace
@@ -37,8 +37,8 @@ def compare_releases(
     """
     for folder in filter(None, (before, after)):
         folder.require("scored", "score")
-    bins = _bins(before or after)
-    if before and not bins.are_like(_bins(after)):
+    bins = bins_of(before or after)
+    if before and not bins.are_like(bins_of(after)):
         raise InputError(f"{before.release} and {after.release}: one has classes, the other numbers; nothing compares")
     points = after.counts(after.manifest())["split_points"]
     found = Comparison.of(bins)
@@ -49,26 +49,26 @@ def compare_releases(
     return found
 
 
-def against(before: ReleaseFolder | None, after: ReleaseFolder, regions: int) -> Against:
-    """Return what the reducers of a release's job need to compare it with another one, or to look at it alone.
+def served_beside(before: ReleaseFolder | None, after: ReleaseFolder, regions: int) -> Current:
+    """Return what the reducers of a release's job need of the one that is served, or to look at their own lines alone.
 
     Args:
-        before: the other one, which is scored, on HDFS.
+        before: the release that is served, which is scored, on HDFS.
         after: the release that is to be scored.
         regions: how many it will have.
 
     Raises:
         InputError: a part file is not there.
     """
-    bins, ours = _bins(before or after), [point.decode() for point in split_points(regions)]
-    if not before or not bins.are_like(_bins(after)):  # `activate` will say so
-        return Against.of(None, _bins(after), [], [], ours)
+    bins, ours = bins_of(before or after), [point.decode() for point in split_points(regions)]
+    if not before or not bins.are_like(bins_of(after)):  # `activate` will say so
+        return Current.of(None, bins_of(after), [], [], ours)
     points = before.counts(before.manifest())["split_points"]
-    parts = [before.part("scored", part) for part in range(len(points) + 1)]
-    return Against.of(before.release, bins, points, parts, ours)
+    parts = [HDFS + before.part("scored", part) for part in range(len(points) + 1)]
+    return Current.of(before.release, bins, points, parts, ours)
 
 
-def gather(folder: ReleaseFolder, found: Against) -> None:
+def gather(folder: ReleaseFolder, found: Current) -> None:
     """Keep what the reducers of a release's job found, if each of them could compare."""
     names = folder.storage.names(f"{folder.path}/{HFILES}")
     wanted = [comparison_name(part) for part in range(len(found.regions) + 1)]
@@ -79,7 +79,8 @@ def gather(folder: ReleaseFolder, found: Against) -> None:
         keep(to_json(comparison, found.release, folder.release), folder)
 
 
-def _bins(folder: ReleaseFolder) -> Bins:
+def bins_of(folder: ReleaseFolder) -> Bins:
+    """Return the bins of a release's model."""
     path = f"model/{MANIFEST_FILE}"
     return Bins.of_model(parse_manifest(folder.read(path), f"{folder.path}/{path}"))
 

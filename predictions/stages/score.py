@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from predictions.errors import InputError, InternalError, RefusedError
 from predictions.formats import unreadable
 from predictions.formats.counters import Outcome
-from predictions.formats.prediction_line import END_OF_CONFLICT, END_OF_SCORED, parse_line
+from predictions.formats.prediction_line import END_OF_SCORED, conflicting_keys, parse_line
 from predictions.formats.record_line import split_lines, unescape
 from predictions.formats.row_key import record_id, split_points
 from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, parse_manifest
@@ -217,10 +217,8 @@ def _keep_unreadable(folder: ReleaseFolder, part: str, run: Runner) -> str:
 
 def _conflicts(folder: ReleaseFolder, part: str) -> Iterator[str]:
     for block in _blocks(folder, part):
-        if END_OF_CONFLICT in block:
-            for line in split_lines(block):
-                if line.endswith(END_OF_CONFLICT[:-1]):
-                    yield unescape(record_id(parse_line(line).row_key)).decode()
+        for key in conflicting_keys(block):
+            yield unescape(record_id(key)).decode()
 
 
 def _failures(folder: ReleaseFolder, part: str) -> Counter[str]:

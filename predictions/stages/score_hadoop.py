@@ -12,11 +12,11 @@ from predictions.jobs.partitions import partition_file
 from predictions.jobs.streaming import Job
 from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE
 from predictions.settings import Settings
-from predictions.stages.compare import against, gather
+from predictions.stages.compare import gather, served_beside
 from predictions.stages.marking import write_marks
 from predictions.storage import HFILES, ReleaseFolder
 from predictions.task import environment as task
-from predictions.task.current import AGAINST_FILE
+from predictions.task.current import CURRENT_FILE
 from predictions.task.marks import MARKS_FILE
 
 SCRIPTS = ("mapper.py", "reducer.py")
@@ -50,7 +50,7 @@ class ScoreJob:
         self._carry = current if changed else None
         self._settings = settings
         self._folder = folder
-        self._against = against(current, folder, settings.hbase.regions)
+        self._current = served_beside(current, folder, settings.hbase.regions)
         self._client = JobClient(settings, folder)
 
     def ship(self) -> None:
@@ -59,14 +59,14 @@ class ScoreJob:
             **{name: script(name).read_bytes() for name in SCRIPTS},
             BUNDLE: bundle(),
             PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
-            AGAINST_FILE: self._against.to_json(),
+            CURRENT_FILE: self._current.to_json(),
         }
         # What is the same stays: a job that is running may be reading it.
         if not self._folder.has("job") or any(self._folder.read(f"job/{name}") != shipped[name] for name in shipped):
             self._folder.remove("job")
             with self._folder.writing("job") as target:
                 self._client.put(target, shipped)
-        # The marks are those of the release that AGAINST_FILE names.
+        # The marks are those of the release that CURRENT_FILE names.
         if self._carry and MARKS_FILE not in self._folder.storage.names(f"{self._folder.path}/job"):
             with tempfile.TemporaryFile() as file:
                 write_marks(self._carry, file)
@@ -78,18 +78,17 @@ class ScoreJob:
         path, release = self._folder.path, self._folder.release
         python = self._settings.hadoop.python
         marks = [MARKS_FILE] if self._carry else []
-        changed = [task.CHANGED, AGAINST_FILE] if self._carry else []
         archives, python_path = self._client.modules(f"{path}/job/{BUNDLE}")
         return Job(
             name=f"predictions {self._settings.name} {release}",
             input=f"{path}/export/part-*",
             output=output,
-            mapper=" ".join([python, "mapper.py", MANIFEST_FILE, release, *marks]),
-            reducer=" ".join([python, "reducer.py", HFILES, AGAINST_FILE, *changed]),
+            mapper=" ".join([python, "mapper.py", MANIFEST_FILE, release, *(f"--marks={name}" for name in marks)]),
+            reducer=f"{python} reducer.py --hfiles={HFILES} --current={CURRENT_FILE}",
             reduces=self._settings.hbase.regions,
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
-                *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, AGAINST_FILE, *marks)),
+                *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, CURRENT_FILE, *marks)),
                 *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
             ],
             archives=archives,
@@ -109,7 +108,7 @@ class ScoreJob:
 
     def finish(self) -> None:
         """Keep how the release compares with the current one, as the reducers found it."""
-        gather(self._folder, self._against)
+        gather(self._folder, self._current)
 
     def locate(self, line: Unreadable) -> Unreadable:
         """Return the line as it is: a task's split is one of the exported files."""

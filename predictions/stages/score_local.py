@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from predictions.errors import InputError, InternalError
+from predictions.errors import InputError, InternalError, RefusedError
 from predictions.formats import counters
 from predictions.formats.record_line import bytes_before, read_blocks
 from predictions.formats.row_key import key_range, split_points
@@ -26,10 +26,11 @@ from predictions.formats.unreadable import Unreadable
 from predictions.jobs.bundle import script
 from predictions.processes import Processes, uninterrupted
 from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE
-from predictions.stages.compare import lines_of
+from predictions.stages.compare import bins_of, lines_of
 from predictions.stages.marking import write_marks
 from predictions.storage import ReleaseFolder
-from predictions.task import environment as task
+from predictions.task.current import Current
+from predictions.task.environment import ONE_THREAD
 from predictions.task.marks import MARKS_FILE
 
 SORT_MEMORY = "96M"  # a process; beyond it, sort merges from files
@@ -96,7 +97,7 @@ class LocalRun:
 
     def locate(self, line: Unreadable) -> Unreadable:
         """Return the line with the file that it is in and its number there: a mapper here reads blocks of any file."""
-        file, number = self._input.locate(int(line.split.removeprefix("mapper-").partition("+")[0]), line.number)
+        file, number = self._input.locate(int(line.split), line.number)
         return line._replace(split=f"{file}+0", number=number)
 
     def _pipe(
@@ -107,11 +108,11 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> None:
-        carrying = self._carrying(scratch, 0, (b"", b""))
+        options = self._reducer_options(scratch, 0, (b"", b""))
         with uninterrupted():
             feeding, mapped = self._map(0, processes, scratch, pool, progress)
             ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
-            reduced = _reduce(processes, ordered, carrying)
+            reduced = _reduce(processes, ordered, options)
             writing = pool.submit(cut, reduced, self._points, partial(self._part, output))
         _wait([feeding, writing], processes)
 
@@ -126,12 +127,15 @@ class LocalRun:
     ) -> None:
         def reduce(region: int) -> None:
             pieces = [str(_piece(scratch, core, region)) for core in range(self._cores)]
-            carrying = self._carrying(scratch, region, key_range([point.decode() for point in self._points], region))
+            options = self._reducer_options(
+                scratch, region, key_range([point.decode() for point in self._points], region)
+            )
             merged = processes.start([*_sort(scratch), "--merge", *pieces], subprocess.DEVNULL, _BYTES)
-            with _reduce(processes, merged.stdout, carrying) as reduced, self._part(output, region) as part:
+            with _reduce(processes, merged.stdout, options) as reduced, self._part(output, region) as part:
                 shutil.copyfileobj(reduced, part, COPY_BYTES)
-            for piece in [*pieces, *carrying[1:2]]:
+            for piece in pieces:
                 os.unlink(piece)
+            _current(scratch, region).unlink(missing_ok=True)
 
         tasks = []
         with uninterrupted():
@@ -154,21 +158,23 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> "tuple[Future[None], IO[bytes]]":
-        marks = [str(scratch / MARKS_FILE)] if self._carry else []
-        command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release, *marks)
-        mapper = processes.start(command, subprocess.PIPE, task.as_in_job(f"mapper-{core}"))
+        options = ["--split", str(core), *(["--marks", str(scratch / MARKS_FILE)] if self._carry else [])]
+        command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release, *options)
+        mapper = processes.start(command, subprocess.PIPE, ONE_THREAD)
         assert mapper.stdin
         assert mapper.stdout
         return pool.submit(self._input.feed, core, mapper.stdin, progress), mapper.stdout
 
-    def _carrying(self, scratch: Path, part: int, bounds: tuple[bytes, bytes]) -> list[str]:
-        """Return what makes a reducer keep the lines of records that have not changed, between two row keys."""
+    def _reducer_options(self, scratch: Path, region: int, bounds: tuple[bytes, bytes]) -> list[str]:
+        """Return what makes a reducer take lines of the served release, between two row keys, for unscored records."""
         if not self._carry:
             return []
-        lines = scratch / f"current.{part}"
-        with open(lines, "wb") as file:
+        path = _current(scratch, region)
+        with open(path, "wb") as file:
             file.writelines(lines_of(self._carry, *bounds))
-        return [task.CHANGED, str(lines)]
+        current = path.with_suffix(".json")
+        current.write_bytes(Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], []).to_json())
+        return ["--current", str(current)]
 
     def _part(self, output: str, region: int) -> BinaryIO:
         return self._folder.create(f"{output}/part-{region:05d}")
@@ -186,10 +192,19 @@ def _script(name: str, *arguments: str) -> list[str]:
     return [sys.executable, str(script(name)), *arguments]
 
 
-def _reduce(processes: Processes, ordered: Any, arguments: list[str]) -> IO[bytes]:
-    stdout = processes.start(_script("reducer.py", *arguments), ordered, task.as_in_job("")).stdout
+def _reduce(processes: Processes, ordered: Any, options: list[str]) -> IO[bytes]:
+    stdout = processes.start(_script("reducer.py", *options), ordered, ONE_THREAD, _is_refusal).stdout
     assert stdout
     return stdout
+
+
+def _is_refusal(code: int, said: str) -> bool:
+    """Whether a reducer has written everything, and refuses it as it does in a pipe: the counters say why."""
+    return code in (InputError.exit_code, RefusedError.exit_code) and bool(counters.parse_lines(said))
+
+
+def _current(scratch: Path, region: int) -> Path:
+    return scratch / f"current.{region}"
 
 
 def _piece(scratch: Path, core: int, region: int) -> Path:

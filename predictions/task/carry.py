@@ -41,20 +41,22 @@ def carry_over(blocks: Iterable[bytes], current: Iterable[bytes], counts: Counte
     """
     known = _Lines(current)
     for block in blocks:
+        if END_OF_UNSCORED not in block:
+            yield block
+            continue
         lines = split_lines(block)
         places = [place for place, line in enumerate(lines) if line.endswith(_END)]
-        if places:
-            unscored = [lines[place] for place in places]
-            there = known.until(unscored[-1].partition(SEPARATOR)[0], set(unscored))
-            for place, line in zip(places, unscored, strict=True):
-                if not (found := there.get(line)):
-                    name = record_id(line.partition(SEPARATOR)[0]).decode(errors="replace")
-                    raise InternalError(
-                        f"record {name}: its mark is there, but no line of the current release with its fingerprint; "
-                        "score every record (without --changed)"
-                    )
-                lines[place] = found
-            counts["carried"] += len(places)
+        unscored = [lines[place] for place in places]
+        there = known.until(unscored[-1].partition(SEPARATOR)[0], set(unscored))
+        for place, line in zip(places, unscored, strict=True):
+            if not (found := there.get(line)):
+                name = record_id(line.partition(SEPARATOR)[0]).decode(errors="replace")
+                raise InternalError(
+                    f"record {name}: its mark is there, but no line of the current release with its fingerprint; "
+                    "score every record (without --changed)"
+                )
+            lines[place] = found
+        counts["carried"] += len(places)
         yield join_lines(lines)
 
 

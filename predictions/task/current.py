@@ -1,42 +1,48 @@
-"""The comparison with the current release inside a scoring job, by the reducers.
+"""The served release inside a scoring job: reducers take lines from it, and compare their own with it.
 
-    job/against.json                        what is compared with; the driver writes it, the job ships it
-    hfiles/part-00000.comparison.json       what a reducer found in its region, as `Comparison.state`
+    job/current.json                        which release it is and where its lines are; the driver writes it
+    hfiles/part-00000.comparison.json       how a region's lines compare with it, as `Comparison.state`
 
-Each reducer reads the current release's lines of its own range while it writes its own. Where they cannot be had, the
-job goes on without, and `activate` compares.
+Each reducer reads the lines of its own range of row keys while it writes its own. Where they cannot be had, nothing is
+compared: `activate` does it later.
 """
 
+import gzip
 import json
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from predictions.comparison.comparison import Comparison, compare, lines_between
 from predictions.comparison.distribution import BYTES, Bins
-from predictions.formats.names import part_name
+from predictions.errors import InputError, InternalError
+from predictions.formats.names import PACKED, part_name
+from predictions.formats.record_line import read_blocks
 from predictions.formats.row_key import key_range
-from predictions.task.download import FAILURES, blocks
+from predictions.task import download
+from predictions.task.carry import carry_over
 
-AGAINST_FILE = "against.json"
+CURRENT_FILE = "current.json"
+HDFS = "hdfs://"  # before the path of a part that is on the file system of the job's output
 
 
 class LostError(Exception):
-    """The current release's lines cannot be had."""
+    """The lines of the served release cannot be had."""
 
 
 @dataclass(frozen=True)
-class Against:
-    """What a release that is being scored is compared with.
+class Current:
+    """The release that is served while another one is scored.
 
     Args:
-        release: that is current; None where the lines' own distribution is all that is wanted.
+        release: its ID; None where nothing is served.
         classes: of its classifier, escaped; empty for a regressor.
         edges: of its bins (`predictions.comparison.distribution.Bins`).
         points: the split points between its part files.
-        parts: the paths of these on HDFS, in their order.
+        parts: the paths of these, in their order; on HDFS, with `hdfs://` before them.
         regions: the split points of the release that is being scored.
     """
 
@@ -48,50 +54,83 @@ class Against:
     regions: list[str]
 
     @classmethod
-    def of(cls, release: str | None, bins: Bins, points: list[str], parts: list[str], regions: list[str]) -> "Against":
-        """Return what is compared with, from the current release's bins, or from the own ones where there is none."""
+    def of(cls, release: str | None, bins: Bins, points: list[str], parts: list[str], regions: list[str]) -> "Current":
+        """Return it by its bins; where nothing is served, these are of the release that is being scored."""
         return cls(release, [label.decode(BYTES) for label in bins.classes], list(bins.edges), points, parts, regions)
+
+    @classmethod
+    def read(cls, path: Path) -> "Current":
+        """Read `current.json`.
+
+        Raises:
+            InputError: it is not there, or is another file.
+        """
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: does not say which release is served: {error}") from error
+
+    def to_json(self) -> bytes:
+        """Return it as JSON."""
+        return json.dumps(asdict(self)).encode()
 
     @property
     def bins(self) -> Bins:
         """The bins of both distributions."""
         return Bins(tuple(label.encode(BYTES) for label in self.classes), tuple(self.edges))
 
-    def to_json(self) -> bytes:
-        """Return it as JSON."""
-        return json.dumps(asdict(self)).encode()
+    def fill_in(self, blocks: Iterable[bytes], part: int, counts: Counter[str]) -> Iterator[bytes]:
+        """Yield blocks of sorted lines, with this release's lines in the place of those that were not scored.
 
-    @classmethod
-    def parse(cls, data: bytes) -> "Against":
-        """Read what `to_json` returned."""
-        return cls(**json.loads(data))
+        Args:
+            blocks: of a region.
+            part: the region's number.
+            counts: `carried` is added to.
 
-    def compare(self, written: Iterator[bytes], part: int) -> Comparison | None:
-        """Compare a region's lines, while they are written, with the current release's.
+        Raises:
+            InternalError: a line is not there, or none can be had.
+        """
+        try:
+            yield from carry_over(blocks, self.lines(part), counts)
+        except LostError as error:
+            raise InternalError(f"the lines of release {self.release} cannot be had: {error}") from error
+
+    def compare(self, written: Iterator[bytes], folder: str, part: int) -> None:
+        """Compare a region's lines, while they are written, and write what was found into a folder.
 
         Args:
             written: yields each block once it is written; it is drained whatever happens to the other side.
+            folder: of the region's files.
             part: the region's number.
-
-        Returns:
-            None where the current release's lines could not be had.
         """
         try:
-            return compare(self.lines(part), written, self.bins)
+            write_state(compare(self.lines(part), written, self.bins), folder, part)
         except LostError as error:
             print(f"the lines of release {self.release} cannot be had, nothing is compared: {error}", file=sys.stderr)
             deque(written, maxlen=0)
-            return None
 
     def lines(self, part: int) -> Iterable[bytes]:
-        """Yield the current release's lines of a region, by its number; LostError where they cannot be had."""
+        """Yield this release's lines of a region, by its number; LostError where they cannot be had."""
         if not self.release:
             return
         start, stop = key_range(self.regions, part)
         try:
-            yield from lines_between(self.points, lambda part: blocks(self.parts[part]), start, stop)
-        except FAILURES as error:
+            yield from lines_between(self.points, lambda part: _blocks(self.parts[part]), start, stop)
+        except download.FAILURES as error:
             raise LostError(f"{type(error).__name__}: {error}") from error
+
+
+def _blocks(path: str) -> Iterator[bytes]:
+    if path.startswith(HDFS):
+        return download.blocks(path.removeprefix(HDFS))
+    return _local_blocks(path)
+
+
+def _local_blocks(path: str) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        yield from read_blocks(gzip.GzipFile(fileobj=file) if path.endswith(PACKED) else file)
 
 
 def comparison_name(part: int) -> str:

@@ -10,9 +10,6 @@ _PARTITION = "mapreduce_task_partition"
 # A task has one core: scikit-learn's thread pools would only fight over it.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-# The reducer's option where only what has changed is scored.
-CHANGED = "--changed"
-
 
 def in_job() -> bool:
     """Whether a job runs this script: a driver reads its counters. Otherwise somebody typed a pipe."""
@@ -44,8 +41,3 @@ def status(text: str) -> None:
 def attempt() -> int:
     """Return how many attempts of this task went before this one."""
     return int(os.environ.get(_ATTEMPT, "0").rpartition("_")[2])
-
-
-def as_in_job(split: str) -> dict[str, str]:
-    """Return the variables with which a script behaves as in a job, for the runners without Hadoop."""
-    return {**ONE_THREAD, _JOB: "local", _FILE: split}

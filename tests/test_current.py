@@ -1,5 +1,6 @@
 """What the reducers of a scoring job compare, where the current release's lines can be had and where they cannot."""
 
+import gzip
 import json
 
 import pytest
@@ -7,17 +8,20 @@ from test_comparison import BINARY, blocks, of
 
 from predictions.comparison.comparison import compare
 from predictions.errors import InputError
-from predictions.task import current as against
 from predictions.task import download
-from predictions.task.current import Against, comparison_name, read_state, write_state
+from predictions.task.current import Current, comparison_name, read_state
 
 BEFORE = of(*[(b"0", b"0.9"), (b"1", b"0.8"), (b"1", b"0.7")] * 30)
 AFTER = of(*[(b"1", b"0.9"), (b"1", b"0.8"), None] * 31)
 POINTS = ["4000", "c000"]
 
 
-def made(release="20261121T154500Z"):
-    return Against.parse(Against.of(release, BINARY, ["8000"], ["/0", "/1"], POINTS).to_json())
+def make(tmp_path, release="20261121T154500Z"):
+    made = Current.of(release, BINARY, ["8000"], ["hdfs:///0", "hdfs:///1"], POINTS)
+    path = tmp_path / "current.json"
+    path.write_bytes(made.to_json())
+    assert Current.read(path) == made
+    return made
 
 
 def part(lines, start, stop):
@@ -34,7 +38,7 @@ def ranges(lines, start, stop):
 def files(monkeypatch):
     """The current release's part files, which are others than the regions."""
     parts = {"/0": part(BEFORE, b"", b"8000"), "/1": part(BEFORE, b"8000", b"")}
-    monkeypatch.setattr(against, "blocks", lambda path: iter(parts[path]))
+    monkeypatch.setattr(download, "blocks", lambda path: iter(parts[path]))
     return parts
 
 
@@ -44,8 +48,7 @@ BOUNDS = [(b"", b"4000"), (b"4000", b"c000"), (b"c000", b"")]
 def test_the_regions_together_are_what_is_found_in_one_piece(files, tmp_path):
     found = None
     for number, bounds in enumerate(BOUNDS):
-        compared = made().compare(iter(part(AFTER, *bounds)), number)
-        write_state(compared, str(tmp_path), number)
+        make(tmp_path).compare(iter(part(AFTER, *bounds)), str(tmp_path), number)
         again = read_state(BINARY, (tmp_path / comparison_name(number)).read_bytes())
         if found:
             found.merge(again)
@@ -60,31 +63,41 @@ def test_the_regions_together_are_what_is_found_in_one_piece(files, tmp_path):
     assert (found.before.rows, found.after.failed) == (90, 31)
 
 
-def test_without_a_current_release_the_lines_alone_are_looked_at():
-    found = made(release=None).compare(iter(part(AFTER, *BOUNDS[0])), 0)
+def test_without_a_current_release_the_lines_alone_are_looked_at(tmp_path):
+    make(tmp_path, release=None).compare(iter(part(AFTER, *BOUNDS[0])), str(tmp_path), 0)
+    found = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
     assert (found.before.rows, found.after.rows > 0, found.both) == (0, True, 0)
 
 
 @pytest.mark.parametrize("fault", [ConnectionRefusedError("no"), EOFError("cut"), ValueError("403"), KeyError("dfs")])
-def test_where_they_cannot_be_had_every_line_is_written_all_the_same(files, monkeypatch, capsys, fault):
+def test_where_they_cannot_be_had_every_line_is_written_all_the_same(files, tmp_path, monkeypatch, capsys, fault):
     def broken(path):
         yield files[path][0]
         raise fault
 
-    monkeypatch.setattr(against, "blocks", broken)
+    monkeypatch.setattr(download, "blocks", broken)
     written = iter(part(AFTER, *BOUNDS[1]))
-    assert made().compare(written, 1) is None
+    make(tmp_path).compare(written, str(tmp_path), 1)
+    assert not (tmp_path / comparison_name(1)).exists()
     assert next(written, None) is None
     assert "the lines of release 20261121T154500Z cannot be had, nothing is compared" in capsys.readouterr().err
 
 
-def test_a_fault_of_the_own_lines_is_none_of_theirs(files):
+def test_a_fault_of_the_own_lines_is_none_of_theirs(files, tmp_path):
     def broken():
         yield from part(AFTER, *BOUNDS[1])
         raise InputError("row key comes after")
 
     with pytest.raises(InputError, match="comes after"):
-        made().compare(broken(), 1)
+        make(tmp_path).compare(broken(), str(tmp_path), 1)
+
+
+def test_lines_may_be_on_this_machine_packed_or_not(tmp_path):
+    (tmp_path / "part-00000").write_bytes(b"".join(part(BEFORE, b"", b"8000")))
+    (tmp_path / "part-00001.gz").write_bytes(gzip.compress(b"".join(part(BEFORE, b"8000", b""))))
+    parts = [str(tmp_path / name) for name in ("part-00000", "part-00001.gz")]
+    found = Current.of("20261121T154500Z", BINARY, ["8000"], parts, [])
+    assert b"".join(found.lines(0)) == b"".join(part(BEFORE, b"", b""))
 
 
 def test_a_server_that_is_not_there_is_one_of_these_faults(monkeypatch):
