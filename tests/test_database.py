@@ -6,7 +6,7 @@ import pytest
 from predictions.errors import InputError, ServiceError
 from predictions.formats.record_line import split_lines
 from predictions.settings import DatabaseSettings
-from predictions.sources.base import open_database
+from predictions.sources import open_database, open_reader
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def make(tmp_path):
 
 def record_of(database, record_id, *features):
     """A record's values and its features; None where there is none."""
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         found = reader.records([record_id]).get(record_id)
         return (found.values, found.features(features)) if found else None
 

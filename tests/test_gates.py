@@ -5,7 +5,7 @@ from test_comparison import BINARY, blocks, of
 
 from predictions.comparison.comparison import compare
 from predictions.settings import GateSettings
-from predictions.stages.gates import gates
+from predictions.stages.activate import gates
 
 
 def manifest(loss=0.5, baseline=0.6, failed=0, task="classification"):

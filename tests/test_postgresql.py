@@ -17,8 +17,8 @@ from inprocess import without
 from predictions.errors import InputError, ServiceError, SnapshotLostError
 from predictions.formats.record_line import split_lines
 from predictions.settings import DatabaseSettings, ModelSettings, Settings, load_settings
+from predictions.sources import open_database, open_reader
 from predictions.sources import postgresql as module
-from predictions.sources.base import open_database
 from predictions.stages.export import export
 from predictions.stages.init import write_settings
 from predictions.storage import Storage
@@ -80,7 +80,7 @@ def read(database, *columns):
 
 
 def record_of(database, record_id):
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         return reader.records([record_id]).get(record_id)
 
 
@@ -185,7 +185,7 @@ def test_a_line_is_the_same_in_the_export_and_for_a_lookup_whatever_the_sessions
     }
     assert {kind for kind, found in by_kind.items() if found == "date"} == {"date", "timestamp", "timestamptz"}
     assert len(exported) == sum(map(len, TYPES.values())) + len(NASTY) - 1
-    with closing(make(table="t", url=elsewhere[1]).reader()) as reader:
+    with closing(open_reader(make(table="t", url=elsewhere[1])._settings)()) as reader:
         ids = [row[0] for row in admin.execute("SELECT id FROM t")]
         found = reader.records(ids)
         assert found.keys() == set(ids)
@@ -258,7 +258,7 @@ def test_an_id_is_matched_by_its_exact_text(make, admin, kind, stored, found, ot
     database = make(f"CREATE TABLE t (id {kind} PRIMARY KEY, n int)", table="t")
     for record_id in stored:
         admin.execute(f"INSERT INTO t VALUES (%s::text::{kind}, 1)", [record_id])
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         asked = [*others, *found, "\udcff", "a\0b", "' OR 1=1 --"]
         records = reader.records(asked)  # all at once, and each alone
         assert records.keys() == set(found)
@@ -270,11 +270,11 @@ def test_a_lookup_of_a_key_goes_by_its_index(make, admin):
     database = make("CREATE TABLE t AS SELECT generate_series(1, 10000)::bigint AS id, 'x' AS t", table="t")
     admin.execute("ALTER TABLE t ADD PRIMARY KEY (id)")
     admin.execute("ANALYZE t")
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         assert reader.records(["1", "10000", "10001"]).keys() == {"1", "10000"}
     admin.execute("SELECT pg_stat_force_next_flush()")
     [(scans, by_index)] = admin.execute("SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 't'")
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         reader.records(["7"])
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
@@ -666,7 +666,7 @@ def stopped(admin):
 
 def test_a_lookup_has_its_time_though_the_database_hangs(make, admin):
     database = make("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", table="t", timeout=1)
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         assert reader.records(["1"])
         with stopped(admin) as sessions:
             began = time.monotonic()
@@ -678,7 +678,7 @@ def test_a_lookup_has_its_time_though_the_database_hangs(make, admin):
 
 def test_a_lookup_does_not_wait_for_a_lock_for_ever(make, admin, postgresql, schema):
     database = make("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", table="t", timeout=1)
-    with closing(database.reader()) as reader, psycopg.connect(postgresql.url) as other:
+    with closing(open_reader(database._settings)()) as reader, psycopg.connect(postgresql.url) as other:
         other.execute(f"LOCK TABLE {schema}.t")
         with pytest.raises(ServiceError, match="lock timeout|no answer within 1 s"):
             reader.records(["1"])
@@ -686,7 +686,7 @@ def test_a_lookup_does_not_wait_for_a_lock_for_ever(make, admin, postgresql, sch
 
 def test_a_lookup_goes_on_when_the_server_or_the_table_is_another_one(make, admin):
     database = make("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 2)", table="t")
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
 
         def values():
             return reader.records(["1"])["1"].values
@@ -719,7 +719,7 @@ def test_a_lookup_goes_on_when_the_server_or_the_table_is_another_one(make, admi
 
 def test_a_reader_is_forgotten_in_a_forked_process(make):
     database = make("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", table="t")
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         assert reader.records(["1"])
         child = os.fork()
         if not child:

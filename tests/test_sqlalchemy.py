@@ -18,8 +18,8 @@ from sqlalchemy import Engine, event
 from predictions.errors import InputError, PredictionsError, ServiceError, SnapshotLostError
 from predictions.formats.record_line import split_lines, unescape
 from predictions.settings import DatabaseSettings, ModelSettings, Settings
+from predictions.sources import open_database, open_reader
 from predictions.sources import sqlalchemy as module
-from predictions.sources.base import open_database
 from predictions.sources.sqlalchemy_values import field, plain
 from predictions.stages.export import export
 from predictions.storage import Storage
@@ -104,7 +104,7 @@ def rows_in(snapshot):
 
 
 def found(database, *record_ids):
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         return reader.records(record_ids)
 
 
@@ -312,7 +312,7 @@ def test_an_id_of_any_type_is_found_by_an_index_and_garbage_is_not(make, admin, 
         admin.execute("EXPLAIN " + statement, parameters)
         plan = dict(zip([column[0] for column in admin.description], admin.fetchone(), strict=True))
         assert plan["key"] == "PRIMARY" or plan["table"] is None or plan["type"] in ("const", "system"), plan
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         for garbage in GARBAGE:
             assert reader.records([garbage]) == {}
         assert list(reader.records([*GARBAGE, *ids])) == ids
@@ -361,7 +361,7 @@ def test_more_ids_than_one_statement_takes(make, monkeypatch):
 
 def test_a_reader_survives_what_happens_to_the_server_and_to_the_table(make, admin, mariadb):
     database = make("CREATE TABLE t (id INT PRIMARY KEY, n INT)", "INSERT INTO t VALUES (1, 5)", table="t")
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         assert reader.records(["1"])["1"].values == {"id": 1, "n": 5}
         admin.execute("ALTER TABLE t ADD m INT DEFAULT 6, DROP n")
         assert reader.records(["1"])["1"].values == {"id": 1, "m": 6}
@@ -386,7 +386,7 @@ def test_a_forked_process_leaves_its_parents_session_alone(make):
         "INSERT INTO t VALUES (1)",
         query="SELECT id, connection_id() AS c FROM t",
     )
-    with closing(database.reader()) as reader:
+    with closing(open_reader(database._settings)()) as reader:
         before = reader.records(["1"])["1"].values["c"]
         child = os.fork()
         if not child:
@@ -403,8 +403,8 @@ def test_a_lookup_waits_no_longer_than_it_may(make, admin, mariadb):
     database = make("CREATE TABLE t (id INT PRIMARY KEY)", "INSERT INTO t VALUES (1)", table="t", timeout=1.0)
     slow = make(query="SELECT id, SLEEP(20) AS n FROM t", timeout=1.0)
     with (
-        closing(database.reader()) as reader,
-        closing(slow.reader()) as slow_reader,
+        closing(open_reader(database._settings)()) as reader,
+        closing(open_reader(slow._settings)()) as slow_reader,
         closing(mariadb.connect()) as other,
     ):
         assert reader.records(["1"])

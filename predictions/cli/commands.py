@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from predictions.cli import exits, stages
-from predictions.cli.exits import DONE, UNAVAILABLE
+from predictions.cli.exits import DONE, UNAVAILABLE, log_to_stderr
 from predictions.errors import InputError
 from predictions.progress import bar, say
 from predictions.settings import FILE_NAME, LOADERS, RUNNERS, VIAS, Settings, load_settings
@@ -214,7 +214,8 @@ def rollback(session: Session) -> int:
 @click.pass_obj
 def releases(session: Session, as_json: bool, clean: bool) -> int:
     """List the releases, the newest first."""
-    from predictions.stages.listing import list_releases, show
+    from predictions.cli.releases import show
+    from predictions.stages.releases import list_releases
 
     settings = session.settings
     if clean:
@@ -237,7 +238,8 @@ def releases(session: Session, as_json: bool, clean: bool) -> int:
 @click.pass_obj
 def compare(session: Session, before: str, after: str, processes: int | None, as_json: bool) -> int:
     """Show what release AFTER predicts otherwise than release BEFORE, and how both are distributed."""
-    from predictions.stages.compare import compare_releases, show, to_json
+    from predictions.cli.compare import show
+    from predictions.stages.compare import compare_releases, to_json
     from predictions.workers import cores
 
     settings = session.settings
@@ -316,6 +318,7 @@ def serve(session: Session, host: str, port: int, max_age: float | None, online:
         from predictions.service.server import serve
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed: pip install 'predictions[serve]'") from error
+    log_to_stderr()
     settings = session.settings
     with Client(settings, max_age=max_age, model=online and session.storage_url(settings)) as client:
         serve(settings, client, host, port)

@@ -1,5 +1,6 @@
 """How a command line ends: expected errors are one line on stderr and an exit code (see `predictions.errors`)."""
 
+import logging
 import signal
 import sys
 import traceback
@@ -12,6 +13,13 @@ from predictions.errors import InputError, InternalError, PredictionsError
 from predictions.progress import say
 
 DONE, WITH_FAILURES, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130
+
+
+def log_to_stderr() -> None:
+    """Write what the package logs to stderr, as plain lines."""
+    logger = logging.getLogger("predictions")
+    logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -187,7 +187,7 @@ def _require_columns(settings: Settings, earlier: ReleaseFolder) -> None:
 def run_clean(settings: Settings, storage: Storage) -> None:
     """Show what has had its time or was left behind, and remove it."""
     from predictions.hbase.connection import Connection
-    from predictions.stages.retention import leftovers, remove
+    from predictions.stages.releases import leftovers, remove
 
     with Connection(settings.hbase.server(loading=True)) as connection:
         found = leftovers(settings, storage, connection)

@@ -21,6 +21,9 @@ from predictions.hbase.connection import Connection, RefusalError
 FAMILY = "r"
 BUILDING, LOADED, REFUSED, DROPPED = "building", "loaded", "refused", "dropped"
 
+CURRENT, PREVIOUS, ROLLED_BACK = "current", "previous", "rolled back"
+NOT_LOADED = "not loaded"
+
 _POINTER_ROW, _POINTER = b"pointer", b"r:pointer"
 _MANIFEST, _STATE, _LOAD, _GATES = b"r:manifest", b"r:state", b"r:load", b"r:gates"
 _OVERTAKEN = "another release became current just now; look at it before {} replaces it"
@@ -57,6 +60,34 @@ class Known(NamedTuple):
     state: str
     manifest: dict[str, Any] | None
     verdict: dict[str, Any] | None
+
+
+class Listed(NamedTuple):
+    """A release.
+
+    Args:
+        release: its ID.
+        role: `current`, `previous` (where a rollback goes), `rolled back` or none.
+        state: as in HBase; `not loaded` where HBase knows nothing of it.
+        rows: predictions; None where it is not scored.
+        failed: records of these that could not be scored.
+        estimator: the model's class.
+        model: the first digits of the model's SHA-256.
+        refused_by: the gates that it did not pass; None where they were never asked.
+        forced: why it became current all the same.
+        bytes: of its files in the storage.
+    """
+
+    release: str
+    role: str
+    state: str
+    rows: int | None
+    failed: int | None
+    estimator: str | None
+    model: str | None
+    refused_by: list[str] | None
+    forced: str | None
+    bytes: int
 
 
 class Releases:
@@ -215,6 +246,40 @@ class Releases:
     def _value(self, row: bytes, column: bytes) -> bytes | None:
         cell = self._connection.row(self._name, row, [column]).get(column)
         return cell.value if cell else None
+
+
+def listed(release: str, pointer: Pointer, known: Known, size: int) -> Listed:
+    """Return a release as it is listed.
+
+    Args:
+        release: its ID.
+        pointer: says what its role is.
+        known: its state, its manifest if there is one, what the gates said if they were asked.
+        size: bytes of its files.
+    """
+    manifest, verdict = known.manifest or {}, known.verdict or {}
+    scored, model, gates = manifest.get("scored", {}), manifest.get("model", {}), verdict.get("gates")
+    return Listed(
+        release,
+        role(pointer, release),
+        known.state,
+        scored.get("rows"),
+        scored.get("failed"),
+        model.get("estimator"),
+        model["sha256"][:8] if model else None,
+        None if gates is None else [gate["name"] for gate in gates if not gate["passed"]],
+        verdict.get("forced"),
+        size,
+    )
+
+
+def role(pointer: Pointer, release: str) -> str:
+    """Return a release's role, as in `Listed`."""
+    if release == pointer.current:
+        return CURRENT
+    if release in pointer.rolled_back:
+        return ROLLED_BACK
+    return PREVIOUS if release == pointer.previous else ""
 
 
 def _pointer(value: bytes | None) -> Pointer:

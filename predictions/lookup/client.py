@@ -13,7 +13,8 @@ from predictions.hbase.pool import Pool
 from predictions.lookup.answer import Answer, Answers
 from predictions.lookup.served import Found, Served
 from predictions.settings import Settings, load_settings
-from predictions.sources.base import Reader, Record, open_database
+from predictions.sources import open_reader
+from predictions.sources.base import Reader, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ class Client:
         self._max_age = max_age
         self._id = settings.database.id
         self._served = Served(settings)
-        self._readers: Pool[Reader] = Pool(open_database(settings.database).reader)
+        self._readers: Pool[Reader] = Pool(open_reader(settings.database))
         self._scorer = _scorer(settings.hadoop.storage if model is True else model, settings.name) if model else None
 
     def __enter__(self) -> Self:

@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 from predictions.errors import InputError
 from predictions.formats.proof import accounts
 from predictions.hbase.connection import Connection
-from predictions.hbase.releases import Known, Pointer, Releases
+from predictions.hbase.releases import NOT_LOADED, Known, Pointer, Releases, role
 from predictions.report import figures
 from predictions.settings import Settings
+from predictions.stages.activate import LOSSES
 from predictions.stages.compare import compare_releases, kept, to_json
-from predictions.stages.gates import LOSSES
-from predictions.stages.listing import NOT_LOADED, role
 from predictions.storage import ReleaseFolder, Storage
 from predictions.workers import cores
 
@@ -70,7 +69,7 @@ def render(
 
     Args:
         name: of the predictions.
-        role: of the release (`predictions.stages.listing`).
+        role: of the release (`predictions.hbase.releases.Listed`).
         known: what HBase knows of it.
         manifest: its own; it is scored.
         comparison: as `predictions.stages.compare` keeps it.

@@ -1,5 +1,6 @@
 """The service's routes: each is a lookup of the client, or what HBase knows of the releases."""
 
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -19,14 +20,14 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from predictions.errors import PredictionsError, ServiceError
 from predictions.hbase.connection import Connection
-from predictions.hbase.releases import Releases
+from predictions.hbase.releases import Releases, listed
 from predictions.lookup.answer import Answer
 from predictions.lookup.client import Client
-from predictions.progress import say
 from predictions.service.metrics import Metrics
 from predictions.service.schemas import AnswerOut, AnswersOut, ErrorOut, HealthOut, Lookup, ReleasesOut
 from predictions.settings import TOKEN_VARIABLE, Settings
-from predictions.stages.listing import listed
+
+_log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 RECORDS = "/records/"
@@ -187,7 +188,7 @@ def _id(request: Request) -> str:
 def _told(answers: list[Answer]) -> list[dict[str, Any]]:
     """Return answers for JSON, without what only an operator is to know, addresses and paths: that goes to the log."""
     for error in {answer.error: None for answer in answers if answer.error and answer.status != "failed"}:
-        say(f"not answered as it should be: {error}")
+        _log.warning("not answered as it should be: %s", error)
     return [found.as_json() | _public_error(found) for found in answers]
 
 
@@ -230,6 +231,6 @@ async def _refused(_request: Request, error: Exception) -> Response:
 
 
 async def _failed(_request: Request, error: Exception) -> Response:
-    say(f"{type(error).__name__}: {error}")
+    _log.warning("%s: %s", type(error).__name__, error)
     told = "hbase did not answer in time" if isinstance(error, ServiceError) else "the service is set up wrongly"
     return JSONResponse({"error": f"{told}; its log says more"}, HTTPStatus.SERVICE_UNAVAILABLE)

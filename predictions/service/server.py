@@ -1,6 +1,7 @@
 """The service as a process: where it listens, who may ask, and how it stops."""
 
 import ipaddress
+import logging
 import math
 import os
 import re
@@ -11,9 +12,10 @@ import uvicorn
 
 from predictions.errors import InputError
 from predictions.lookup.client import Client
-from predictions.progress import say
 from predictions.service.app import make_app
 from predictions.settings import TOKEN_VARIABLE, Settings
+
+_log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MIN_TOKEN = 16  # characters
@@ -48,10 +50,11 @@ def serve(settings: Settings, client: Client, host: str, port: int) -> None:
             server_header=False,
             timeout_graceful_shutdown=math.ceil(settings.hbase.timeout + settings.database.timeout),
         )
-        say(f"serving on http://{shown}:{bound}{', to those with the token' if token else ''}; Ctrl-C stops it")
+        those = ", to those with the token" if token else ""
+        _log.info("serving on http://%s:%s%s; Ctrl-C stops it", shown, bound, those)
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has stopped
             uvicorn.Server(config).run(sockets=[listening])
-    say("stopped")
+    _log.info("stopped")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,14 +1,12 @@
 """The source database: a snapshot of all records for the export, single ones for the client. It is only ever read."""
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from predictions.errors import InputError
 from predictions.formats.record_line import Column
-from predictions.settings import DatabaseSettings
 
 
 class Share(Protocol):
@@ -84,38 +82,6 @@ class Database(Protocol):
 
     def count(self) -> int:
         """Return how many records there are now."""
-
-    def reader(self) -> Reader:
-        """Return what reads single records; it opens with the first of them."""
-
-
-def open_database(settings: DatabaseSettings) -> Database:
-    """Return the database that the settings name.
-
-    Raises:
-        InputError: the URL is of no known kind, or the database is not there.
-    """
-    if settings.url.startswith("sqlite:///"):
-        from predictions.sources.sqlite import SqliteDatabase
-
-        return SqliteDatabase(settings)
-    if re.match("postgres(ql)?://", settings.url):
-        try:
-            from predictions.sources.postgresql import PostgresDatabase
-        except ModuleNotFoundError as error:
-            raise InputError(f"{error.name} is not installed: pip install 'predictions[postgresql]'") from error
-        return PostgresDatabase(settings)
-    if re.match(r"\w+\+\w+://", settings.url):
-        try:
-            from predictions.sources.sqlalchemy import SqlalchemyDatabase
-        except ModuleNotFoundError as error:
-            raise InputError(f"{error.name} is not installed: pip install 'predictions[sqlalchemy]'") from error
-        return SqlalchemyDatabase(settings)
-    kind = settings.url.partition(":")[0][:20]  # what follows may have a password
-    raise InputError(
-        f"database.url: {kind}…: must be sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE "
-        "or, for others, DIALECT+DRIVER://USER@HOST:PORT/DATABASE"
-    )
 
 
 def no_table(table: str, place: str, known: list[str]) -> InputError:

@@ -23,7 +23,7 @@ from psycopg.waiting import Wait
 from predictions.errors import InputError, PredictionsError, ServiceError, SnapshotLostError
 from predictions.formats.record_line import Column
 from predictions.settings import DatabaseSettings
-from predictions.sources.base import Reader, no_column, no_table
+from predictions.sources.base import no_column, no_table
 
 PINNED = {
     "client_encoding": "UTF8",
@@ -204,11 +204,6 @@ class PostgresDatabase:
                 row = connection.execute("SELECT pg_export_snapshot(), clock_timestamp()").fetchone()
                 assert row
                 yield PostgresSnapshot(self, connection, source, [known[name] for name in columns], *row)
-
-    def reader(self) -> Reader:
-        from predictions.sources.postgresql_reader import PostgresReader
-
-        return PostgresReader(self, self._settings)
 
 
 class Source(NamedTuple):

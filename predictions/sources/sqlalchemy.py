@@ -21,7 +21,7 @@ from sqlalchemy.pool import StaticPool
 from predictions.errors import InputError, PredictionsError, ServiceError, SnapshotLostError
 from predictions.formats.record_line import Column, write_rows
 from predictions.settings import DatabaseSettings
-from predictions.sources.base import Reader, no_column, no_table
+from predictions.sources.base import no_column, no_table
 from predictions.sources.sqlalchemy_values import fields
 
 FETCH_ROWS = 10_000
@@ -195,11 +195,6 @@ class SqlalchemyDatabase:
                     f"{self.name}: it has no transactions that see one moment ({' or '.join(_SNAPSHOT_LEVELS)})"
                 )
             connection.execution_options(isolation_level=level)
-
-    def reader(self) -> Reader:
-        from predictions.sources.sqlalchemy_reader import SqlalchemyReader
-
-        return SqlalchemyReader(self, self._settings)
 
 
 def _parse(given: str) -> URL:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from predictions.errors import InputError, PredictionsError, ServiceError
 from predictions.formats.record_line import NULL, Column, escape, write_rows
 from predictions.settings import DatabaseSettings
-from predictions.sources.base import Reader, no_column, no_table, null_ids
+from predictions.sources.base import no_column, no_table, null_ids
 
 FETCH_ROWS = 10_000
 EXAMPLES = 5
@@ -136,11 +136,6 @@ class SqliteDatabase:
             if unique and not partial and [row[2] for row in info] == [bytearray(name.encode())]:
                 return True
         return False
-
-    def reader(self) -> "Reader":
-        from predictions.sources.sqlite_reader import SqliteReader
-
-        return SqliteReader(self, self._settings)
 
     def check(self, connection: sqlite3.Connection, names: Sequence[str]) -> list[Column]:
         """Return columns of the source; InputError where one is not there.

@@ -6,10 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from predictions.comparison.comparison import AMOUNT_EDGES, Comparison, compare, lines_between
+from predictions.comparison.comparison import Comparison, compare, lines_between
 from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
 from predictions.formats.row_key import key_range, split_points
@@ -110,56 +107,3 @@ def lines_of(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[bytes
     """Yield a release's prediction lines of a range of row keys, as `lines_between`."""
     points = folder.counts(folder.manifest())["split_points"]
     return lines_between(points, lambda part: folder.blocks(folder.part("scored", part)), start, stop)
-
-
-def show(found: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:
-    """Print a comparison to stdout."""
-    console = Console(highlight=False)
-    console.print(_sides(found, before.release, after.release))
-    console.print(
-        f"\n{found.both:,} records were scored in both: {found.changed:,} predictions are others "
-        f"({found.changed / max(1, found.both):.2%}); {found.gone:,} records are gone, {found.appeared:,} are new"
-    )
-    console.print(
-        f"population stability index {found.stability:.4f} (below 0.1: stable; above 0.25: another population)"
-    )
-    bounds = [f"below {AMOUNT_EDGES[0]:g}", *(f"from {edge:g}" for edge in AMOUNT_EDGES)]
-    counts = found.amounts.tolist()
-    console.print(
-        "by how much: " + ", ".join(f"{bound}: {count:,}" for bound, count in zip(bounds, counts, strict=True))
-    )
-    if found.examples:
-        console.print("\nthe records that changed most:")
-        console.print(_examples(found, before.release, after.release))
-
-
-def _sides(found: Comparison, before: str, after: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", before, after):
-        table.add_column(column, justify="right" if column else "left")
-    sides = [side.as_json() for side in (found.before, found.after)]
-    table.add_row("records", *(f"{side['rows']:,}" for side in sides))
-    table.add_row("failed", *(f"{side['failed']:,}" for side in sides))
-    for label in sorted(sides[0]["classes"].keys() | sides[1]["classes"].keys()):
-        shares = (side["classes"].get(label, 0) / max(1, side["rows"] - side["failed"]) for side in sides)
-        table.add_row(f"class {label}", *(f"{share:.2%}" for share in shares))
-    table.add_row("mean score", *(_number(side["mean"]) for side in sides))
-    for share in sides[0]["quantiles"]:
-        table.add_row(f"{float(share):.0%} below", *(_number(side["quantiles"][share]) for side in sides))
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _examples(found: Comparison, before: str, after: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("record", before, after, "by"):
-        table.add_column(column, overflow="fold")
-    for change in found.as_json()["examples"]:
-        sides = [
-            label if share is None else f"{label} ({share})" for label, share in (change["before"], change["after"])
-        ]
-        table.add_row(change["id"], *sides, f"{change['amount']:.4g}")
-    return table

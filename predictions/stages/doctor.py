@@ -18,7 +18,7 @@ from predictions.jobs.bundle import TASK_LIBRARIES
 from predictions.jobs.streaming import find_command, find_streaming_jar, require_hadoop
 from predictions.jobs.yarn import CLIENT, application_report, attempt_logs, usable_nodes
 from predictions.settings import Settings
-from predictions.sources.base import open_database
+from predictions.sources import open_database
 from predictions.storage import Storage
 
 _JOB = re.compile(r"(?:job|application)_(\d+_\d+)")

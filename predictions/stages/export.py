@@ -15,7 +15,8 @@ from predictions.formats.names import part_name
 from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields, id_digest
 from predictions.pace import Pace
 from predictions.settings import Settings
-from predictions.sources.base import Share, Snapshot, null_ids, open_database
+from predictions.sources import open_database
+from predictions.sources.base import Share, Snapshot, null_ids
 from predictions.storage import MANIFEST_FORMAT, ReleaseFolder, Storage
 from predictions.workers import Report, run_tasks
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from predictions.errors import InputError
 from predictions.settings import DatabaseSettings, load_settings
-from predictions.sources.base import open_database
+from predictions.sources import open_database
 
 TEMPLATE = """\
 name = {name}

@@ -1,4 +1,4 @@
-"""Retention: which releases have had their time, what crashes left behind, and the removal of both."""
+"""All releases: what each holds, which have had their time, what crashes left behind, and the removal of both."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -7,9 +7,29 @@ from typing import NamedTuple
 from loader.checkpoints import forget_loads
 from predictions.formats.names import is_release_id, release_table, release_time
 from predictions.hbase.connection import Connection
-from predictions.hbase.releases import BUILDING, DROPPED, Releases
+from predictions.hbase.releases import BUILDING, DROPPED, NOT_LOADED, Known, Listed, Releases, listed
 from predictions.settings import Settings
 from predictions.storage import Storage
+
+
+def list_releases(settings: Settings, storage: Storage) -> list[Listed]:
+    """Return all releases that are in HBase or in the storage, the newest first.
+
+    Raises:
+        ServiceError: HBase or HDFS cannot be reached.
+    """
+    with Connection(settings.hbase.server()) as connection:
+        releases = Releases(connection, settings.name)
+        known, pointer = releases.known(), releases.pointer()
+    stored = set(storage.releases())
+    found = []
+    for release in sorted(known.keys() | stored, reverse=True):
+        each = known.get(release, Known(NOT_LOADED, None, None))
+        if each.manifest is None and release in stored:
+            each = each._replace(manifest=storage.release(release).manifest())
+        size = storage.size(release) if release in stored else 0
+        found.append(listed(release, pointer, each, size))
+    return found
 
 
 class Leftover(NamedTuple):
