@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from predictions.comparison.comparison import Comparison, compare, lines_between
 from predictions.comparison.distribution import BYTES, Bins
@@ -130,7 +131,8 @@ def _blocks(path: str) -> Iterator[bytes]:
 
 def _local_blocks(path: str) -> Iterator[bytes]:
     with open(path, "rb") as file:
-        yield from read_blocks(gzip.GzipFile(fileobj=file) if path.endswith(PACKED) else file)
+        stream: Any = gzip.GzipFile(fileobj=file) if path.endswith(PACKED) else file
+        yield from read_blocks(stream)
 
 
 def comparison_name(part: int) -> str:
