@@ -17,8 +17,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from predictions.formats.id_digest import IdDigest
 from predictions.formats.names import scored_at
-from predictions.formats.record_line import id_digest, read_blocks
+from predictions.formats.record_line import read_blocks
 from predictions.formats.unreadable import prediction_lines, sift
 from predictions.scoring.model import load_model
 from predictions.scoring.predict import Scorer
@@ -35,7 +36,7 @@ def score(blocks: Iterable[bytes], scorer: Scorer, counts: Counter[str]) -> Iter
         if records.record_ids:
             yield scorer.lines(records)
         counts["read"] += len(records.record_ids) + len(records.unreadable)
-        counts["read_digest"] += id_digest(records.record_ids)
+        counts["read_digest"] += IdDigest.of(records.record_ids)
         counts["unreadable"] += len(records.unreadable)
     yield from scorer.rest()
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from predictions.errors import InputError, PredictionsError, RefusedError
 from predictions.formats import unreadable
 from predictions.formats.hfile.region_file import RegionFile
+from predictions.formats.id_digest import IdDigest
 from predictions.formats.prediction_line import (
     END_OF_CONFLICT,
     END_OF_SCORED,
@@ -31,7 +32,7 @@ from predictions.formats.prediction_line import (
     merge,
     parse_line,
 )
-from predictions.formats.record_line import first_fields, id_digest, join_lines, read_blocks, split_lines
+from predictions.formats.record_line import first_fields, join_lines, read_blocks, split_lines
 from predictions.formats.row_key import record_id
 from predictions.task import environment, script
 from predictions.task.current import Current
@@ -72,7 +73,7 @@ def merge_block(block: bytes, counts: Counter[str]) -> tuple[bytes, Sequence[byt
         lines = [line for _key, line in pairs]
         if not key.startswith(unreadable.KEY):
             counts["duplicates"] += len(lines) - 1
-            counts["duplicates_digest"] += id_digest([record_id(key)]) * (len(lines) - 1)
+            counts["duplicates_digest"] += IdDigest.of([record_id(key)]) * (len(lines) - 1)
             lines = [merge(lines)]
         kept += [(key, line) for line in lines]
     return join_lines(line for _key, line in kept), [key for key, _line in kept]
@@ -87,7 +88,7 @@ def count(lines: bytes, keys: Sequence[bytes], counts: Counter[str], examples: l
     counts["scored"] += scored
     counts["failed"] += records - scored
     counts["conflicts"] += lines.count(END_OF_CONFLICT)
-    counts["written_digest"] += id_digest(map(record_id, keys[:records]))
+    counts["written_digest"] += IdDigest.of(map(record_id, keys[:records]))
     counts["unreadable_written"] += len(keys) - records
     names = (record_id(key).decode(errors="replace") for key in conflicting_keys(lines))
     examples += islice(names, EXAMPLES - len(examples))

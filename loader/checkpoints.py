@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from loader.plan import Plan
+from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.record_line import SEPARATOR, escape, split_lines, unescape, write_rows
 from predictions.hbase.connection import Connection
 
@@ -37,7 +38,7 @@ class Checkpoint:
 
     offset: int = 0
     rows: int = 0
-    id_digest: int = 0
+    id_digest: IdDigest = NO_IDS
     rejected: int = 0
     complete: bool = False
 
@@ -71,7 +72,7 @@ class Checkpoints:
         if not cell:
             return Checkpoint()
         self._last_time = cell.timestamp  # by the clock of another machine, perhaps, that is ahead of this one's
-        return Checkpoint(**json.loads(cell.value))
+        return _read(cell.value)
 
     def write(self, part: int, checkpoint: Checkpoint, rejected: Iterable[Rejected] = ()) -> None:
         """Keep how far a part has come, and the dead letters of its last batch."""
@@ -89,7 +90,7 @@ class Checkpoints:
         for page in self._connection.scan(self._plan.name, self._key(0), self._key(self._plan.parts), [_CHECKPOINT]):
             for row in page:
                 part = int(row.key.rpartition(b":")[2])
-                found[part] = Checkpoint(**json.loads(row.cells[_CHECKPOINT].value))
+                found[part] = _read(row.cells[_CHECKPOINT].value)
         return found
 
     def rejected(self, part: int) -> list[Rejected]:
@@ -109,3 +110,8 @@ class Checkpoints:
 
     def _key(self, part: int) -> bytes:
         return f"load:{self._plan.release}:{self._plan.load}:{part:05d}".encode()
+
+
+def _read(value: bytes) -> Checkpoint:
+    values = json.loads(value)
+    return Checkpoint(**values | {"id_digest": IdDigest(values["id_digest"])})

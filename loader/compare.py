@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.prediction_line import FAMILY, cells, parse_line
-from predictions.formats.record_line import id_digest, split_lines
+from predictions.formats.record_line import split_lines
 from predictions.formats.row_key import record_id
 from predictions.hbase.connection import Connection, Row
 
@@ -28,7 +29,7 @@ class Found:
     """
 
     rows: int = 0
-    id_digest: int = 0
+    id_digest: IdDigest = NO_IDS
     cells: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
@@ -102,7 +103,7 @@ def compare_range(
 
 def _count(found: Found, keys: list[bytes]) -> None:
     found.rows += len(keys)
-    found.id_digest = (found.id_digest + id_digest(map(record_id, keys))) % (1 << 64)
+    found.id_digest += IdDigest.of(map(record_id, keys))
 
 
 def _differences(row: Row, expected: dict[bytes, tuple[bytes, int]]) -> Iterator[str]:

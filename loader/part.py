@@ -7,9 +7,9 @@ from loader.batches import batches
 from loader.checkpoints import Checkpoint, Checkpoints, Rejected
 from loader.plan import Plan
 from predictions.errors import RefusedError
+from predictions.formats.id_digest import IdDigest
 from predictions.formats.names import part_name
 from predictions.formats.prediction_line import PredictionLine, cells, parse_line
-from predictions.formats.record_line import id_digest
 from predictions.formats.row_key import record_id
 from predictions.hbase.connection import Connection, RefusalError
 from predictions.pace import Pace
@@ -53,7 +53,7 @@ def load_part(
         letters = send(connection, plan.table, lines)
         refused = {letter.record_id for letter in letters}
         loaded = [record for line in lines if (record := record_id(line.row_key)) not in refused]
-        digest = (done.id_digest + id_digest(loaded)) % (1 << 64)
+        digest = done.id_digest + IdDigest.of(loaded)
         done = Checkpoint(batch.end, done.rows + len(loaded), digest, done.rejected + len(letters))
         if letters and done.rejected > MAX_REJECTED:
             raise RefusedError(

@@ -9,7 +9,6 @@ import errno
 import getpass
 import gzip
 import io
-import json
 import os
 import shutil
 import time
@@ -18,18 +17,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import IO, Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 from predictions.diagnosis import diagnose
 from predictions.errors import InputError, InternalError, ServiceError
+from predictions.formats.manifest import MANIFEST, MODEL_MANIFEST, Manifest, ModelManifest, Scored
 from predictions.formats.names import PACKED, is_release_id, new_release_id, part_name
 from predictions.formats.record_line import read_blocks
 
-MANIFEST = "manifest.json"
 HFILES = "hfiles"
 WEB_PORT = 9870  # the NameNode's, where the URL names none
-MANIFEST_FORMAT = 1
 WRITE_BLOCK_BYTES = 32 << 20
 READ_BLOCK_BYTES = 8 << 20
 
@@ -168,11 +167,26 @@ class ReleaseFolder:
         """Whether a part of the release (`export`, `model`, `scored`) is there, whole."""
         return name in self.storage.names(self.path)
 
-    def counts(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Return the part `scored` of the manifest; InputError where the lines are there but nobody counted them."""
-        if "scored" not in manifest:
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The release's manifest, read once; InputError where it is of another format."""
+        return Manifest.parse(self.read(MANIFEST), f"{self.path}/{MANIFEST}")
+
+    @cached_property
+    def model(self) -> ModelManifest:
+        """What `model.json` says, read once; InputError where there is no model."""
+        self.require("model", "train")
+        return ModelManifest.parse(self.read(f"model/{MODEL_MANIFEST}"), f"{self.path}/model/{MODEL_MANIFEST}")
+
+    @property
+    def scored(self) -> Scored:
+        """What was scored; InputError where that was not, or the lines are there but were not counted."""
+        self.require("scored", "score")
+        if not self.manifest.scored:
+            del self.manifest  # another run may have scored it in the meantime
+        if not self.manifest.scored:
             raise InputError(f"{self.path}/scored: not made by `predictions score`, nothing was counted; remove it")
-        return manifest["scored"]
+        return self.manifest.scored
 
     def require(self, name: str, command: str) -> None:
         """Raise InputError, naming the command that makes it, unless a part is there."""
@@ -195,6 +209,7 @@ class ReleaseFolder:
             try:
                 yield temporary
                 self._rename(temporary, f"{self.path}/{name}")
+                self.__dict__.pop(name, None)  # the cached property of the part, if it has one
             except BaseException:
                 self.remove(temporary.rpartition("/")[2])
                 if not self.storage.names(self.path):
@@ -222,6 +237,7 @@ class ReleaseFolder:
     def remove(self, name: str) -> None:
         """Remove a part of the release, if it is there."""
         self.storage.delete(f"{self.path}/{name}")
+        self.__dict__.pop(name, None)
 
     def sizes(self, name: str) -> dict[str, int]:
         """Return the names of a part's files (`part-*`) with their sizes in bytes."""
@@ -272,20 +288,10 @@ class ReleaseFolder:
         """Open a file to write; the caller closes it."""
         return self.storage.fs.open(path, "wb", block_size=WRITE_BLOCK_BYTES)
 
-    def manifest(self) -> dict[str, Any]:
-        """Read the release's manifest.
-
-        Raises:
-            InputError: it is of another format.
-        """
-        manifest = json.loads(self.read(MANIFEST))
-        if manifest.get("format") != MANIFEST_FORMAT:
-            raise InputError(f"{self.path}/{MANIFEST}: format {manifest.get('format')}, not {MANIFEST_FORMAT}")
-        return manifest
-
-    def write_manifest(self, manifest: dict[str, Any]) -> None:
+    def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
-        self.put(MANIFEST, io.BytesIO(json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"))
+        self.put(MANIFEST, io.BytesIO(manifest.to_json() + b"\n"))
+        self.manifest = manifest
 
     def put(self, name: str, source: IO[bytes]) -> None:
         """Copy a file to a part of the release, or replace that; readers see the old one or the new one, whole."""

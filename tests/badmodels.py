@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 
+from predictions.formats.manifest import ModelManifest, Training
 from predictions.formats.record_line import Column
 from predictions.scoring.model import Model, save_model
 
@@ -68,24 +69,12 @@ def _pipeline(prepare: tuple[str, Any, list[str]], estimator: Any) -> Pipeline:
 
 
 def _save(pipeline: Pipeline, folder: Path) -> None:
-    # The keys are those of predictions.stages.train.train: the scoring stage copies them into the release's manifest.
-    manifest = {
-        "id": Column("id", "text").as_json(),
-        "features": [column.as_json() for column in FEATURES],
-        "label": Column("paid", "integer").as_json(),
-        "task": "classification",
-        "classes": [0, 1],
-        "estimator": f"{type(pipeline[-1]).__module__}.{type(pipeline[-1]).__name__}",
-        "params": {},
-        "training": {
-            "labelled": 376,
-            "sample": 376,
-            "seed": 0,
-            "fitted": 376,
-            "holdout": 0,
-            "metrics": {},
-            "baseline": {},
-        },
-        "golden": [],
-    }
+    manifest = ModelManifest(
+        id=Column("id", "text"),
+        features=FEATURES,
+        label=Column("paid", "integer"),
+        classes=[0, 1],
+        estimator=f"{type(pipeline[-1]).__module__}.{type(pipeline[-1]).__name__}",
+        training=Training(labelled=376, sample=376, fitted=376),
+    )
     save_model(Model(pipeline, manifest), folder)

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -26,7 +27,9 @@ from inprocess import call, without, without_yarn
 from xdist.scheduler import LoadScopeScheduling
 
 from examples.postgresql import running
-from predictions.formats.record_line import id_digest
+from predictions.formats.id_digest import IdDigest
+from predictions.formats.manifest import Export, Manifest, Snapshot
+from predictions.formats.record_line import Column
 from predictions.hbase.connection import Connection
 from predictions.hbase.server import Server
 from predictions.settings import load_settings
@@ -210,11 +213,24 @@ def replace_export(folder, parts: Sequence[Sequence[bytes]]) -> None:
         data = b"".join(line + b"\n" for line in lines)
         folder.storage.fs.pipe_file(f"{folder.path}/export/part-{number:05d}", data)
     lines = [line for part in parts for line in part]
-    manifest = folder.manifest()
-    digest = id_digest(line.partition(b"\t")[0] for line in lines)
+    manifest = manifest_of(folder)
+    digest = IdDigest.of(line.partition(b"\t")[0] for line in lines)
     size = sum(len(line) + 1 for line in lines)
-    manifest["export"] |= {"rows": len(lines), "bytes": size, "id_digest": f"{digest:016x}"}
-    folder.write_manifest(manifest)
+    export = replace(manifest.export, rows=len(lines), bytes=size, id_digest=digest)
+    folder.write_manifest(replace(manifest, export=export))
+
+
+def make_manifest(**parts) -> Manifest:
+    """A manifest of orders, with the parts of it that matter."""
+    columns = {"id": Column("id", "text"), "features": [Column("country", "text")], "label": Column("paid", "integer")}
+    source, snapshot = {"table": "orders", "id": "id"}, Snapshot("2026-11-22T15:45:00.000+00:00")
+    common = {"name": "orders", "release": "20261122T154500Z", "source": source, "snapshot": snapshot}
+    return Manifest(**common | columns | {"export": Export()} | parts)
+
+
+def manifest_of(folder):
+    """A release's manifest as it is now: a folder reads it once."""
+    return ReleaseFolder(folder.storage, folder.release).manifest
 
 
 def properties(**values) -> dict[str, str]:
@@ -297,7 +313,7 @@ class Project:
             for path in files.find(f"{folder.path}/{part}"):
                 self.storage.fs.pipe_file(taken.path + path.removeprefix(folder.path), files.cat_file(path))
         later = {"loaded"} if stage == "score" else {"model", "task", "scored", "loaded"}
-        taken.write_manifest({key: value for key, value in folder.manifest().items() if key not in later})
+        taken.write_manifest(replace(manifest_of(folder), **dict.fromkeys(later)))
         return taken
 
     def scored(self, folder):

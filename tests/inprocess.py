@@ -28,12 +28,13 @@ from loader import bulk, local
 from predictions import workers
 from predictions.cli import commands, exits
 from predictions.formats.counters import Outcome
+from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.names import scored_at
 from predictions.formats.record_line import read_blocks, split_lines
 from predictions.formats.row_key import split_points
 from predictions.jobs import client
 from predictions.jobs.streaming import Job
-from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, load_model
+from predictions.scoring.model import MODEL_FILE, load_model
 from predictions.scoring.predict import Scorer
 from predictions.stages import compare, export, marking, score, score_local, train, verify
 from predictions.task.carry import carry_over
@@ -140,7 +141,10 @@ def script(main, *arguments, stdin=b"", **environment):
             patch.setattr(sys, name, stream)
         for name, value in environment.items():
             patch.setenv(name, value)
-        code = main(*map(str, arguments))
+        try:
+            code = main(*map(str, arguments))
+        except SystemExit as ended:  # argparse's, where the arguments are wrong
+            code = ended.code
     return subprocess.CompletedProcess(arguments, code, *(stream.getvalue() for stream in said))
 
 
@@ -155,9 +159,9 @@ class OneProcess:
     def run(self, output, progress):
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
-            for name in (MANIFEST_FILE, MODEL_FILE):
+            for name in (MODEL_MANIFEST, MODEL_FILE):
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
-            model, scored, marks = load_model(scratch / MANIFEST_FILE), scored_at(self._folder.release), None
+            model, scored, marks = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release), None
             if self._carry:
                 with open(scratch / MARKS_FILE, "wb") as file:
                     marking.write_marks(self._carry, file)

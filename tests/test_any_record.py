@@ -3,9 +3,11 @@
 import sqlite3
 import uuid
 from contextlib import closing
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
+from conftest import manifest_of
 
 from predictions.lookup.client import Client
 
@@ -91,8 +93,8 @@ def test_any_text_and_any_id_survive(project, tmp_path):
     made = project(SETTINGS, tmp_path)
     made.succeed("run", code=1)
     folder = made.storage.release()
-    counts = folder.manifest()["scored"]
-    assert (counts["scored"], counts["failed"]) == (200 + len(texts), len(FAILING))
+    counts = manifest_of(folder).scored
+    assert (counts.scored, counts.failed) == (200 + len(texts), len(FAILING))
     scored = made.scored(folder)
     keys = [line.partition(b"\t")[0] for line in scored.split(b"\n")[:-1]]
     assert keys == sorted(set(keys))
@@ -110,9 +112,7 @@ def test_any_text_and_any_id_survive(project, tmp_path):
 
     # The other runners say the same.
     folder.remove("scored")
-    manifest = folder.manifest()
-    del manifest["scored"]
-    folder.write_manifest(manifest)
+    folder.write_manifest(replace(manifest_of(folder), scored=None))
     made.succeed("score", "--runner", "local", code=1)
     assert made.scored(folder) == scored
 
@@ -127,7 +127,7 @@ def test_a_line_that_no_one_can_read_ends_the_run_and_is_kept(project, tmp_path)
     assert ended.returncode == 3, ended.stderr
     folder = made.storage.release()
     path = f"{folder.path}/unreadable.txt"
-    assert f"2 of {made.storage.release().manifest()['export']['rows']} lines could not be read" in ended.stderr
+    assert f"2 of {manifest_of(folder).export.rows} lines could not be read" in ended.stderr
     assert path in ended.stderr
     head, *lines = folder.read("unreadable.txt").decode().split("\n")[:-1]
     assert head == "split\tline\treason\ttext"

@@ -5,17 +5,18 @@ import shutil
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import make_orders, replace_export
+from conftest import make_orders, manifest_of, replace_export
 from inprocess import without
 
 import mapper
 from predictions.errors import InputError, InternalError
 from predictions.formats.names import scored_at
 from predictions.formats.prediction_line import parse_line
-from predictions.formats.record_line import fingerprints, read_blocks, split_lines, split_records
+from predictions.formats.record_line import Column, fingerprints, read_blocks, split_lines, split_records
 from predictions.formats.row_key import record_id, row_keys
 from predictions.scoring import predict as scoring
 from predictions.scoring.model import load_model
@@ -73,9 +74,7 @@ def lines_of(folder):
 def again(settings, folder, runner, *current, processes=False):
     """Score a release anew."""
     folder.remove("scored")
-    manifest = folder.manifest()
-    manifest.pop("scored", None)
-    folder.write_manifest(manifest)
+    folder.write_manifest(replace(manifest_of(folder), scored=None))
     with without(processes):
         return score(settings, folder, runner, quiet, *current), lines_of(folder)
 
@@ -90,18 +89,18 @@ def test_it_equals_a_full_run_but_for_the_time_of_scoring(project, second, runne
     full, wanted = again(settings, second, runner)
     done, found = again(settings, second, runner, first, True, processes=processes)
     before = lines_of(first)
-    assert full["carried"] == 0
+    assert full.carried == 0
     assert [line._replace(scored=b"") for line in found.values()] == [
         line._replace(scored=b"") for line in wanted.values()
     ]
     same = {name for name, line in found.items() if name in before and line.record == before[name].record}
-    assert done["carried"] == len(same) == 400 - GONE - CHANGED - 1
+    assert done.carried == len(same) == 400 - GONE - CHANGED - 1
     times = {name: line.scored for name, line in found.items()}
     then, now = scored_at(first.release), scored_at(second.release)
     assert times == {name: then if name in same else now for name in found}
-    assert done["carried_from"] == first.release
+    assert done.carried_from == first.release
     for name in ("read", "scored", "failed", "rows", "id_digest", "duplicates_digest"):
-        assert done[name] == full[name]
+        assert getattr(done, name) == getattr(full, name)
 
 
 def test_what_failed_is_carried_over_too(project, second):
@@ -111,8 +110,8 @@ def test_what_failed_is_carried_over_too(project, second):
     try:
         take_model(third, second)
         done, found = again(settings, third, "pipe", second, True)
-        assert done["carried"] == done["rows"] == len(found)
-        assert done["failed"] == 1
+        assert done.carried == done.rows == len(found)
+        assert done.failed == 1
         assert found == lines_of(second)
     finally:
         shutil.rmtree(third.path)
@@ -123,7 +122,7 @@ def test_duplicates_and_conflicts_are_what_they_are_in_a_full_run(project, secon
     lines = [line for path in second.files("export") for block in second.blocks(path) for line in split_lines(block)]
     replace_export(second, [[*lines, lines[0], lines[49], lines[399 - 20]]])
     done, _found = again(settings, second, "pipe", first, True)
-    assert done["duplicates"] == 3
+    assert done.duplicates == 3
     other = lines[5].rsplit(b"\t", 2)[0] + b"\t77\t0"
     replace_export(second, [[*lines, other]])
     with pytest.raises(InputError, match="the ID is not unique: 1 IDs stand for different records"):
@@ -211,8 +210,8 @@ def test_a_mark_that_belongs_to_another_record_ends_the_run(project):
 
 
 def test_a_model_for_other_columns_is_not_taken(project, second):
-    manifest = second.manifest()
-    second.write_manifest(manifest | {"features": manifest["features"][:2]})
+    manifest = manifest_of(second)
+    second.write_manifest(replace(manifest, features=manifest.features[:2]))
     second.remove("model")
     with pytest.raises(InputError, match=r"the model of release .* takes .*items.*: train another one"):
         take_model(second, project[2])
@@ -220,8 +219,8 @@ def test_a_model_for_other_columns_is_not_taken(project, second):
 
 
 def test_a_model_for_another_label_is_not_taken(project, second):
-    manifest = second.manifest()
-    second.write_manifest(manifest | {"label": {"name": "note", "type": "text"}})
+    manifest = manifest_of(second)
+    second.write_manifest(replace(manifest, label=Column("note", "text")))
     second.remove("model")
     with pytest.raises(
         InputError, match=r"and the label paid \(integer\), but .* the label note \(text\) were exported"

@@ -2,6 +2,7 @@
 
 import psycopg
 import pytest
+from conftest import manifest_of
 
 from predictions.formats.names import release_table
 from predictions.hbase.connection import Connection
@@ -105,10 +106,10 @@ def test_a_run_of_what_changed_equals_a_full_run(made, database, run, orders, tm
     done = made.succeed("run", "--changed")
     second = made.storage.release()
     assert second.release == done.stdout.strip() != first.release
-    manifest = second.manifest()
-    assert (manifest["scored"]["carried"], manifest["scored"]["rows"]) == (orders - 2 * hundredth, orders)
-    assert manifest["scored"]["carried_from"] == first.release
-    assert manifest["model"]["sha256"] == first.manifest()["model"]["sha256"]
+    manifest = manifest_of(second)
+    assert (manifest.scored.carried, manifest.scored.rows) == (orders - 2 * hundredth, orders)
+    assert manifest.scored.carried_from == first.release
+    assert manifest.model.sha256 == manifest_of(first).model.sha256
     assert f"{orders - 2 * hundredth:,} have not changed and keep what release {first.release} has" in done.stderr
     made.succeed("verify", "--full")
     assert [answer["status"] for answer in made.get(*some)] == ["fresh"] * 5
@@ -136,7 +137,7 @@ def test_with_another_model_everything_is_scored(made):
     made.succeed("train")
     done = made.succeed("score", "--changed", "--runner", "local")
     assert "has another model: every record is scored" in done.stderr
-    assert made.storage.release().manifest()["scored"]["carried"] == 0
+    assert manifest_of(made.storage.release()).scored.carried == 0
 
 
 def test_the_command_that_a_dry_run_prints_keeps_lines_too(made, run):

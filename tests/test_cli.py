@@ -153,7 +153,7 @@ def scored(predictions, orders):
     assert predictions("export").returncode == 0
     [release] = (orders / "storage" / "orders").iterdir()
     manifest = json.loads((release / "manifest.json").read_text())
-    manifest["scored"] = {"rows": 0, "id_digest": f"{0:016x}", "split_points": ["8000"]}
+    manifest["scored"] = {"rows": 0, "id_digest": "0" * 16, "split_points": ["8000"]}
     (release / "manifest.json").write_text(json.dumps(manifest))
     (release / "scored").mkdir()
     for name in ("_SUCCESS", "part-00000", "part-00001"):

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from predictions.comparison.comparison import AMOUNT_EDGES, Comparison, compare
 from predictions.comparison.distribution import Bins, Distribution, Rows
 from predictions.errors import InputError
+from predictions.formats.manifest import ModelManifest, Training
 from predictions.formats.record_line import join_lines, split_lines
 from predictions.formats.row_key import row_keys
 
-BINARY = Bins.of_model({"task": "classification", "classes": [0, 1]})
-THREE = Bins.of_model({"task": "classification", "classes": ["a", "b", "c"]})
-NUMBER = Bins.of_model({"task": "regression", "training": {"quantiles": [1.0, 2.5, 4.0]}})
+BINARY = Bins.of_model(ModelManifest(features=[], classes=[0, 1]))
+THREE = Bins.of_model(ModelManifest(features=[], classes=["a", "b", "c"]))
+NUMBER = Bins.of_model(ModelManifest(features=[], task="regression", training=Training(quantiles=[1.0, 2.5, 4.0])))
 
 numbers = st.integers(-10, 70).map(lambda number: b"%.1f" % (number / 10))
 shares = st.integers(34, 100).map(lambda number: b"%.2f" % (number / 100))
@@ -156,7 +157,7 @@ def test_quantiles_are_near_those_of_the_scores():
     rng = np.random.default_rng(1)
     values = rng.normal(100, 15, 20_000).round(3)
     edges = np.unique(np.quantile(values[:5000], np.arange(1, 100) / 100))
-    bins = Bins.of_model({"task": "regression", "training": {"quantiles": edges.tolist()}})
+    bins = Bins.of_model(ModelManifest(features=[], task="regression", training=Training(quantiles=edges.tolist())))
     side = Distribution(bins)
     for start in range(0, len(values), 700):
         answers = {b"%d" % i: (b"%.3f" % value, b"\\N") for i, value in enumerate(values[start : start + 700])}

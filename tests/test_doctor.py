@@ -11,7 +11,7 @@ from pathlib import Path
 
 import badmodels
 import pytest
-from conftest import CHECKOUT, Project, make_orders, properties, replace_export
+from conftest import CHECKOUT, Project, make_orders, manifest_of, properties, replace_export
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster, daemons
@@ -77,7 +77,7 @@ def model(orders_release):
 def with_line(orders_release):
     """Adds a line to the export, for one test."""
     _made, folder = orders_release
-    manifest = folder.manifest()
+    manifest = manifest_of(folder)
     lines = folder.read("export/part-00000").splitlines()
     yield lambda line: replace_export(folder, [[*lines[:200], line, *lines[200:]]])
     replace_export(folder, [lines])
@@ -282,7 +282,7 @@ def test_jobs_that_are_none_or_well(orders_release):
     done = made.run("doctor", "application_1_0001")
     assert (done.returncode, "YARN knows no such job" in done.stderr) == (2, True)
     assert made.run("doctor", "nonsense").returncode == 2
-    manifest = folder.manifest()
+    manifest = manifest_of(folder)
     made.succeed("score")
     command = "org.apache.hadoop.yarn.client.cli.ApplicationCLI application -list -appStates FINISHED"
     listed = subprocess.run([CHECKOUT / "hadoop/bin/hadoop", *command.split()], capture_output=True, text=True).stdout

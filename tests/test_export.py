@@ -1,11 +1,12 @@
-import json
 import sqlite3
 from contextlib import closing
 
 import pytest
+from conftest import manifest_of
 
 from predictions.errors import InputError
-from predictions.formats.record_line import id_digest, split_columns
+from predictions.formats.id_digest import IdDigest
+from predictions.formats.record_line import Column, split_columns
 from predictions.settings import load_settings
 from predictions.stages.export import export
 from predictions.storage import Storage
@@ -34,19 +35,15 @@ def test_every_record_is_exported_with_its_features_and_label(settings, storage,
     assert len(ids) == 400
     assert ids[5] == b"order-005"
     assert set(countries) == {b"AT", b"CH", "Côte d'Ivoire".encode(), rb"tab\there", b"\\N"}
-    manifest = folder.manifest()
-    assert manifest["export"]["rows"] == 400
-    assert manifest["export"]["labelled"] == sum(label != b"\\N" for label in labels) == 376
-    assert manifest["export"]["id_digest"] == f"{id_digest(ids):016x}"
-    assert manifest["export"]["unfit_ids"] == 0
-    assert manifest["features"] == [
-        {"name": "country", "type": "text"},
-        {"name": "amount", "type": "real"},
-        {"name": "items", "type": "integer"},
-    ]
+    manifest = manifest_of(folder)
+    assert manifest.export.rows == 400
+    assert manifest.export.labelled == sum(label != b"\\N" for label in labels) == 376
+    assert manifest.export.id_digest == IdDigest.of(ids)
+    assert manifest.export.unfit_ids == 0
+    assert manifest.features == [Column("country", "text"), Column("amount", "real"), Column("items", "integer")]
     assert calls == [(400, 400)]
-    assert "password" not in json.dumps(manifest)
-    assert "url" not in manifest["source"]
+    assert b"password" not in folder.read("manifest.json")
+    assert "url" not in manifest.source
 
 
 def test_large_exports_are_cut_into_parts(settings, storage, monkeypatch):
@@ -86,12 +83,12 @@ def test_ids_that_can_be_no_row_keys_are_exported_and_counted(settings, storage,
                 "INSERT INTO orders (rowid, id) VALUES (?, CAST(? AS TEXT))", (60 * number + 1, record_id)
             )
     folder = export(settings, storage, quiet, quiet)
-    exported = folder.manifest()["export"]
-    assert (exported["rows"], exported["unfit_ids"]) == (400, 3)
+    exported = manifest_of(folder).export
+    assert (exported.rows, exported.unfit_ids) == (400, 3)
     [part] = folder.files("export")
     ids = split_columns(b"".join(folder.blocks(part)), 5)[0]
     assert {b"", b"x" * 32763, b"\xff", b"tab\\there", b"\\\\N", "é".encode()} < set(ids)
-    assert exported["id_digest"] == f"{id_digest(ids):016x}"
+    assert exported.id_digest == IdDigest.of(ids)
 
 
 def test_two_exports_are_two_releases(settings, storage):

@@ -1,20 +1,20 @@
 """The gates, each at its limit, from a manifest and a comparison alone."""
 
 import pytest
+from conftest import make_manifest
 from test_comparison import BINARY, blocks, of
 
 from predictions.comparison.comparison import compare
+from predictions.formats.manifest import ModelFacts, Scored, Training
 from predictions.settings import GateSettings
 from predictions.stages.activate import gates
 
 
 def manifest(loss=0.5, baseline=0.6, failed=0, task="classification"):
     name = "log_loss" if task == "classification" else "rmse"
-    return {
-        "task": task,
-        "model": {"training": {"metrics": {name: loss}, "baseline": {name: baseline}}},
-        "scored": {"rows": 1000, "failed": failed},
-    }
+    training = Training(metrics={name: loss}, baseline={name: baseline})
+    model = ModelFacts("an.Estimator", "ab" * 32, {}, training)
+    return make_manifest(task=task, model=model, scored=Scored(rows=1000, failed=failed))
 
 
 def verdicts(limits=None, comparison=None, **facts):

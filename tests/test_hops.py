@@ -11,6 +11,7 @@ import pytest
 from conftest import CHECKOUT
 from sklearn.dummy import DummyClassifier
 
+from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import cells, parse_line
 from predictions.formats.record_line import Column, split_columns
 from predictions.scoring.features import FrameReader
@@ -27,8 +28,7 @@ def model(tmp_path):
     block = (DATA / "1-records.txt").read_bytes()
     labels = [int(label) for label in split_columns(block, 10)[-1]]
     estimator = DummyClassifier().fit(FrameReader(FEATURES).read(block)[0], labels)
-    manifest = {"features": [column.as_json() for column in FEATURES], "classes": [0, 1], "golden": []}
-    save_model(Model(estimator, manifest), tmp_path)
+    save_model(Model(estimator, ModelManifest(features=FEATURES, classes=[0, 1])), tmp_path)
     return tmp_path / "model.json"
 
 

@@ -8,28 +8,32 @@ import subprocess
 import sys
 import time
 from bisect import bisect_right
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xxhash
-from conftest import CHECKOUT, SETTINGS
+from conftest import CHECKOUT, SETTINGS, make_manifest, manifest_of
 from inprocess import without
 
 from loader.job import LoadJob
 from loader.plan import Plan
 from loader.puts import REJECTED, REJECTED_HEAD
 from predictions.errors import InputError, RefusedError, VerificationError
+from predictions.formats.id_digest import IdDigest
+from predictions.formats.manifest import Export, Scored
 from predictions.formats.names import part_name, release_table
 from predictions.formats.prediction_line import MAX_CELL_BYTES, cells, parse_line
-from predictions.formats.record_line import id_digest, join_lines
+from predictions.formats.record_line import join_lines
 from predictions.formats.row_key import record_id, row_keys, split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import BUILDING, LOADED, Releases
 from predictions.jobs import client as job
 from predictions.progress import LoadDisplay
 from predictions.stages.load import How, load
+from predictions.storage import ReleaseFolder
 
 pytestmark = pytest.mark.cluster
 
@@ -76,9 +80,12 @@ class Release:
         for part, of_part in enumerate(parts):
             with self.folder.create(self.part(part)) as file:
                 file.write(join_lines(of_part) if of_part else b"")
-        digest = id_digest(record_id(parse_line(line).row_key) for line in lines)
-        scored = {"rows": len(lines), "id_digest": f"{digest:016x}", "split_points": [p.decode() for p in self.points]}
-        self.folder.write_manifest({"format": 1, "scored": scored})
+        digest = IdDigest.of(record_id(parse_line(line).row_key) for line in lines)
+        rows, points = len(lines), [point.decode() for point in self.points]
+        scored = Scored(read=rows, scored=rows, rows=rows, id_digest=digest, split_points=points)
+        export = Export(rows=rows, id_digest=digest)
+        manifest = make_manifest(name=self.made.name, release=self.folder.release, export=export, scored=scored)
+        self.folder.write_manifest(manifest)
         return parts
 
     def part(self, part):
@@ -87,7 +94,8 @@ class Release:
     def load(self, how=How(), display=None, settings=None, processes=False):  # noqa: B008
         """Load it; with processes, what the display is told comes while they are at work."""
         with display or LoadDisplay() as shown, without(processes):
-            return load(settings or self.settings, self.folder, how, shown, self.said.append)
+            folder = ReleaseFolder(self.folder.storage, self.folder.release)
+            return load(settings or self.settings, folder, how, shown, self.said.append)
 
     def run(self, command, *options, code=0):
         return self.made.succeed(command, "--release", self.folder.release, *options, code=code, **self.no_hbase)
@@ -102,9 +110,7 @@ class Release:
         """Let the release be one that is not loaded, with a table that is there."""
         row = {b"r:state": BUILDING.encode()}
         self.connection.put(self.made.name, b"release:" + self.folder.release.encode(), row)
-        manifest = self.folder.manifest()
-        del manifest["loaded"]
-        self.folder.write_manifest(manifest)
+        self.folder.write_manifest(replace(manifest_of(self.folder), loaded=None))
 
     def checkpoint_rows(self):
         prefix = f"load:{self.folder.release}".encode()
@@ -276,13 +282,13 @@ def test_a_checkpoint_that_claims_what_is_not_there_is_found_out(release):
     with pytest.raises(KeyboardInterrupt):
         release.load(How(processes=1), Recorder(part=0, rows=1))
     ids = [record_id(parse_line(line).row_key) for line in parts[1]]
-    claim = {"offset": len(join_lines(parts[1])), "rows": len(ids), "id_digest": id_digest(ids), "complete": True}
+    claim = {"offset": len(join_lines(parts[1])), "rows": len(ids), "id_digest": IdDigest.of(ids), "complete": True}
     [key, *_others] = release.checkpoint_rows()
     cells = {b"r:checkpoint": json.dumps(claim).encode()}
     release.connection.put(release.made.name, key[:-1] + b"1", cells)
     with pytest.raises(VerificationError, match=rf"part-00001 .*: the table holds \d+ rows, {len(ids)} were loaded: "):
         release.load()
-    assert (release.state(), "loaded" in release.folder.manifest()) == (BUILDING, False)
+    assert (release.state(), manifest_of(release.folder).loaded) == (BUILDING, None)
     release.load()
     assert release.cells() == expected(lines)
 

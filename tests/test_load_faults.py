@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from conftest import CHECKOUT
+from conftest import CHECKOUT, manifest_of
 from hbase_admin import expire_server, keep_regions_in_place, make_table, move_region, split_region
 from inprocess import call
 from second import REGION_SERVERS
@@ -87,8 +87,8 @@ class Trial:
         self._folder = storage.release()
         self.table = release_table(self._name, self._folder.release)
         self._connection = Connection(settings.hbase.server(loading=True))
-        scored = self._folder.manifest()["scored"]
-        self.rows, self._points = scored["rows"], scored["split_points"]
+        scored = manifest_of(self._folder).scored
+        self.rows, self._points = scored.rows, scored.split_points
 
     def make_table(self):
         """Come to where a load has made the release's table: without a JVM for it."""

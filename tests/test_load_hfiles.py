@@ -5,11 +5,12 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 
 import psutil
 import pytest
-from conftest import CHECKOUT, make_orders, properties
+from conftest import CHECKOUT, make_orders, manifest_of, properties
 from hbase_admin import make_table
 from inprocess import without
 
@@ -58,9 +59,7 @@ class Scored:
         """Let it be as if `load` had been killed just before its end."""
         row = {b"r:state": BUILDING.encode()}
         self.connection.put(self.made.name, b"release:" + self.folder.release.encode(), row)
-        manifest = self.folder.manifest()
-        manifest.pop("loaded", None)
-        self.folder.write_manifest(manifest)
+        self.folder.write_manifest(replace(manifest_of(self.folder), loaded=None))
 
     def drop(self):
         self.forget()
@@ -112,9 +111,9 @@ def test_files_that_were_moved_are_not_missed_and_those_of_a_dropped_table_are_w
     release.begin()
     release.load(How(via="hfiles"))
     release.forget()
-    started = release.folder.manifest()
+    started = manifest_of(release.folder)
     release.load()  # finds every row in place
-    assert (release.files(), "loaded" in started, release.is_whole()) == ([], False, True)
+    assert (release.files(), started.loaded, release.is_whole()) == ([], None, True)
     release.drop()
     release.load()  # makes the table, too
     assert release.is_whole()

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from conftest import make_orders
+from conftest import make_orders, manifest_of
 from thrift_servers import Listener, Relay
 
 from predictions.errors import InputError
@@ -397,8 +397,8 @@ def test_a_database_file_that_was_replaced_is_read_anew(served, tmp_path):
 
 def test_an_answer_says_which_model_made_it_and_how_old_it_is(client, served):
     answer = client.get("order-001")
-    manifest = served.storage.release().manifest()
-    assert answer.model == manifest["model"]["sha256"]
+    manifest = manifest_of(served.storage.release())
+    assert answer.model == manifest.model.sha256
     assert 0 <= answer.age < 24 * 3600
     with Client(served.settings, max_age=0.5) as strict:
         time.sleep(1)

@@ -10,6 +10,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from predictions.errors import InputError
+from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import MAX_CELL_BYTES
 from predictions.formats.record_line import Column, write_rows
 from predictions.scoring import model as model_module
@@ -31,7 +32,7 @@ def change(saved, **changes):
 def test_a_model_comes_back(saved):
     model = load_model(saved / "model.json")
     assert [column.name for column in model.features] == ["country", "amount", "items"]
-    assert len(model.manifest["golden"]) == 5
+    assert len(model.manifest.golden) == 5
 
 
 def test_another_file_is_refused_before_it_is_opened(saved):
@@ -68,7 +69,7 @@ def test_every_trusted_type_exists_and_none_is_a_function():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "not a model's manifest"), ('{"format": 99}', "format 99, this version reads")]
+    ("text", "message"), [("{", "not a manifest"), ('{"format": 99}', "format 99, this version reads")]
 )
 def test_a_manifest_that_cannot_be_read_is_named(saved, text, message):
     (saved / "model.json").write_text(text)
@@ -96,7 +97,7 @@ NUMBERS = [Column("a", "real"), Column("b", "real")]
 
 
 def model_of(estimator, classes=None, features=NUMBERS):
-    return Model(estimator, {"features": [column.as_json() for column in features], "classes": classes, "golden": []})
+    return Model(estimator, ModelManifest(features=features, classes=classes))
 
 
 def lines_of(*rows):
@@ -171,4 +172,4 @@ def test_a_model_without_golden_records_loads(tmp_path):
     # Of an estimator that, like most, takes no frame without rows.
     regressor = LinearRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
     save_model(model_of(regressor), tmp_path)
-    assert load_model(tmp_path / "model.json").manifest["golden"] == []
+    assert load_model(tmp_path / "model.json").manifest.golden == []

@@ -24,8 +24,10 @@ from sklearn.dummy import DummyClassifier
 import mapper
 import reducer
 from predictions.formats import counters
+from predictions.formats.id_digest import IdDigest
+from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import NOT_UNIQUE, parse_line
-from predictions.formats.record_line import escape, fingerprints, id_digest, read_blocks, split_lines, split_records
+from predictions.formats.record_line import Column, escape, fingerprints, read_blocks, split_lines, split_records
 from predictions.formats.row_key import record_id, row_keys, why_unfit
 from predictions.formats.unreadable import find
 from predictions.jobs.bundle import bundle
@@ -116,7 +118,7 @@ def test_the_pipe(process, trained):
         assert (when, error) == (SCORED, b"\\N")
     keys = [row[0] for row in rows]
     assert keys == sorted(keys)
-    digest = (id_digest(ids) + 2**63) % 2**64 - 2**63
+    digest = (int(IdDigest.of(ids)) + 2**63) % 2**64 - 2**63
     assert counts_of(scored, reduced) == {
         **{"read": 400, "unreadable": 0, "read_digest": digest},
         **{"scored": 400, "failed": 0, "duplicates": 0, "conflicts": 0, "unreadable_written": 0, "carried": 0},
@@ -361,11 +363,7 @@ bad_lines = st.sampled_from([b"", b"\t", b"1\ta\t2", b"1\ta\t2\t0\t", b"\t\t\t",
 
 @pytest.fixture(scope="module")
 def same_for_all():
-    manifest = {
-        "features": [{"name": "kind", "type": "text"}, {"name": "amount", "type": "real"}],
-        "classes": ["yes"],
-        "golden": [],
-    }
+    manifest = ModelManifest(features=[Column("kind", "text"), Column("amount", "real")], classes=["yes"])
     return Model(DummyClassifier().fit(np.zeros((1, 2)), ["yes"]), manifest)
 
 

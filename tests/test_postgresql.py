@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from conftest import PATIENCE
+from conftest import PATIENCE, manifest_of
 from inprocess import without
 
 from predictions.errors import InputError, ServiceError, SnapshotLostError
@@ -514,10 +514,10 @@ def test_what_is_exported_is_one_snapshot_whatever_is_written_meanwhile(
         assert written > 0.3 * WRITES * seconds, "the writer was held up"
         assert seconds > READ_SECONDS / 2
         check_accounts(folder)
-        manifest = folder.manifest()
-        assert manifest["export"]["parts"] == 4
-        assert manifest["snapshot"]["id"]
-        assert manifest["snapshot"]["time"] < f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(time.time() + 1))}"
+        manifest = manifest_of(folder)
+        assert manifest.export.parts == 4
+        assert manifest.snapshot.id
+        assert manifest.snapshot.time < f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(time.time() + 1))}"
 
 
 @contextmanager

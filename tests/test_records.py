@@ -5,13 +5,13 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from predictions.formats.id_digest import IdDigest
 from predictions.formats.record_line import (
     NULL,
     escape,
     field_ends,
     fingerprints,
     first_fields,
-    id_digest,
     read_blocks,
     split_columns,
     split_lines,
@@ -163,7 +163,10 @@ def test_fingerprint_vectors():
 
 @given(st.lists(st.binary(min_size=1), unique=True), st.integers(0, 5))
 def test_id_digest_adds_up_over_parts_in_any_order(ids, cut):
-    whole = id_digest(ids)
-    assert id_digest(reversed(ids)) == whole
-    assert (id_digest(ids[:cut]) + id_digest(ids[cut:])) % 2**64 == whole
+    whole = IdDigest.of(ids)
+    assert IdDigest.of(reversed(ids)) == whole
+    assert IdDigest.of(ids[:cut]) + IdDigest.of(ids[cut:]) == whole
+    assert sum(map(IdDigest.of, ([each] for each in ids)), IdDigest()) == whole == 0 + whole
+    assert IdDigest.of(ids * 3) == whole * 3
     assert whole == sum(map(xxhash.xxh3_64_intdigest, ids)) % 2**64
+    assert (IdDigest.parse(str(whole)), len(str(whole))) == (whole, 16)

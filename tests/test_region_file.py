@@ -16,8 +16,9 @@ import reducer
 from predictions.errors import InputError
 from predictions.formats.hfile.reader import HFileReader
 from predictions.formats.hfile.region_file import RegionFacts, RegionFile, facts_name, hfile_name
+from predictions.formats.id_digest import IdDigest
 from predictions.formats.prediction_line import cells, columns, parse_line
-from predictions.formats.record_line import escape, id_digest, join_lines, read_blocks
+from predictions.formats.record_line import escape, join_lines, read_blocks
 from predictions.formats.row_key import record_id, row_keys
 from predictions.formats.unreadable import Unreadable, prediction_lines
 
@@ -65,7 +66,7 @@ def test_it_has_the_cells_that_puts_would_write(tmp_path_factory, lines, size):
     data = (folder / "hfiles" / hfile_name(3)).read_bytes()
     assert facts == RegionFacts(
         rows=len(lines),
-        id_digest=id_digest(map(record_id, keys)),
+        id_digest=IdDigest.of(map(record_id, keys)),
         cells=len(expected),
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -151,5 +152,5 @@ def test_lines_that_no_one_could_read_are_not_in_it(tmp_path):
     done = run_reducer(tmp_path, [*lines, *others], "--hfiles", "hfiles", process=True)
     assert done.stdout == join_lines([*lines, *others])
     assert read(tmp_path) == expected_cells(lines)
-    assert run_reducer(tmp_path, others, "only").returncode == done.returncode == 3
+    assert run_reducer(tmp_path, others, "--hfiles", "only").returncode == done.returncode == 3
     assert [path.name for path in (tmp_path / "only").rglob("*") if path.is_file()] == [facts_name(0)]

@@ -6,10 +6,11 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import make_orders
+from conftest import make_orders, manifest_of
 
 from predictions.errors import RefusedError
 from predictions.formats.names import release_table
@@ -46,7 +47,7 @@ class Operated:
     def enter(self, folder, state):
         """Let a release of another's files be one that was loaded, with an empty table."""
         self.connection.create_table(release_table(self.name, folder.release), "p")
-        self.releases.finish(folder.release, folder.manifest())
+        self.releases.finish(folder.release, manifest_of(folder))
         self.releases.judge(folder.release, state, {"gates": []})
 
     def tables(self):
@@ -270,7 +271,7 @@ def test_a_prediction_is_explained_back_to_its_lines(operated):
     found = json.loads(operated.made.succeed("explain", "--json", "order-007").stdout)
     folder = operated.made.storage.release(found["release"])
     assert (found["id"], found["status"], found["record"]["note"]) == ("order-007", "fresh", "other")
-    assert found["model"]["sha256"] == folder.manifest()["model"]["sha256"]
+    assert found["model"]["sha256"] == manifest_of(folder).model.sha256
     for line, first in ((found["prediction_line"], found["row_key"]), (found["record_line"], "order-007")):
         lines = b"".join(folder.blocks(line["file"])).decode().splitlines()
         assert lines[line["line"] - 1] == line["text"]
@@ -403,10 +404,9 @@ def test_what_has_had_its_time_is_removed_and_never_what_is_served_or_was_before
 def test_what_does_not_add_up_is_refused_whatever_is_forced(operated, two):
     first, _second = two
     manifest = operated.releases.manifest(first)
-    part = manifest["loaded"]["parts"][0]
-    broken = manifest | {
-        "loaded": manifest["loaded"] | {"parts": [part | {"rows": part["rows"] - 1}, *manifest["loaded"]["parts"][1:]]}
-    }
+    part, *others = manifest.loaded.parts
+    loaded = replace(manifest.loaded, parts=[replace(part, rows=part.rows - 1), *others])
+    broken = replace(manifest, loaded=loaded)
     operated.releases.finish(first, broken)
     refused = operated.made.succeed("activate", "--release", first, "--force", "please", code=3)
     assert "is not whole: 400 scored or failed (ID digest" in refused.stderr

@@ -5,9 +5,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from conftest import make_manifest
 
 from predictions.comparison.comparison import compare
 from predictions.comparison.distribution import SHARES, Bins
+from predictions.formats.id_digest import IdDigest
+from predictions.formats.manifest import Export, ModelFacts, Scored, Training
 from predictions.formats.row_key import row_keys
 from predictions.hbase.releases import Known
 from predictions.report import figures
@@ -59,29 +62,24 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-MANIFEST = {
-    "task": "classification",
-    "label": {"name": "paid"},
-    "features": [{"name": "country"}],
-    "snapshot": {"time": "2026-11-22T15:45:00.000+00:00"},
-    "source": {"table": "orders", "id": "id"},
-    "export": {"rows": 3, "labelled": 2, "id_digest": "00000000000000ff", "seconds": 1.5},
-    "model": {
-        "estimator": "sklearn.linear_model.LogisticRegression",
-        "sha256": "ab" * 32,
-        "versions": {"scikit-learn": "1.9.0"},
-        "training": {
-            "fitted": 8,
-            "holdout": 2,
-            "seed": 0,
-            "seconds": 2.0,
-            "metrics": {"log_loss": 0.4},
-            "baseline": {"log_loss": 0.6},
-            "calibration": [{"predicted": 0.25, "actual": 0.5, "records": 2}],
-        },
-    },
-    "scored": {"rows": 3, "split_points": ["8000"], "job": "job_1_0002", "seconds": 3.0},
-}
+MANIFEST = make_manifest(
+    export=Export(rows=3, labelled=2, id_digest=IdDigest(255), seconds=1.5),
+    task="classification",
+    model=ModelFacts(
+        "sklearn.linear_model.LogisticRegression",
+        "ab" * 32,
+        {"scikit-learn": "1.9.0"},
+        Training(
+            fitted=8,
+            holdout=2,
+            metrics={"log_loss": 0.4},
+            baseline={"log_loss": 0.6},
+            calibration=[{"predicted": 0.25, "actual": 0.5, "records": 2}],
+            seconds=2.0,
+        ),
+    ),
+    scored=Scored(rows=3, split_points=["8000"], job="job_1_0002", seconds=3.0),
+)
 
 
 def compared(before, after):

@@ -14,7 +14,7 @@ from pathlib import Path
 import badmodels
 import psutil
 import pytest
-from conftest import CHECKOUT, PATIENCE, replace_export
+from conftest import CHECKOUT, PATIENCE, manifest_of, replace_export
 from hypothesis import given
 from hypothesis import strategies as st
 from inprocess import script
@@ -181,8 +181,8 @@ def test_both_runners_write_what_the_typed_pipe_does_from_many_blocks_of_several
     score(*LOCAL, processes=True, PREDICTIONS_HBASE_REGIONS="7")
     assert parts_of(release) == piped
     assert check_parts(release, 7) == typed_pipe(release)
-    scored = release.manifest()["scored"]
-    assert (scored["read"], scored["rows"], scored["duplicates"]) == (len(lines), len(set(lines)), 500)
+    scored = manifest_of(release).scored
+    assert (scored.read, scored.rows, scored.duplicates) == (len(lines), len(set(lines)), 500)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_an_empty_region_has_an_empty_part_file(score, release, one_core):
 def test_an_export_without_records(score, release):
     replace_export(release, [[], []])
     assert set(both(score, release, pipe=True).values()) == {b""}
-    assert release.manifest()["scored"]["rows"] == 0
+    assert manifest_of(release).scored.rows == 0
 
 
 def test_the_manifest_accounts_for_every_record(score, release):
@@ -225,20 +225,20 @@ def test_the_manifest_accounts_for_every_record(score, release):
     replace_export(release, [lines[:100], [with_amount(lines[100], b"twelve"), *lines[101:]]])
     stderr = score(code=1)
     assert "scored 399 records, 1 failed; it took" in stderr
-    manifest = release.manifest()
-    scored = manifest["scored"]
-    assert scored["split_points"] == ["4000", "8000", "c000"]
-    assert scored["id_digest"] == manifest["export"]["id_digest"]
-    assert scored["seconds"] > 0
+    manifest = manifest_of(release)
+    scored = manifest.scored
+    assert scored.split_points == ["4000", "8000", "c000"]
+    assert scored.id_digest == manifest.export.id_digest
+    assert scored.seconds > 0
     counted = ("read", "scored", "failed", "duplicates", "unreadable", "rows")
-    assert {name: scored[name] for name in counted} == {
+    assert {name: getattr(scored, name) for name in counted} == {
         **{"read": 400, "scored": 399, "failed": 1, "duplicates": 0},
         **{"unreadable": 0, "rows": 400},
     }
-    assert manifest["task"] == "classification"
+    assert manifest.task == "classification"
     before = parts_of(release)
     assert "scored 399 records" in score(code=1)  # it is not done again
-    assert (parts_of(release), release.manifest()) == (before, manifest)
+    assert (parts_of(release), manifest_of(release)) == (before, manifest)
 
 
 def test_more_failed_records_than_allowed_are_refused_with_the_reasons(score, release):
@@ -250,7 +250,7 @@ def test_more_failed_records_than_allowed_are_refused_with_the_reasons(score, re
     assert "amount: not a number (4)" in told
     assert "(2)" in told
     assert not release.has("scored")
-    assert "scored" not in release.manifest()
+    assert manifest_of(release).scored is None
     assert "6 failed" in score(code=1, PREDICTIONS_GATES_MAX_FAILED="0.015")
 
 
@@ -286,12 +286,12 @@ def test_unreadable_lines_are_kept_with_their_places(score, release, runner):
     }
     assert len(rows) == 6
     assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model", "unreadable.txt"]
-    assert "scored" not in release.manifest()
+    assert manifest_of(release).scored is None
 
     replace_export(release, [good[:400]])
     score("--runner", runner)
     assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model", "scored"]
-    assert release.manifest()["scored"]["unreadable"] == 0
+    assert manifest_of(release).scored.unreadable == 0
 
 
 def test_a_record_that_came_twice_is_written_once_and_counted(score, release):
@@ -299,8 +299,8 @@ def test_a_record_that_came_twice_is_written_once_and_counted(score, release):
     replace_export(release, [[*lines, lines[0]], [lines[1], lines[0]], lines[5:7]])
     both(score, release)
     assert check_parts(release).count(b"\n") == 400
-    scored = release.manifest()["scored"]
-    assert (scored["read"], scored["duplicates"], scored["rows"]) == (405, 5, 400)
+    scored = manifest_of(release).scored
+    assert (scored.read, scored.duplicates, scored.rows) == (405, 5, 400)
     assert "5 came twice" in score()
 
 
@@ -423,7 +423,7 @@ def test_an_interrupted_run_leaves_nothing(release, orders, tmp_path, runner, at
     assert (driver.returncode, stderr.splitlines()[-1]) == (130, "predictions: interrupted")
     assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
     assert children(orders) == []
-    assert "scored" not in release.manifest()
+    assert manifest_of(release).scored is None
 
 
 def test_a_folder_of_somebody_elses_making_is_left_alone(score, release):
@@ -459,7 +459,7 @@ def test_neither_hbase_nor_its_client_nor_hadoop_is_needed(release, orders):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert release.manifest()["scored"]["rows"] == 400
+    assert manifest_of(release).scored.rows == 400
 
 
 class Pieces(io.BytesIO):

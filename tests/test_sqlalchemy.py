@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from conftest import manifest_of
 from sqlalchemy import Engine, event
 
 from predictions.errors import InputError, PredictionsError, ServiceError, SnapshotLostError
@@ -522,11 +523,11 @@ def test_an_export_end_to_end(make, tmp_path):
     [part] = folder.files("export")
     lines = split_lines(b"".join(folder.blocks(part)))
     assert sorted(lines)[0] == b"1\tAT\t0.25\t2026-11-22 00:00:00\t1"
-    manifest = folder.manifest()
-    assert manifest["export"]["rows"] == len(lines) == 1000
-    assert [each["type"] for each in manifest["features"]] == ["text", "real", "date"]
+    manifest = manifest_of(folder)
+    assert manifest.export.rows == len(lines) == 1000
+    assert [each.type for each in manifest.features] == ["text", "real", "date"]
     assert calls[-1] == (1000, 1000)
-    assert "password" not in json.dumps(manifest)
+    assert b"password" not in folder.read("manifest.json")
     records = found(database, "7")
     assert b"7\t" + records["7"].features(["country", "amount", "at", "paid"]) in lines
 

@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from conftest import make_orders, properties, replace_export
+from conftest import make_orders, manifest_of, properties, replace_export
 
 from predictions.formats.hfile.region_file import RegionFile, facts_name, hfile_name
 from predictions.formats.record_line import split_lines
@@ -80,7 +80,7 @@ def check_hfiles(folder, tmp_path):
     compared = [name for name in sorted(files) if name.endswith(".comparison.json")]
     assert compared == [comparison_name(part) for part in range(len(folder.files("scored")))]
     rows = sum(json.loads(files.pop(name))["after"]["rows"] for name in compared)
-    assert rows == folder.manifest()["scored"]["rows"]
+    assert rows == manifest_of(folder).scored.rows
     assert files == expected
 
 

@@ -8,6 +8,7 @@ import pytest
 from inprocess import without
 
 from predictions.errors import InputError
+from predictions.formats.record_line import Column
 from predictions.scoring.model import load_model
 from predictions.settings import load_settings
 from predictions.stages.export import export
@@ -42,8 +43,8 @@ def trained(orders):
 
 def assert_calibrated(training):
     """The bins hold the holdout, by what was predicted, and what was so rises with it."""
-    bins = training["calibration"]
-    assert sum(each["records"] for each in bins) == training["holdout"]
+    bins = training.calibration
+    assert sum(each["records"] for each in bins) == training.holdout
     predicted, actual = ([each[side] for each in bins] for side in ("predicted", "actual"))
     assert predicted == sorted(predicted)
     assert np.corrcoef(predicted, actual)[0, 1] > 0.5
@@ -61,11 +62,11 @@ def assert_calibrated(training):
 )
 def test_classifiers(trained, estimator, params, processes):
     model, manifest = trained(processes, estimator=estimator, params=params)
-    assert manifest["task"] == "classification"
-    assert manifest["classes"] == [0, 1]
-    training = manifest["training"]
-    assert (training["labelled"], training["fitted"] + training["holdout"]) == (376, 376)
-    assert training["metrics"]["roc_auc"] > 0.8 > training["baseline"]["roc_auc"] == 0.5
+    assert manifest.task == "classification"
+    assert manifest.classes == [0, 1]
+    training = manifest.training
+    assert (training.labelled, training.fitted + training.holdout) == (376, 376)
+    assert training.metrics["roc_auc"] > 0.8 > training.baseline["roc_auc"] == 0.5
     assert_calibrated(training)
     # Missing values, and a category that was never seen.
     scores = model.score(b"1\tAT\t450\t2\t\\N\n2\t\\N\t\\N\t\\N\t\\N\n3\tnever seen\t1\t2\t\\N\n")
@@ -84,9 +85,9 @@ def test_classifiers(trained, estimator, params, processes):
 )
 def test_regressors(trained, estimator, params):
     model, manifest = trained(estimator=estimator, params=params, label="amount", features=["country", "paid"])
-    assert (manifest["task"], manifest["classes"]) == ("regression", None)
-    assert manifest["training"]["metrics"]["rmse"] < manifest["training"]["baseline"]["rmse"]
-    assert_calibrated(manifest["training"])
+    assert (manifest.task, manifest.classes) == ("regression", None)
+    assert manifest.training.metrics["rmse"] < manifest.training.baseline["rmse"]
+    assert_calibrated(manifest.training)
     scores = model.score(b"1\tAT\t1\t\\N\n")
     assert math.isfinite(float(scores.predictions[0]))
     assert scores.probabilities == [b"\\N"]
@@ -94,8 +95,8 @@ def test_regressors(trained, estimator, params):
 
 def test_text_labels_and_several_classes(trained):
     model, manifest = trained(label="country", features=["amount", "items"])
-    assert manifest["classes"] == ["AT", "CH", "Côte d'Ivoire", "tab\there"]
-    assert "roc_auc" in manifest["training"]["metrics"]
+    assert manifest.classes == ["AT", "CH", "Côte d'Ivoire", "tab\there"]
+    assert "roc_auc" in manifest.training.metrics
     predictions = model.score(b"".join(b"%d\t%d\t1\t\\N\n" % (n, n) for n in range(1, 500))).predictions
     assert rb"tab\there" in predictions
 
@@ -115,16 +116,16 @@ def test_rare_labels(trained, orders, values, code):
                 trained(label="note", features=["amount"], seed=seed, params={"max_iter": 10})
         else:
             _model, manifest = trained(label="note", features=["amount"], seed=seed, params={"max_iter": 10})
-            assert math.isfinite(manifest["training"]["metrics"]["log_loss"])
-            assert all(map(math.isfinite, manifest["training"]["metrics"].values()))
+            assert math.isfinite(manifest.training.metrics["log_loss"])
+            assert all(map(math.isfinite, manifest.training.metrics.values()))
 
 
 def test_training_is_repeatable_and_the_sample_is_stated(trained):
     _model, first = trained(sample=200, seed=3, params={"max_iter": 10})
     _model, second = trained(sample=200, seed=3, params={"max_iter": 10})
     _model, third = trained(sample=200, seed=4, params={"max_iter": 10})
-    assert first["training"]["sample"] == 200
-    assert first["training"]["metrics"] == second["training"]["metrics"] != third["training"]["metrics"]
+    assert first.training.sample == 200
+    assert first.training.metrics == second.training.metrics != third.training.metrics
 
 
 def test_the_holdout_was_not_trained_on(trained):
@@ -132,7 +133,7 @@ def test_the_holdout_was_not_trained_on(trained):
     _model, manifest = trained(
         estimator="sklearn.tree.DecisionTreeClassifier", label="items", features=["amount"], params={}
     )
-    assert manifest["training"]["metrics"]["roc_auc"] < 0.65
+    assert manifest.training.metrics["roc_auc"] < 0.65
 
 
 @pytest.mark.parametrize(
@@ -177,9 +178,9 @@ def test_a_record_of_invalid_utf_8_is_learnt_from_but_is_no_golden_record(traine
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET country = CAST(x'ff' AS TEXT) WHERE id IN ('order-001', 'order-003')")
     model, manifest = trained()
-    ids = [golden["record"].partition("\t")[0] for golden in manifest["golden"]]
+    ids = [golden["record"].partition("\t")[0] for golden in manifest.golden]
     assert ids == ["order-002", "order-004", "order-005", "order-006", "order-007"]
-    assert manifest["training"]["sample"] == 376
+    assert manifest.training.sample == 376
     assert model.score(b"1\t\xff\t450\t2\t1\n").errors == [b"country: not valid UTF-8"]
 
 
@@ -188,7 +189,7 @@ def test_training_takes_records_none_of_which_is_valid_utf_8(trained, orders):
         connection.execute("UPDATE orders SET country = CAST(x'ff' AS TEXT)")
     # Gradient boosting cannot be fitted on a column without any value.
     _model, manifest = trained(estimator="sklearn.linear_model.LogisticRegression")
-    assert manifest["golden"] == []
+    assert manifest.golden == []
 
 
 def test_a_date_is_a_feature_as_a_number_is(trained, orders):
@@ -196,8 +197,8 @@ def test_a_date_is_a_feature_as_a_number_is(trained, orders):
         connection.execute("ALTER TABLE orders ADD COLUMN day DATE")
         connection.execute("UPDATE orders SET day = date('2026-01-01', (2 * paid) || ' years') WHERE items > 1")
     model, manifest = trained(features=["day"])
-    assert manifest["features"] == [{"name": "day", "type": "date"}]
-    assert manifest["training"]["metrics"]["roc_auc"] > 0.8
+    assert manifest.features == [Column("day", "date")]
+    assert manifest.training.metrics["roc_auc"] > 0.8
     scores = model.score(b"1\t2026-01-01\t0\n2\t2028-01-01 10:00\t1\n3\t\\N\t\\N\n4\t1.1.2026\t0\n")
     assert scores.predictions[:2] == [b"0", b"1"]
     assert scores.errors == [b"\\N", b"\\N", b"\\N", b"day: not a date"]
@@ -215,5 +216,5 @@ def test_a_category_of_digits_only_is_learnt_as_text(trained, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET country = '00' || (1 + paid)")
     model, manifest = trained(features=["country"])
-    assert manifest["training"]["metrics"]["roc_auc"] == 1
+    assert manifest.training.metrics["roc_auc"] == 1
     assert model.score(b"1\t001\t0\n2\t002\t0\n").predictions == [b"0", b"1"]

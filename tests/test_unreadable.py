@@ -62,7 +62,7 @@ def test_each_line_is_a_record_or_is_sorted_out_whatever_its_neighbours(lines):
     assert sifted.block == b"".join(one.block for one in alone)
     assert sifted.record_ids == [record_id for one in alone for record_id in one.record_ids]
     assert sifted.features == [features for one in alone for features in one.features]
-    assert len(sifted.record_ids) + len(sifted.others) == len(lines)
+    assert len(sifted.record_ids) + len(sifted.unreadable) == len(lines)
 
 
 splits = st.sampled_from(["stdin", "part-00007+128", "a: b:c+0", "tab\there\\", "é+1"])
@@ -94,5 +94,5 @@ def test_the_file_for_a_person_shows_each_line_as_it_stands():
 
 
 def test_the_fingerprint_of_a_record_does_not_depend_on_what_was_sorted_out():
-    sifted = sift(b"short\n1\ta\t0\n", FIELDS)
+    sifted = sift(b"short\n1\ta\t0\n", FIELDS, "stdin", 1)
     assert fingerprints(sifted.features) == fingerprints([b"a"])

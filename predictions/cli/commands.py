@@ -130,7 +130,7 @@ def score(session: Session, release: str | None, runner: str | None, changed: bo
     from predictions.stages.score import check_model
     from predictions.stages.score_hadoop import ScoreJob
 
-    check_model(folder, folder.manifest())
+    check_model(folder)
     job = ScoreJob(settings, folder, *stages.before(settings, folder, runner, changed))
     job.ship()
     click.echo(job.command())

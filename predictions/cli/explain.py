@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -27,19 +28,21 @@ def explain(settings: Settings, storage: Storage, record_id: str) -> dict[str, A
     Raises:
         InputError: no release is current, or its files are gone.
     """
-    answer = Client(settings).get(record_id)
+    with Client(settings) as client:
+        answer = client.get(record_id)
     if answer.release is None:
         raise InputError(f"{settings.name}: {answer.error or 'no release is current'}; nothing to explain")
     folder = storage.release(answer.release)
-    manifest = folder.manifest()
+    manifest, scored = folder.manifest, folder.scored
+    assert manifest.model
     escaped = escape(record_id.encode(errors="surrogatepass"))
     [key] = row_keys([escaped])
-    part = bisect_right([point.encode() for point in manifest["scored"]["split_points"]], key)
+    part = bisect_right([point.encode() for point in scored.split_points], key)
     return {
         **answer.as_json(),
-        "snapshot": manifest["snapshot"]["time"],
-        "model": manifest["model"],
-        "job": manifest["scored"].get("job"),
+        "snapshot": manifest.snapshot.time,
+        "model": asdict(manifest.model),
+        "job": scored.job,
         "row_key": key.decode(errors="replace"),
         "prediction_line": _find(folder, [folder.part("scored", part)], key),
         "record_line": _find(folder, folder.files("export"), escaped),

@@ -23,10 +23,10 @@ def run_export(settings: Settings, storage: Storage, rate: float | None) -> Rele
 
     with bar("export", "records") as progress:
         folder = export(settings, storage, progress, say, rate)
-    done = folder.manifest()["export"]
-    say(f"exported {done['rows']:,} records to {folder.path}/export in {done['seconds']:.1f} s")
-    if done["unfit_ids"]:
-        say(f"warning: {done['unfit_ids']:,} IDs cannot be row keys; `predictions score` will name them and stop")
+    done = folder.manifest.export
+    say(f"exported {done.rows:,} records to {folder.path}/export in {done.seconds:.1f} s")
+    if done.unfit_ids:
+        say(f"warning: {done.unfit_ids:,} IDs cannot be row keys; `predictions score` will name them and stop")
     return folder
 
 
@@ -40,7 +40,7 @@ def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder 
 
         model = take_model(folder, earlier)
         say(f"the model is that of release {earlier.release}")
-        if (model["estimator"], model["params"]) != (settings.model.estimator, settings.model.params):
+        if (model.estimator, model.params) != (settings.model.estimator, settings.model.params):
             say(
                 f"warning: the settings ask for another one, {settings.model.estimator} {settings.model.params}; to "
                 "train it, leave --model and --changed out"
@@ -48,13 +48,12 @@ def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder 
         return
     from predictions.stages.train import train
 
-    done = train(settings, folder, say)["training"]
-    baseline = done["baseline"]
+    done = train(settings, folder, say).training
     metrics = ", ".join(
-        f"{name.replace('_', ' ')} {value:.4f} (baseline {baseline[name]:.4f})"
-        for name, value in sorted(done["metrics"].items(), reverse=True)
+        f"{name.replace('_', ' ')} {value:.4f} (baseline {done.baseline[name]:.4f})"
+        for name, value in sorted(done.metrics.items(), reverse=True)
     )
-    say(f"trained in {done['seconds']:.1f} s; on {done['holdout']:,} records held out: {metrics}")
+    say(f"trained in {done.seconds:.1f} s; on {done.holdout:,} records held out: {metrics}")
 
 
 def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, changed: bool) -> int:
@@ -64,26 +63,24 @@ def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, cha
     current, changed = before(settings, folder, runner, changed)
     with bar("score") as progress:
         done = score(settings, folder, runner, lambda share: progress(share, 1.0), current, changed)
-    more = f", {done['duplicates']:,} came twice" if done["duplicates"] else ""
-    if done.get("carried_from"):
-        more += f"; {done['carried']:,} have not changed and keep what release {done['carried_from']} has"
-    say(f"scored {done['scored']:,} records, {done['failed']:,} failed{more}; it took {done['seconds']:.1f} s")
-    return WITH_FAILURES if done["failed"] else DONE
+    more = f", {done.duplicates:,} came twice" if done.duplicates else ""
+    if done.carried_from:
+        more += f"; {done.carried:,} have not changed and keep what release {done.carried_from} has"
+    say(f"scored {done.scored:,} records, {done.failed:,} failed{more}; it took {done.seconds:.1f} s")
+    return WITH_FAILURES if done.failed else DONE
 
 
 def before(
     settings: Settings, folder: ReleaseFolder, runner: str | None, changed: bool
 ) -> tuple[ReleaseFolder | None, bool]:
     """Return the release that is served, to compare with, and whether lines can be kept of it, if that is wanted."""
-    from predictions.stages.score import read_model
-
     if not changed or folder.has("scored"):
         return served(settings, folder.storage) if runner in (None, "hadoop") else None, False
     current = current_release(settings, folder.storage)
     if not current:
         say("no release is current whose lines are there: every record is scored")
         return None, False
-    if read_model(current)["sha256"] != read_model(folder)["sha256"]:
+    if current.model.sha256 != folder.model.sha256:
         say(f"release {current.release} has another model: every record is scored")
         return current, False
     return current, True
@@ -116,7 +113,7 @@ def run_load(settings: Settings, folder: ReleaseFolder, how: "How") -> None:
     with LoadDisplay() as display:
         loaded = load(settings, folder, how, display, say)
     table = release_table(settings.name, folder.release)
-    say(f"{loaded['rows']:,} rows in table {table}, counted; loading took {loaded['seconds']:.1f} s")
+    say(f"{loaded.rows:,} rows in table {table}, counted; loading took {loaded.seconds:.1f} s")
 
 
 def run_verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int | None) -> None:
@@ -172,13 +169,11 @@ def run_all(
 
 def _require_columns(settings: Settings, earlier: ReleaseFolder) -> None:
     """Raise InputError, before anything is exported, unless a release has a model for the settings' columns."""
-    from predictions.stages.score import read_model
-
-    model, wanted = read_model(earlier), settings.model
-    names = [column["name"] for column in model["features"]]
-    if (names, model["label"]["name"]) != (wanted.features, wanted.label):
+    model, wanted = earlier.model, settings.model
+    names, label = [column.name for column in model.features], model.label.name if model.label else None
+    if (names, label) != (wanted.features, wanted.label):
         raise InputError(
-            f"the model of release {earlier.release} predicts {model['label']['name']} from {', '.join(names)}; the "
+            f"the model of release {earlier.release} predicts {label} from {', '.join(names)}; the "
             f"settings ask for {wanted.label} from {', '.join(wanted.features)}: train another one (without --model "
             "and --changed)"
         )

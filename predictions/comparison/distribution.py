@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import split_block
 from predictions.formats.record_line import NULL, escape, unescape
 
@@ -66,11 +67,11 @@ class Bins:
         return (0.0, *self.edges, 1.0) if self.classes else (self.edges[0], *self.edges, self.edges[-1])
 
     @classmethod
-    def of_model(cls, model: dict[str, Any]) -> "Bins":
-        """Return those of a model's manifest: fixed ones for probabilities, a regressor's by its labels' quantiles."""
-        if model["task"] == "regression":
-            return cls((), tuple(model["training"]["quantiles"]))
-        return cls(tuple(escape(str(label).encode()) for label in model["classes"]), SHARES)
+    def of_model(cls, model: ModelManifest) -> "Bins":
+        """Return those of a model: fixed ones for probabilities, a regressor's by its labels' quantiles."""
+        if model.task == "regression":
+            return cls((), tuple(model.training.quantiles or ()))
+        return cls(tuple(escape(str(label).encode()) for label in model.classes or ()), SHARES)
 
     def are_like(self, other: "Bins") -> bool:
         """Whether both are of classifiers, or both of regressors."""

@@ -8,7 +8,7 @@ line to every reader: no raw line feed, carriage return or tab is left in a fiel
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
@@ -46,8 +46,8 @@ class Column:
         """Whether the model takes the column as a number; else it is a category."""
         return self.type != "text"
 
-    def as_json(self) -> dict[str, str]:
-        return asdict(self)
+    def __str__(self) -> str:
+        return f"{self.name} ({self.type})"
 
 
 def escape(value: bytes) -> bytes:
@@ -160,12 +160,3 @@ def fingerprints(features: Iterable[bytes]) -> list[bytes]:
     """
     digests = b"".join(map(xxhash.xxh3_64_digest, features))
     return digests.hex("\n", xxhash.xxh3_64().digest_size).encode().split(b"\n")
-
-
-def id_digest(record_ids: Iterable[bytes]) -> int:
-    """Return the digest of a set of escaped record IDs: the sum of their xxh3_64, modulo 2**64.
-
-    It does not depend on the order, and the digests of two disjoint sets add up to that of their union.
-    """
-    digests = np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, record_ids)), dtype=">u8")
-    return int(digests.sum(dtype=np.uint64))  # numpy's sum wraps, as it is to

@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from predictions.errors import InputError, RefusedError, ServiceError
+from predictions.formats.manifest import Manifest
 from predictions.hbase.connection import Connection, RefusalError
 
 FAMILY = "r"
@@ -58,7 +59,7 @@ class Known(NamedTuple):
     """A release whose load was begun: its state, its manifest once it is loaded, what the gates said once asked."""
 
     state: str
-    manifest: dict[str, Any] | None
+    manifest: Manifest | None
     verdict: dict[str, Any] | None
 
 
@@ -128,17 +129,17 @@ class Releases:
         self._connection.put(self._name, _row(release), {_LOAD: load_id.encode()})
         return load_id
 
-    def finish(self, release: str, manifest: dict[str, Any]) -> None:
+    def finish(self, release: str, manifest: Manifest) -> None:
         """Enter a release as loaded, with its manifest."""
-        cells = {_MANIFEST: json.dumps(manifest).encode(), _STATE: LOADED.encode()}
+        cells = {_MANIFEST: manifest.to_json(indent=None), _STATE: LOADED.encode()}
         self._connection.put(self._name, _row(release), cells)
 
-    def manifest(self, release: str) -> dict[str, Any]:
+    def manifest(self, release: str) -> Manifest:
         """Return the manifest of a release; InputError where it is not loaded."""
         value = self._value(_row(release), _MANIFEST)
         if value is None:
             raise InputError(f"release {release} is not loaded; `predictions load` loads it")
-        return json.loads(value)
+        return Manifest.parse(value, f"row {_row(release).decode()} of table {self._name}")
 
     def pointer(self) -> Pointer:
         """Return the pointer; an empty one where no release was ever made current, or loaded."""
@@ -167,7 +168,8 @@ class Releases:
         return {
             row.key.decode().partition(":")[2]: Known(
                 row.cells[_STATE].value.decode(),
-                *(json.loads(row.cells[c].value) if c in row.cells else None for c in (_MANIFEST, _GATES)),
+                Manifest.parse(row.cells[_MANIFEST].value, row.key.decode()) if _MANIFEST in row.cells else None,
+                json.loads(row.cells[_GATES].value) if _GATES in row.cells else None,
             )
             for row in rows
             if _STATE in row.cells
@@ -257,16 +259,17 @@ def listed(release: str, pointer: Pointer, known: Known, size: int) -> Listed:
         known: its state, its manifest if there is one, what the gates said if they were asked.
         size: bytes of its files.
     """
-    manifest, verdict = known.manifest or {}, known.verdict or {}
-    scored, model, gates = manifest.get("scored", {}), manifest.get("model", {}), verdict.get("gates")
+    scored, model = (known.manifest.scored, known.manifest.model) if known.manifest else (None, None)
+    verdict = known.verdict or {}
+    gates = verdict.get("gates")
     return Listed(
         release,
         role(pointer, release),
         known.state,
-        scored.get("rows"),
-        scored.get("failed"),
-        model.get("estimator"),
-        model["sha256"][:8] if model else None,
+        scored.rows if scored else None,
+        scored.failed if scored else None,
+        model.estimator if model else None,
+        model.sha256[:8] if model else None,
         None if gates is None else [gate["name"] for gate in gates if not gate["passed"]],
         verdict.get("forced"),
         size,

@@ -1,11 +1,13 @@
 """The answer to a record ID: the record, its prediction, and what is known of both."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from predictions.formats.manifest import Manifest
 from predictions.formats.prediction_line import texts
 from predictions.formats.record_line import fingerprints
 from predictions.hbase.connection import Row
@@ -70,12 +72,13 @@ class Answers:
         self._now = time.time()
         self._unavailable = unavailable
         self._max_age = max_age
-        self._manifest = current.manifest if current else {}
         self._of_release: dict[str, Any] = {}
         self._features: list[str] = []
-        if current and current.release:
-            self._of_release = {"release": current.release, "model": self._manifest["model"]["sha256"]}
-            self._features = [column["name"] for column in self._manifest["features"]]
+        self._type: Callable[[str], Any] = str
+        if current and current.manifest:
+            self._of_release = {"release": current.release, "model": current.model}
+            self._features = [column.name for column in current.manifest.features]
+            self._type = _type_of(current.manifest)
 
     def of(self, record_id: str, record: Record | None, row: Row | None) -> Answer:
         """Return the answer to one ID.
@@ -122,7 +125,7 @@ class Answers:
         self, label: str | None, probability: str | None, error: str | None, seconds: float
     ) -> dict[str, Any]:
         return {
-            "prediction": _typed(label, self._manifest),
+            "prediction": None if label is None else self._type(label),
             "probability": float(probability) if probability else None,
             "error": error,
             "scored": _iso(int(seconds)),
@@ -130,13 +133,11 @@ class Answers:
         }
 
 
-def _typed(text: str | None, manifest: dict[str, Any]) -> Any:
-    """Return a prediction in the type of its label; a regressor's is a number whatever the label's."""
-    if text is None:
-        return None
-    if manifest["task"] == "regression" or manifest["label"]["type"] == "real":
-        return float(text)
-    return int(text) if manifest["label"]["type"] == "integer" else text
+def _type_of(manifest: Manifest) -> Callable[[str], Any]:
+    """Return the type of predictions: that of the label, but a regressor's are numbers whatever that is."""
+    if manifest.task == "regression" or manifest.label.type == "real":
+        return float
+    return int if manifest.label.type == "integer" else str
 
 
 @lru_cache(8)  # most predictions are of one time

@@ -13,10 +13,11 @@ from threading import Thread
 from threadpoolctl import ThreadpoolController
 
 from predictions.errors import InputError, PredictionsError, ServiceError
+from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.record_line import NULL, SEPARATOR, escape, join_lines, unescape
 from predictions.lookup.answer import Answer, Answers
 from predictions.lookup.served import Current
-from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, Model, load_model
+from predictions.scoring.model import MODEL_FILE, Model, load_model
 from predictions.sources.base import Record
 from predictions.storage import Storage
 
@@ -95,7 +96,7 @@ class Scorer:
 
     def _loading(self, current: Current) -> _Loading:
         """Return the loading of a release's model, begun now unless it was before; no lock, for the sake of forks."""
-        key = os.getpid(), current.manifest["model"]["sha256"]
+        key = os.getpid(), current.model
         known = self._loadings.get(key)
         if known and known.is_over:
             self._loadings.pop(key, None)
@@ -119,10 +120,10 @@ class Scorer:
         assert current.release
         folder = Storage(self._storage, self._name).release(current.release)
         with tempfile.TemporaryDirectory(prefix="model.") as local:
-            for name in (MODEL_FILE, MANIFEST_FILE):
+            for name in (MODEL_FILE, MODEL_MANIFEST):
                 (Path(local) / name).write_bytes(folder.read(f"model/{name}"))
-            model = load_model(Path(local) / MANIFEST_FILE)
-        if model.manifest["sha256"] != sha256:
+            model = load_model(Path(local) / MODEL_MANIFEST)
+        if model.manifest.sha256 != sha256:
             raise InputError(f"{folder.path}/model is not the model of the release: another sha256")
         return model
 

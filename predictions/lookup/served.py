@@ -4,8 +4,9 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from predictions.formats.manifest import Manifest
 from predictions.formats.names import release_table
 from predictions.hbase.connection import GRACE_SECONDS, Connection, RefusalError, Row
 from predictions.hbase.pool import Pool
@@ -20,8 +21,22 @@ class Current(NamedTuple):
     """The release that was current at a time, by the monotonic clock; None before any was."""
 
     release: str | None
-    manifest: dict[str, Any]
+    manifest: Manifest | None
     since: float
+
+    @property
+    def model(self) -> str:
+        """The SHA-256 of the release's model."""
+        assert self.manifest
+        assert self.manifest.model
+        return self.manifest.model.sha256
+
+    @property
+    def split_points(self) -> list[str]:
+        """The split points between the release's regions."""
+        assert self.manifest
+        assert self.manifest.scored
+        return self.manifest.scored.split_points
 
     @property
     def is_now(self) -> bool:
@@ -93,7 +108,7 @@ class Served:
             if known and known.release == release:
                 manifest = known.manifest
             else:
-                manifest = releases.manifest(release) if release else {}
+                manifest = releases.manifest(release) if release else None
             current = Current(release, manifest, since)
             latest = self._current
             if not latest or latest.since < since:  # another thread's may be a newer one
@@ -126,7 +141,7 @@ class _Lookup:
         if current.release is None or not self._keys:
             return list
         table = release_table(self._name, current.release)
-        groups = _by_region(self._keys, current.manifest["scored"]["split_points"])
+        groups = _by_region(self._keys, current.split_points)
         for _group in groups[len(self._connections) :]:
             self._lend()
         replies = [

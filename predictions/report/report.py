@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from predictions.errors import InputError
-from predictions.formats.proof import accounts
+from predictions.formats.manifest import Manifest
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import NOT_LOADED, Known, Pointer, Releases, role
 from predictions.report import figures
@@ -55,15 +55,14 @@ def write_report(
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)
         known, pointer = releases.known(), releases.pointer()
-    folder.require("scored", "score")
     comparison = kept(folder) or _compare(storage, folder, pointer, progress)
     found = known.get(folder.release, Known(NOT_LOADED, None, None))
-    page, pictures = render(settings.name, role(pointer, folder.release), found, folder.manifest(), comparison)
+    page, pictures = render(settings.name, role(pointer, folder.release), found, folder.manifest, comparison)
     return _write(target, f"report-{folder.release}", page, pictures)
 
 
 def render(
-    name: str, role: str, known: Known, manifest: dict[str, Any], comparison: dict[str, Any]
+    name: str, role: str, known: Known, manifest: Manifest, comparison: dict[str, Any]
 ) -> tuple[str, list[Picture]]:
     """Return the HTML page of a report, and the pictures in it.
 
@@ -84,8 +83,8 @@ def render(
         known=known,
         manifest=manifest,
         comparison=comparison,
-        accounts=accounts(manifest) if "loaded" in manifest else [],
-        loss=LOSSES[manifest["task"]],
+        accounts=manifest.accounts if manifest.loaded else [],
+        loss=LOSSES[manifest.task or ""],
         lineage=_lineage(manifest),
         pictures={picture.name: picture for picture in pictures},
         svg=lambda picture: figures.svg(picture.figure, picture.name),
@@ -103,10 +102,11 @@ def _compare(
     return json.loads(to_json(found, before.release if before else None, folder.release))
 
 
-def _pictures(manifest: dict[str, Any], comparison: dict[str, Any]) -> Iterator[Picture]:
-    training, label = manifest["model"]["training"], manifest["label"]["name"]
+def _pictures(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Picture]:
+    assert manifest.model
+    training, label = manifest.model.training, manifest.label.name
     probability = f"probability of {label}" if len(comparison["after"]["classes"]) <= 2 else "probability"
-    score = f"predicted {label}" if manifest["task"] == "regression" else probability
+    score = f"predicted {label}" if manifest.task == "regression" else probability
     releases = comparison["releases"]
     shown = [side for side in ("before", "after") if releases[side]]
     names = [f"before: {releases[side]}" if side == "before" else releases[side] for side in shown]
@@ -128,15 +128,14 @@ def _pictures(manifest: dict[str, Any], comparison: dict[str, Any]) -> Iterator[
         yield Picture("drift", caption, figures.drift(score, *zip(*drift, strict=True)))
         edges = comparison["amounts"]["edges"]
         bins = ["less", *(f"{edge:g}" for edge in edges)]
-        of = "difference, as a share of the values' spread" if manifest["task"] == "regression" else "moved probability"
+        of = "difference, as a share of the values' spread" if manifest.task == "regression" else "moved probability"
         caption = "How much the predictions of the same records changed."
         yield Picture("changes", caption, figures.amounts(f"{of}, at least", bins, comparison["amounts"]["counts"]))
-    if bins := training.get("calibration"):
-        points = [[each[side] for each in bins] for side in ("predicted", "actual")]
+    if training.calibration:
+        points = [[each[side] for each in training.calibration] for side in ("predicted", "actual")]
         caption = "What was predicted for records that the model had not seen, and what was so."
         yield Picture("calibration", caption, figures.calibration(score, *points))
-    took = [manifest["export"], training, manifest["scored"], *filter(None, [manifest.get("loaded")])]
-    seconds = [stage["seconds"] for stage in took]
+    seconds = [stage.seconds for stage in (manifest.export, training, manifest.scored, manifest.loaded) if stage]
     yield Picture("stages", "How long each stage took.", figures.durations(STAGES[: len(seconds)], seconds))
 
 
@@ -158,21 +157,22 @@ def _histogram(sides: list[dict[str, Any]]) -> tuple[str, list[float], list[list
     return "share of the records, for each unit", edges, heights
 
 
-def _lineage(manifest: dict[str, Any]) -> dict[str, str]:
-    model, training = manifest["model"], manifest["model"]["training"]
-    columns = ", ".join(column["name"] for column in manifest["features"])
+def _lineage(manifest: Manifest) -> dict[str, str]:
+    model, export, scored = manifest.model, manifest.export, manifest.scored
+    assert model
+    assert scored
     return {
-        "snapshot": manifest["snapshot"]["time"],
-        "source": ", ".join(f"{key} {value}" for key, value in manifest["source"].items()),
-        "features": columns,
-        "label": f"{manifest['label']['name']} ({manifest['export']['labelled']:,} records have one)",
-        "IDs": f"{manifest['export']['rows']:,}, digest {manifest['export']['id_digest']}",
-        "model": model["estimator"],
-        "model's SHA-256": model["sha256"],
-        "trained on": f"{training['fitted']:,} records, seed {training['seed']}",
-        "versions": ", ".join(f"{name} {version}" for name, version in model["versions"].items()),
-        "job": manifest["scored"].get("job") or "none: scored without a cluster",
-        "regions": f"{len(manifest['scored']['split_points']) + 1}",
+        "snapshot": manifest.snapshot.time,
+        "source": ", ".join(f"{key} {value}" for key, value in manifest.source.items()),
+        "features": ", ".join(column.name for column in manifest.features),
+        "label": f"{manifest.label.name} ({export.labelled:,} records have one)",
+        "IDs": f"{export.rows:,}, digest {export.id_digest}",
+        "model": model.estimator,
+        "model's SHA-256": model.sha256,
+        "trained on": f"{model.training.fitted:,} records, seed {model.training.seed}",
+        "versions": ", ".join(f"{name} {version}" for name, version in model.versions.items()),
+        "job": scored.job or "none: scored without a cluster",
+        "regions": f"{scored.parts}",
         "reported by": f"predictions {importlib.metadata.version('predictions')}",
     }
 

@@ -7,24 +7,22 @@ anything that the file names. A file with any other type is refused.
 
 import hashlib
 import importlib.metadata
-import json
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from predictions.errors import InputError
+from predictions.formats.manifest import MODEL_MANIFEST, ModelManifest
 from predictions.formats.prediction_line import MAX_CELL_BYTES
-from predictions.formats.record_line import NULL, Column, escape, join_lines
+from predictions.formats.record_line import NULL, escape, join_lines
 from predictions.scoring.features import FrameReader
 
-FORMAT = 1
 MODEL_FILE = "model.skops"
-MANIFEST_FILE = "model.json"
 DIGITS = 7  # significant digits written: the last bits of a matrix product differ with the size of the block
 LARGEST_VALUE = MAX_CELL_BYTES - (64 << 10)  # a cell's size counts the row key and the column too
 GOLDEN_TOLERANCE = 1e-5  # relative, of a golden record's value replayed on another machine
@@ -77,15 +75,15 @@ class Model:
 
     Args:
         estimator: a fitted scikit-learn estimator that takes a data frame with the features' names.
-        manifest: what `model.json` holds: `features`, `label`, `task`, `classes`, `golden` and the rest.
+        manifest: what `model.json` says of it.
     """
 
-    def __init__(self, estimator: Any, manifest: dict[str, Any]) -> None:
+    def __init__(self, estimator: Any, manifest: ModelManifest) -> None:
         self.estimator = estimator
         self.manifest = manifest
-        self.features = [Column(**column) for column in manifest["features"]]
+        self.features = manifest.features
         self._reader = FrameReader(self.features)
-        self._classes = [escape(str(label).encode()) for label in manifest["classes"] or ()]
+        self._classes = [escape(str(label).encode()) for label in manifest.classes or ()]
         self._class_is_too_large = np.array([len(label) > LARGEST_VALUE for label in self._classes], dtype=bool)
 
     @property
@@ -132,7 +130,7 @@ class Model:
         Raises:
             InputError: an answer differs from the one at training.
         """
-        expected = self.manifest["golden"]
+        expected = self.manifest.golden
         replayed = self.golden_records([golden["record"].encode() for golden in expected])
         for then, now in zip(expected, replayed, strict=True):
             same = (
@@ -175,8 +173,8 @@ def save_model(model: Model, folder: Path) -> None:
     except Exception as error:  # skops raises whatever an object's own state raises
         raise InputError(f"the estimator cannot be saved with skops: {error}") from error
     _check_types(path)
-    manifest = {"format": FORMAT, "sha256": sha256(path), "versions": versions(), **model.manifest}
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    manifest = replace(model.manifest, sha256=sha256(path), versions=versions())
+    (folder / MODEL_MANIFEST).write_bytes(manifest.to_json())
 
 
 def load_model(manifest_path: Path) -> Model:
@@ -196,13 +194,15 @@ def load_model(manifest_path: Path) -> Model:
     try:
         found = sha256(path)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; a model is {MANIFEST_FILE} with {MODEL_FILE} beside it") from error
-    if found != manifest["sha256"]:
         raise InputError(
-            f"{path}: its sha256 is {found[:16]}…, but {manifest_path} was written for {manifest['sha256'][:16]}…: "
+            f"{path}: {error.strerror}; a model is {MODEL_MANIFEST} with {MODEL_FILE} beside it"
+        ) from error
+    if found != manifest.sha256:
+        raise InputError(
+            f"{path}: its sha256 is {found[:16]}…, but {manifest_path} was written for {manifest.sha256[:16]}…: "
             "the file was changed or replaced; restore it, or start a new release"
         )
-    trained_with = manifest["versions"]["scikit-learn"]
+    trained_with = manifest.versions["scikit-learn"]
     here = importlib.metadata.version("scikit-learn")
     if trained_with != here:
         raise InputError(
@@ -219,27 +219,16 @@ def load_model(manifest_path: Path) -> Model:
     return model
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> ModelManifest:
     """Read `model.json`.
 
     Raises:
         InputError: it is not there, not JSON, or of another format.
     """
     try:
-        return parse_manifest(path.read_bytes(), str(path))
+        return ModelManifest.parse(path.read_bytes(), str(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; `predictions train` writes it") from error
-
-
-def parse_manifest(data: bytes, path: str) -> dict[str, Any]:
-    """Return what `model.json` holds; `path` is where it was read from, InputError as in `read_manifest`."""
-    try:
-        manifest = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"{path}: not a model's manifest: {error}") from error
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: format {manifest.get('format')}, this version reads format {FORMAT}")
-    return manifest
 
 
 def _check_types(path: Path) -> None:

@@ -208,10 +208,10 @@ def _releases(settings: Settings) -> list[dict[str, Any]]:
     for release, each in sorted(known.items(), reverse=True):
         told = listed(release, pointer, each, 0)._asdict()
         del told["bytes"]
-        manifest = each.manifest or {}
+        model = each.manifest.model if each.manifest else None
         told |= {
-            "model": manifest.get("model", {}).get("sha256"),
-            "label": manifest.get("label", {}).get("name"),
+            "model": model.sha256 if model else None,
+            "label": each.manifest.label.name if each.manifest else None,
             "distribution": (each.verdict or {}).get("distribution"),
         }
         found.append(told)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from predictions.errors import InputError, PredictionsError, RefusedError
-from predictions.formats.proof import faults
+from predictions.formats.manifest import Manifest, Scored, faults
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Pointer, Releases
 from predictions.settings import GateSettings, Settings
@@ -59,12 +59,12 @@ def activate(
         releases = Releases(connection, settings.name)
         releases.require(release, LOADED, REFUSED)
         manifest = releases.manifest(release)
-        if unproven := list(faults(manifest)):
+        if unproven := list(faults(manifest.accounts)):
             raise RefusedError(f"release {release} is not whole: {'; '.join(unproven)}; load a new one")
         pointer = releases.pointer()
         if pointer.current == release:
             return pointer
-        report(_since_export(settings, manifest["export"]["rows"]))
+        report(_since_export(settings, manifest.export.rows))
         comparison = None
         try:
             comparison = _compare(storage, pointer.current, release, report, progress)
@@ -118,7 +118,7 @@ def _compare(
     return json.loads(found)
 
 
-def gates(limits: GateSettings, manifest: dict[str, Any], comparison: dict[str, Any] | None) -> list[Gate]:
+def gates(limits: GateSettings, manifest: Manifest, comparison: dict[str, Any] | None) -> list[Gate]:
     """Return every gate for a release.
 
     Args:
@@ -127,21 +127,24 @@ def gates(limits: GateSettings, manifest: dict[str, Any], comparison: dict[str, 
         comparison: with the current release, or of the release alone (`predictions.stages.compare`); None where
             there is none.
     """
-    found = [_skill(limits.min_skill, manifest), _failed(limits.max_failed, manifest["scored"])]
+    assert manifest.scored
+    found = [_skill(limits.min_skill, manifest), _failed(limits.max_failed, manifest.scored)]
     return found + _changes(limits, comparison) if comparison and comparison["releases"]["before"] else found
 
 
-def _skill(limit: float, manifest: dict[str, Any]) -> Gate:
-    training, name = manifest["model"]["training"], LOSSES[manifest["task"]]
-    loss, baseline = training["metrics"][name], training["baseline"][name]
+def _skill(limit: float, manifest: Manifest) -> Gate:
+    assert manifest.model
+    assert manifest.task
+    training, name = manifest.model.training, LOSSES[manifest.task]
+    loss, baseline = training.metrics[name], training.baseline[name]
     skill = 1 - loss / baseline if baseline else 0.0
     text = f"{name.replace('_', ' ')} on the holdout {loss:.4g}, of the baseline without features {baseline:.4g}"
     return Gate("min_skill", skill >= limit, f"{text}: better by {skill:.2%}, at least {limit:.2%}")
 
 
-def _failed(limit: float, scored: dict[str, Any]) -> Gate:
-    share = scored["failed"] / max(1, scored["rows"])
-    text = f"{scored['failed']:,} of {scored['rows']:,} records could not be scored: {share:.2%}, at most {limit:.2%}"
+def _failed(limit: float, scored: Scored) -> Gate:
+    share = scored.failed / max(1, scored.rows)
+    text = f"{scored.failed:,} of {scored.rows:,} records could not be scored: {share:.2%}, at most {limit:.2%}"
     return Gate("max_failed", share <= limit, text)
 
 

@@ -10,7 +10,6 @@ from predictions.comparison.comparison import Comparison, compare, lines_between
 from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
 from predictions.formats.row_key import key_range, split_points
-from predictions.scoring.model import MANIFEST_FILE, parse_manifest
 from predictions.storage import HFILES, ReleaseFolder
 from predictions.task.current import HDFS, Current, comparison_name, read_state
 from predictions.workers import Report, run_tasks
@@ -37,7 +36,7 @@ def compare_releases(
     bins = bins_of(before or after)
     if before and not bins.are_like(bins_of(after)):
         raise InputError(f"{before.release} and {after.release}: one has classes, the other numbers; nothing compares")
-    points = after.counts(after.manifest())["split_points"]
+    points = after.scored.split_points
     found = Comparison.of(bins)
     ranges = [key_range(points, part) for part in range(len(points) + 1)]
     for done, event in enumerate(run_tasks(partial(_compare, before, after, bins), ranges, processes), 1):
@@ -60,7 +59,7 @@ def served_beside(before: ReleaseFolder | None, after: ReleaseFolder, regions: i
     bins, ours = bins_of(before or after), [point.decode() for point in split_points(regions)]
     if not before or not bins.are_like(bins_of(after)):  # `activate` will say so
         return Current.of(None, bins_of(after), [], [], ours)
-    points = before.counts(before.manifest())["split_points"]
+    points = before.scored.split_points
     parts = [HDFS + before.part("scored", part) for part in range(len(points) + 1)]
     return Current.of(before.release, bins, points, parts, ours)
 
@@ -78,8 +77,7 @@ def gather(folder: ReleaseFolder, found: Current) -> None:
 
 def bins_of(folder: ReleaseFolder) -> Bins:
     """Return the bins of a release's model."""
-    path = f"model/{MANIFEST_FILE}"
-    return Bins.of_model(parse_manifest(folder.read(path), f"{folder.path}/{path}"))
+    return Bins.of_model(folder.model)
 
 
 def _compare(
@@ -105,5 +103,5 @@ def kept(folder: ReleaseFolder) -> dict[str, Any] | None:
 
 def lines_of(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[bytes]:
     """Yield a release's prediction lines of a range of row keys, as `lines_between`."""
-    points = folder.counts(folder.manifest())["split_points"]
+    points = folder.scored.split_points
     return lines_between(points, lambda part: folder.blocks(folder.part("scored", part)), start, stop)

@@ -11,13 +11,16 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from predictions.errors import InputError, SnapshotLostError
 from predictions.formats import row_key as rowkey
+from predictions.formats.id_digest import NO_IDS, IdDigest
+from predictions.formats.manifest import Export, Manifest
+from predictions.formats.manifest import Snapshot as Moment
 from predictions.formats.names import part_name
-from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields, id_digest
+from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields
 from predictions.pace import Pace
 from predictions.settings import Settings
 from predictions.sources import open_database
 from predictions.sources.base import Share, Snapshot, null_ids
-from predictions.storage import MANIFEST_FORMAT, ReleaseFolder, Storage
+from predictions.storage import ReleaseFolder, Storage
 from predictions.workers import Report, run_tasks
 
 PART_BYTES = 128 << 20  # a part file is closed at the first block that takes it there: one HDFS block, one split
@@ -31,7 +34,7 @@ class Written:
 
     rows: int = 0
     labelled: int = 0
-    id_digest: int = 0
+    id_digest: IdDigest = NO_IDS
     unfit_ids: int = 0
     null_ids: int = 0
     parts: int = 0
@@ -42,15 +45,14 @@ class Written:
         record_ids = first_fields(block, field_ends(block, fields))
         self.rows += len(record_ids)
         self.labelled += len(record_ids) - block.count(SEPARATOR + NULL + b"\n")
-        self.id_digest = (self.id_digest + id_digest(record_ids)) % (1 << 64)
+        self.id_digest += IdDigest.of(record_ids)
         self.unfit_ids += len(rowkey.unfit(record_ids))
         self.null_ids += record_ids.count(NULL)
         self.size += len(block)
         return len(record_ids)
 
     def __add__(self, other: "Written") -> "Written":
-        sums = {name: value + getattr(other, name) for name, value in vars(self).items()}
-        return Written(**sums | {"id_digest": sums["id_digest"] % (1 << 64)})
+        return Written(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 def export(
@@ -112,25 +114,24 @@ def _export(
                 raise null_ids(names[0], written.null_ids, settings.database.table)
         record_id, *features, label = snapshot.columns
     folder.write_manifest(
-        {
-            "format": MANIFEST_FORMAT,
-            "name": settings.name,
-            "release": folder.release,
-            "source": settings.database.model_dump(include={"table", "query", "id"}, exclude_none=True),
-            "id": record_id.as_json(),
-            "features": [column.as_json() for column in features],
-            "label": label.as_json(),
-            "snapshot": {"time": snapshot.time.isoformat(timespec="milliseconds"), "id": snapshot.id},
-            "export": {
-                "rows": written.rows,
-                "labelled": written.labelled,
-                "id_digest": f"{written.id_digest:016x}",
-                "unfit_ids": written.unfit_ids,
-                "parts": written.parts,
-                "bytes": written.size,
-                "seconds": round(time.monotonic() - started, 3),
-            },
-        }
+        Manifest(
+            name=settings.name,
+            release=folder.release,
+            source=settings.database.model_dump(include={"table", "query", "id"}, exclude_none=True),
+            id=record_id,
+            features=features,
+            label=label,
+            snapshot=Moment(snapshot.time.isoformat(timespec="milliseconds"), snapshot.id),
+            export=Export(
+                rows=written.rows,
+                labelled=written.labelled,
+                id_digest=written.id_digest,
+                unfit_ids=written.unfit_ids,
+                parts=written.parts,
+                bytes=written.size,
+                seconds=round(time.monotonic() - started, 3),
+            ),
+        )
     )
     return folder
 

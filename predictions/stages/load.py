@@ -4,8 +4,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import xxhash
 
@@ -16,6 +16,7 @@ from loader.puts import PutLoad
 from loader.tables import make_table
 from predictions.errors import InputError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts
+from predictions.formats.manifest import Loaded, Manifest, Part, Scored, faults
 from predictions.formats.names import PACKED, part_name, release_table
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Releases
@@ -73,7 +74,7 @@ def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int)
 
 def load(
     settings: Settings, folder: ReleaseFolder, how: How, display: LoadDisplay, report: Callable[[str], None]
-) -> dict[str, Any]:
+) -> Loaded:
     """Load a release, unless that has been done; nothing that is served changes.
 
     It goes on where an earlier load of this release ended, whatever ended it.
@@ -86,7 +87,7 @@ def load(
         report: called with a line of text where something is worth knowing.
 
     Returns:
-        The part `loaded` of the release's manifest.
+        What was loaded, as the release's manifest has it.
 
     Raises:
         InputError: the part files are not those of the release's regions.
@@ -94,28 +95,25 @@ def load(
         ServiceError: HBase cannot be reached.
         VerificationError: the table does not hold what was written.
     """
-    folder.require("scored", "score")
-    manifest = folder.manifest()
-    scored = folder.counts(manifest)
-    parts = len(scored["split_points"]) + 1
-    sizes = _check_parts(folder, parts)
-    loader = make_loader(settings, folder, how, parts)
+    scored = folder.scored
+    sizes = _check_parts(folder, scored.parts)
+    loader = make_loader(settings, folder, how, scored.parts)
     started = time.monotonic()
     with Connection(settings.hbase.server(loading=True)) as connection:
         releases = Releases(connection, settings.name)
         releases.make_table()
-        if releases.state(folder.release) in (LOADED, REFUSED):
+        if folder.manifest.loaded and releases.state(folder.release) in (LOADED, REFUSED):
             report(f"release {folder.release} is loaded already")
-            return manifest["loaded"]
+            return folder.manifest.loaded
         releases.claim(folder.release)
         plan = _plan(connection, settings, folder, how, scored, sizes, report)
-        done = loader.load(connection, plan, scored["rows"], display)
-        regions = [{"rows": region.rows, "id_digest": f"{region.id_digest:016x}"} for region in done]
+        done = loader.load(connection, plan, scored.rows, display)
+        loaded = Loaded(scored.rows, parts=[Part(part.rows, part.id_digest) for part in done])
         checkpoints = Checkpoints(connection, plan)
-        _prove(connection, plan, checkpoints, regions, scored)
-        loaded = {"rows": scored["rows"], "seconds": round(time.monotonic() - started, 3), "parts": regions}
-        folder.write_manifest(manifest | {"loaded": loaded})
-        releases.finish(folder.release, manifest | {"loaded": loaded})
+        _prove(connection, plan, checkpoints, replace(folder.manifest, loaded=loaded))
+        loaded = replace(loaded, seconds=round(time.monotonic() - started, 3))
+        folder.write_manifest(replace(folder.manifest, loaded=loaded))
+        releases.finish(folder.release, folder.manifest)
         checkpoints.remove_all()
     return loaded
 
@@ -143,36 +141,32 @@ def _plan(
     settings: Settings,
     folder: ReleaseFolder,
     how: How,
-    scored: dict[str, Any],
+    scored: Scored,
     sizes: dict[str, int],
     report: Callable[[str], None],
 ) -> Plan:
     """Return the plan of the load that was begun, or of a new one; the release's table is there after it."""
-    releases, release, points = Releases(connection, settings.name), folder.release, scored["split_points"]
+    releases, release, points = Releases(connection, settings.name), folder.release, scored.split_points
     table = release_table(settings.name, release)
     load_id = releases.load_id(release)
     if load_id is None or table.encode() not in connection.tables():
         load_id = releases.start_load(release)  # first: a table must never have another one's checkpoints
         make_table(connection, table, points, settings.hadoop.bin, report)
     # Nor must other part files, of a release that was scored again.
-    parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, scored["id_digest"]]).encode())
+    parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, str(scored.id_digest)]).encode())
     rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
     return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
 
 
-def _prove(
-    connection: Connection, plan: Plan, checkpoints: Checkpoints, parts: list[dict[str, Any]], scored: dict[str, Any]
-) -> None:
+def _prove(connection: Connection, plan: Plan, checkpoints: Checkpoints, manifest: Manifest) -> None:
     """Raise VerificationError, and leave no table, unless what was scored was loaded, and stands in the table."""
-    digest = sum(int(part["id_digest"], 16) for part in parts) % (1 << 64)
-    rows = sum(part["rows"] for part in parts)
-    if (rows, f"{digest:016x}") == (scored["rows"], scored["id_digest"]):
+    assert manifest.loaded
+    lost = list(faults(manifest.accounts))
+    if not lost:
         with bar("verify", "rows") as progress:
-            faults = verify_table(plan, parts, None, cores(), progress).faults
-    else:
-        faults = [f"{scored['rows']:,} rows were scored, but {rows:,} were loaded, or others"]
-    if faults:
+            lost = verify_table(plan, manifest.loaded.parts, None, cores(), progress).faults
+    if lost:
         for part in range(plan.parts):
             checkpoints.remove(part)  # they were wrong
         connection.delete_table(plan.table)  # a row that is nobody's would stay in it
-        raise VerificationError(f"table {plan.table}: {'; '.join(faults)}: load it again, from the start")
+        raise VerificationError(f"table {plan.table}: {'; '.join(lost)}: load it again, from the start")

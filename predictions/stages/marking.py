@@ -17,8 +17,7 @@ def write_marks(release: ReleaseFolder, file: BinaryIO) -> None:
     Raises:
         InputError: a part file is not there, or is damaged.
     """
-    regions = len(release.counts(release.manifest())["split_points"]) + 1
-    parts = [(release, release.part("scored", region)) for region in range(regions)]
+    parts = [(release, release.part("scored", region)) for region in range(release.scored.parts)]
     found, written = dict[int, bytes](), 0
     for event in run_tasks(_marks, parts, cores()):
         found[event.task] = event.value

@@ -26,7 +26,7 @@ def list_releases(settings: Settings, storage: Storage) -> list[Listed]:
     for release in sorted(known.keys() | stored, reverse=True):
         each = known.get(release, Known(NOT_LOADED, None, None))
         if each.manifest is None and release in stored:
-            each = each._replace(manifest=storage.release(release).manifest())
+            each = each._replace(manifest=storage.release(release).manifest)
         size = storage.size(release) if release in stored else 0
         found.append(listed(release, pointer, each, size))
     return found

@@ -3,16 +3,28 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from predictions.errors import InputError, InternalError, RefusedError
 from predictions.formats import unreadable
 from predictions.formats.counters import Outcome
+from predictions.formats.id_digest import IdDigest
+from predictions.formats.manifest import (
+    MODEL_MANIFEST,
+    Account,
+    Export,
+    ModelFacts,
+    ModelManifest,
+    Scored,
+    exported_and_scored,
+    faults,
+)
 from predictions.formats.prediction_line import END_OF_SCORED, conflicting_keys, parse_line
 from predictions.formats.record_line import split_lines, unescape
 from predictions.formats.row_key import record_id, split_points
-from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, parse_manifest
+from predictions.scoring.model import MODEL_FILE
 from predictions.settings import Settings
 from predictions.storage import HFILES, ReleaseFolder
 
@@ -70,7 +82,7 @@ def score(
     progress: Callable[[float], None],
     current: ReleaseFolder | None = None,
     changed: bool = False,
-) -> dict[str, Any]:
+) -> Scored:
     """Score every record of a release, unless that has been done.
 
     Args:
@@ -82,103 +94,84 @@ def score(
         changed: score only what has changed since the release that is current, which has the same model.
 
     Returns:
-        The part `scored` of the release's manifest.
+        What was scored, as the release's manifest has it.
 
     Raises:
         InputError: the model is for other columns than were exported, or one ID stands for different records.
         RefusedError: lines could not be read, or more records failed than the settings allow.
         InternalError: the job failed or lost records.
     """
-    manifest = folder.manifest()
     if folder.has("scored"):
-        return folder.counts(manifest)
+        return folder.scored
     started = time.monotonic()
-    model = check_model(folder, manifest)
+    model, exported = check_model(folder), folder.manifest.export
     run = make_runner(runner, settings, folder, current, changed)
     folder.remove(unreadable.FILE)
     with folder.writing("scored", make=not run.makes_output) as output:
         counts, job = run.run(output, progress)
-        _check_counts(counts, manifest["export"])
+        _check_counts(counts, exported)
         _refuse(counts, settings.gates.max_failed, folder, output, run)
-        _check_digests(counts, manifest["export"])
-        scored = {
-            name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable", "carried")
-        } | {
-            "rows": counts["scored"] + counts["failed"],
-            "id_digest": f"{counts['written_digest'] % (1 << 64):016x}",
-            "duplicates_digest": f"{counts['duplicates_digest'] % (1 << 64):016x}",
-            "split_points": [point.decode() for point in split_points(settings.hbase.regions)],
-            "carried_from": current.release if current and changed else None,
-            "job": job,
-            "seconds": round(time.monotonic() - started, 3),
-        }
+        scored = Scored(
+            **{name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable", "carried")},
+            rows=counts["scored"] + counts["failed"],
+            id_digest=IdDigest(counts["written_digest"]),
+            duplicates_digest=IdDigest(counts["duplicates_digest"]),
+            split_points=[point.decode() for point in split_points(settings.hbase.regions)],
+            carried_from=current.release if current and changed else None,
+            job=job,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        read = [
+            Account("exported", exported.rows, exported.id_digest),
+            Account("read by the job", scored.read, IdDigest(counts["read_digest"])),
+        ]
+        if lost := list(faults([*read, *exported_and_scored(exported, scored)])):
+            raise InternalError(f"the job did not score the records that were exported: {'; '.join(lost)}")
         if folder.has("scored"):
             raise RefusedError(f"{folder.path}: another run has scored this release in the meantime; its result stays")
         folder.take(output, HFILES)
-        folder.write_manifest(
-            manifest
-            | {
-                "model": {key: model[key] for key in ("estimator", "sha256", "versions", "training")},
-                "task": model["task"],
-                "scored": scored,
-            }
-        )
+        facts = ModelFacts(model.estimator, model.sha256, model.versions, model.training)
+        folder.write_manifest(replace(folder.manifest, model=facts, task=model.task, scored=scored))
     run.finish()
     return scored
 
 
-def check_model(folder: ReleaseFolder, exported: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a release's model; InputError where it is not there, or for other columns."""
+def check_model(folder: ReleaseFolder) -> ModelManifest:
+    """Return what a release's model is; InputError where it is not there, or for other columns than were exported."""
     folder.require("export", "export")
-    model = read_model(folder)
-    if _columns(model) != _columns(exported):
+    model, exported = folder.model, folder.manifest
+    if (model.features, model.label) != (exported.features, exported.label):
         raise InputError(
-            f"the model of {folder.path} takes {_names(model)}, but {_names(exported)} were exported: "
-            "start a new release"
+            f"the model of {folder.path} takes {model.names}, but {exported.names} were exported: start a new release"
         )
     return model
 
 
-def read_model(folder: ReleaseFolder) -> dict[str, Any]:
-    """Return the manifest of a release's model; InputError where it is not there."""
-    folder.require("model", "train")
-    return parse_manifest(folder.read(f"model/{MANIFEST_FILE}"), f"{folder.path}/model/{MANIFEST_FILE}")
-
-
-def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> dict[str, Any]:
-    """Give a release the model of an earlier one, instead of training, and return that one's manifest.
+def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> ModelManifest:
+    """Give a release the model of an earlier one, instead of training, and return what it is.
 
     Raises:
         InputError: that one has none, or one for other columns.
     """
-    model, exported = read_model(earlier), folder.manifest()
-    if _columns(model) != _columns(exported):
+    model, exported = earlier.model, folder.manifest
+    if (model.features, model.label) != (exported.features, exported.label):
         raise InputError(
-            f"the model of release {earlier.release} takes {_names(model)}, but {_names(exported)} were exported: "
+            f"the model of release {earlier.release} takes {model.names}, but {exported.names} were exported: "
             "train another one (without --model and --changed)"
         )
     with folder.writing("model") as target:
-        for name in (MODEL_FILE, MANIFEST_FILE):
+        for name in (MODEL_FILE, MODEL_MANIFEST):
             with folder.create(f"{target}/{name}") as file:
                 file.write(earlier.read(f"model/{name}"))
     return model
 
 
-def _columns(manifest: dict[str, Any]) -> tuple[Any, Any]:
-    return manifest["features"], manifest["label"]
-
-
-def _names(manifest: dict[str, Any]) -> str:
-    features = ", ".join(f"{column['name']} ({column['type']})" for column in manifest["features"])
-    return f"{features} and the label {manifest['label']['name']} ({manifest['label']['type']})"
-
-
-def _check_counts(counts: dict[str, int], exported: dict[str, Any]) -> None:
+def _check_counts(counts: dict[str, int], exported: Export) -> None:
     """Raise InternalError unless every line that was exported is accounted for."""
     if not counts.keys() >= COUNTERS:
         raise InternalError(f"the job's report lacks the scripts' counters; it has {counts or 'none'}")
-    if counts["read"] != exported["rows"]:
-        raise InternalError(f"{exported['rows']:,} records were exported, but the job read {counts['read']:,}")
+    if counts["read"] != exported.rows:
+        raise InternalError(f"{exported.rows:,} records were exported, but the job read {counts['read']:,}")
     parts = [counts[name] for name in ("scored", "failed", "duplicates", "unreadable")]
     if counts["read"] != sum(parts) or counts["unreadable"] != counts["unreadable_written"]:
         raise InternalError(f"the job lost records, by its own counters: {counts}")
@@ -229,15 +222,6 @@ def _failures(folder: ReleaseFolder, part: str) -> Counter[str]:
         for line in split_lines(block)
         if not line.endswith(END_OF_SCORED[:-1])
     )
-
-
-def _check_digests(counts: dict[str, int], exported: dict[str, Any]) -> None:
-    """Raise InternalError unless the records are those that were exported, by the digest of their IDs."""
-    written = counts["written_digest"] + counts["duplicates_digest"]
-    if any((digest - int(exported["id_digest"], 16)) % (1 << 64) for digest in (counts["read_digest"], written)):
-        raise InternalError(
-            f"the job did not score the records that were exported, by the digest of their IDs: {counts}"
-        )
 
 
 def _blocks(folder: ReleaseFolder, part: str) -> Iterator[bytes]:

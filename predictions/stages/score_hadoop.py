@@ -4,13 +4,14 @@ import tempfile
 from collections.abc import Callable
 
 from predictions.formats.counters import Outcome
+from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.row_key import split_points
 from predictions.formats.unreadable import Unreadable
 from predictions.jobs.bundle import bundle, script
 from predictions.jobs.client import JobClient
 from predictions.jobs.partitions import partition_file
 from predictions.jobs.streaming import Job
-from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE
+from predictions.scoring.model import MODEL_FILE
 from predictions.settings import Settings
 from predictions.stages.compare import gather, served_beside
 from predictions.stages.marking import write_marks
@@ -83,13 +84,13 @@ class ScoreJob:
             name=f"predictions {self._settings.name} {release}",
             input=f"{path}/export/part-*",
             output=output,
-            mapper=" ".join([python, "mapper.py", MANIFEST_FILE, release, *(f"--marks={name}" for name in marks)]),
+            mapper=" ".join([python, "mapper.py", MODEL_MANIFEST, release, *(f"--marks={name}" for name in marks)]),
             reducer=f"{python} reducer.py --hfiles={HFILES} --current={CURRENT_FILE}",
             reduces=self._settings.hbase.regions,
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
                 *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, CURRENT_FILE, *marks)),
-                *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MANIFEST_FILE)),
+                *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MODEL_MANIFEST)),
             ],
             archives=archives,
             properties={**_PROPERTIES, **self._settings.hadoop.properties},

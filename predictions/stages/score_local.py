@@ -20,12 +20,13 @@ from typing import IO, Any, BinaryIO
 
 from predictions.errors import InputError, InternalError, RefusedError
 from predictions.formats import counters
+from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.record_line import bytes_before, read_blocks
 from predictions.formats.row_key import key_range, split_points
 from predictions.formats.unreadable import Unreadable
 from predictions.jobs.bundle import script
 from predictions.processes import Processes, uninterrupted
-from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE
+from predictions.scoring.model import MODEL_FILE
 from predictions.stages.compare import bins_of, lines_of
 from predictions.stages.marking import write_marks
 from predictions.storage import ReleaseFolder
@@ -72,7 +73,7 @@ class LocalRun:
         on_disk = None if self._folder.storage.is_hdfs else self._folder.path
         with tempfile.TemporaryDirectory(prefix="_run.", dir=on_disk) as folder:
             scratch = Path(folder)
-            for name in (MANIFEST_FILE, MODEL_FILE):
+            for name in (MODEL_MANIFEST, MODEL_FILE):
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
             if self._carry:
                 with open(scratch / MARKS_FILE, "wb") as file:
@@ -159,7 +160,7 @@ class LocalRun:
         progress: Callable[[float], None],
     ) -> "tuple[Future[None], IO[bytes]]":
         options = ["--split", str(core), *(["--marks", str(scratch / MARKS_FILE)] if self._carry else [])]
-        command = _script("mapper.py", str(scratch / MANIFEST_FILE), self._folder.release, *options)
+        command = _script("mapper.py", str(scratch / MODEL_MANIFEST), self._folder.release, *options)
         mapper = processes.start(command, subprocess.PIPE, ONE_THREAD)
         assert mapper.stdin
         assert mapper.stdout
@@ -172,7 +173,7 @@ class LocalRun:
         path = _current(scratch, region)
         with open(path, "wb") as file:
             file.writelines(lines_of(self._carry, *bounds))
-        current = path.with_suffix(".json")
+        current = Path(f"{path}.json")
         current.write_bytes(Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], []).to_json())
         return ["--current", str(current)]
 
@@ -263,7 +264,7 @@ class _Input:
         self._lock = threading.Lock()
         self._stopped = False
         self._blocks = _read(folder)
-        self._total = folder.manifest()["export"]["bytes"]
+        self._total = folder.manifest.export.bytes
         self._fed = 0
         self._taken: dict[int, list[tuple[str, int, int]]] = {}  # by mapper: file, first line, number of lines
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress, islice
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from sklearn.utils import get_tags
 
 from predictions.comparison.distribution import SHARES
 from predictions.errors import InputError
+from predictions.formats.manifest import MODEL_MANIFEST, ModelManifest, Training
 from predictions.formats.record_line import NULL, SEPARATOR, Column, join_lines, split_lines, unescape
 from predictions.jobs.bundle import script
 from predictions.scoring.features import FrameReader, NumberDecoder
-from predictions.scoring.model import MANIFEST_FILE, MODEL_FILE, Model, read_manifest, save_model
+from predictions.scoring.model import MODEL_FILE, Model, save_model
 from predictions.settings import ModelSettings, Settings
 from predictions.storage import ReleaseFolder
 
@@ -48,7 +49,7 @@ class Sample:
     labelled: int
 
 
-def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], None]) -> dict[str, Any]:
+def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], None]) -> ModelManifest:
     """Train the model of a release on its exported records and put it into the release.
 
     Args:
@@ -64,38 +65,33 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
     """
     folder.require("export", "export")
     started = time.monotonic()
-    release = folder.manifest()
-    features = [Column(**column) for column in release["features"]]
-    label = Column(**release["label"])
+    release = folder.manifest
+    features, label = release.features, release.label
     estimator = make_estimator(settings.model)
-    sample = _read_sample(folder, features, label, release["export"]["labelled"], settings.model)
+    sample = _read_sample(folder, features, label, release.export.labelled, settings.model)
     _check_labels(sample, label, estimator)
     progress(f"training on {len(sample.lines):,} of {sample.labelled:,} labelled records, seed {settings.model.seed}")
-    pipeline, measured = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
-    model = Model(
-        pipeline,
-        {
-            "id": release["id"],
-            "features": [column.as_json() for column in features],
-            "label": label.as_json(),
-            "task": "classification" if is_classifier(estimator) else "regression",
-            "classes": pipeline.classes_.tolist() if is_classifier(estimator) else None,
-            "estimator": settings.model.estimator,
-            "params": settings.model.params,
-            "training": {"labelled": sample.labelled, "sample": len(sample.lines), "seed": settings.model.seed}
-            | measured,
-            "golden": [],
-        },
+    pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
+    manifest = ModelManifest(
+        id=release.id,
+        features=features,
+        label=label,
+        task="classification" if is_classifier(estimator) else "regression",
+        classes=pipeline.classes_.tolist() if is_classifier(estimator) else None,
+        estimator=settings.model.estimator,
+        params=settings.model.params,
+        training=training,
     )
-    model.manifest["golden"] = model.golden_records(_first_texts(sample.lines, GOLDEN_RECORDS))
-    model.manifest["training"]["seconds"] = round(time.monotonic() - started, 3)
+    golden = Model(pipeline, manifest).golden_records(_first_texts(sample.lines, GOLDEN_RECORDS))
+    training = replace(training, seconds=round(time.monotonic() - started, 3))
+    model = Model(pipeline, replace(manifest, training=training, golden=golden))
     with tempfile.TemporaryDirectory() as local, folder.writing("model") as target:
         save_model(model, Path(local))
-        try_in_fresh_process(Path(local) / MANIFEST_FILE, folder.release)
-        for name in (MODEL_FILE, MANIFEST_FILE):
+        try_in_fresh_process(Path(local) / MODEL_MANIFEST, folder.release)
+        for name in (MODEL_FILE, MODEL_MANIFEST):
             with folder.create(f"{target}/{name}") as file:
                 file.write((Path(local) / name).read_bytes())
-        return read_manifest(Path(local) / MANIFEST_FILE)
+    return folder.model
 
 
 def make_estimator(settings: ModelSettings) -> BaseEstimator:
@@ -162,7 +158,7 @@ def try_in_fresh_process(manifest: Path, release: str) -> None:
         raise InputError(f"the trained model does not work in a process of its own: {reason}")
 
 
-def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, dict[str, Any]]:
+def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Training]:
     classify = is_classifier(pipeline)
     _labels, counts = np.unique(sample.labels, return_counts=True)
     baseline = DummyClassifier(strategy="prior") if classify else DummyRegressor()
@@ -181,15 +177,19 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, dict[
         raise InputError(f"model.estimator: it cannot be fitted: {reason}") from error
     baseline.fit(known, known_labels)
     metrics = _classifier_metrics if classify else _regressor_metrics
-    return pipeline, {
-        "fitted": len(known),
-        "holdout": len(holdout),
-        "metrics": metrics(pipeline, holdout, holdout_labels),
-        "baseline": metrics(baseline, holdout, holdout_labels),
-        "calibration": _calibration(pipeline, holdout, holdout_labels),
+    training = Training(
+        labelled=sample.labelled,
+        sample=len(sample.lines),
+        seed=seed,
+        fitted=len(known),
+        holdout=len(holdout),
+        metrics=metrics(pipeline, holdout, holdout_labels),
+        baseline=metrics(baseline, holdout, holdout_labels),
+        calibration=_calibration(pipeline, holdout, holdout_labels),
         # The bins of a regressor's predictions (`predictions.comparison.distribution`).
-        "quantiles": None if classify else np.unique(np.quantile(sample.labels, SHARES)).tolist(),
-    }
+        quantiles=None if classify else np.unique(np.quantile(sample.labels, SHARES)).tolist(),
+    )
+    return pipeline, training
 
 
 def _classifier_metrics(classifier: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, float]:

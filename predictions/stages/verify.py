@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any
 
 from loader.compare import EXAMPLES, KEY_ROWS, KINDS, Found, compare_range, count_range
 from loader.plan import Plan
 from predictions.errors import InputError
+from predictions.formats.manifest import Part
 from predictions.formats.names import part_name
 from predictions.hbase.connection import Connection
 from predictions.settings import Settings
@@ -53,29 +53,27 @@ def verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int
         InputError: the release is not loaded.
         ServiceError: HBase or HDFS cannot be reached.
     """
-    manifest = folder.manifest()
-    if "loaded" not in manifest:
+    loaded = folder.manifest.loaded
+    if not loaded:
         raise InputError(f"{folder.path}: not loaded; `predictions load` loads it")
-    plan = Plan(
-        settings.hbase.server(loading=True), settings.name, folder.release, "", manifest["scored"]["split_points"]
-    )
-    return verify_table(plan, manifest["loaded"]["parts"], folder if full else None, processes, progress)
+    plan = Plan(settings.hbase.server(loading=True), settings.name, folder.release, "", folder.scored.split_points)
+    return verify_table(plan, loaded.parts, folder if full else None, processes, progress)
 
 
 def verify_table(
-    plan: Plan, parts: Sequence[dict[str, Any]], folder: ReleaseFolder | None, processes: int, progress: Progress
+    plan: Plan, parts: Sequence[Part], folder: ReleaseFolder | None, processes: int, progress: Progress
 ) -> Verified:
     """Read a release's table once, region by region.
 
     Args:
         plan: of the load.
-        parts: of each part the `rows` and the `id_digest` that were loaded.
+        parts: what was loaded of each.
         folder: where the prediction lines are, if every cell is to be compared with them.
         processes: how many regions are read at once.
         progress: called with the rows read so far and their total.
     """
     started = time.monotonic()
-    total = sum(part["rows"] for part in parts)
+    total = sum(part.rows for part in parts)
     rows, found = [0] * plan.parts, {}
     for event in run_tasks(partial(_read, plan, folder), range(plan.parts), processes):
         if event.done:
@@ -94,12 +92,12 @@ def verify_table(
     return verified
 
 
-def _count_faults(plan: Plan, number: int, part: dict[str, Any], found: Found) -> Iterator[str]:
+def _count_faults(plan: Plan, number: int, part: Part, found: Found) -> Iterator[str]:
     start, stop = (bound.decode() for bound in plan.range(number))
     where = f"{part_name(number)} (row keys {start or 'from the first'} to {stop or 'the last'})"
-    if found.rows != part["rows"]:
-        yield f"{where}: the table holds {found.rows:,} rows, {part['rows']:,} were loaded"
-    elif f"{found.id_digest:016x}" != part["id_digest"]:
+    if found.rows != part.rows:
+        yield f"{where}: the table holds {found.rows:,} rows, {part.rows:,} were loaded"
+    elif found.id_digest != part.id_digest:
         yield f"{where}: the table holds {found.rows:,} rows, but not those that were loaded"
 
 

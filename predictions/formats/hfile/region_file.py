@@ -15,9 +15,9 @@ from typing import Self
 
 from predictions.errors import InputError
 from predictions.formats.hfile.writer import HFileWriter
+from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.names import part_name
 from predictions.formats.prediction_line import FAMILY, columns
-from predictions.formats.record_line import id_digest
 from predictions.formats.row_key import record_id
 
 
@@ -36,7 +36,7 @@ class RegionFacts:
     """
 
     rows: int = 0
-    id_digest: int = 0
+    id_digest: IdDigest = NO_IDS
     cells: int = 0
     size: int = 0
     sha256: str = ""
@@ -45,7 +45,7 @@ class RegionFacts:
 
     def to_json(self) -> bytes:
         """Return the facts as JSON."""
-        return json.dumps(asdict(self) | {"id_digest": f"{self.id_digest:016x}"}, indent=1).encode() + b"\n"
+        return json.dumps(asdict(self) | {"id_digest": str(self.id_digest)}, indent=1).encode() + b"\n"
 
     @property
     def bounds(self) -> tuple[bytes, bytes]:
@@ -56,7 +56,7 @@ class RegionFacts:
     def from_json(cls, text: bytes) -> "RegionFacts":
         """Read what `to_json` wrote."""
         values = json.loads(text)
-        return cls(**values | {"id_digest": int(values["id_digest"], 16)})
+        return cls(**values | {"id_digest": IdDigest.parse(values["id_digest"])})
 
 
 def hfile_name(part: int) -> str:
@@ -91,7 +91,7 @@ class RegionFile:
             self._hfile = HFileWriter(path, FAMILY)
         except OSError as error:
             raise InputError(f"no HFile can be written into {folder}: {error}") from error
-        self._digest = 0
+        self._digest = NO_IDS
 
     def __enter__(self) -> Self:
         self._hfile.__enter__()
@@ -126,4 +126,4 @@ class RegionFile:
             keys, of_rows, times = columns(block)
             qualifiers = {column.removeprefix(FAMILY + b":"): values for column, values in of_rows.items()}
             self._hfile.write(keys, qualifiers, times)
-            self._digest = (self._digest + id_digest(map(record_id, keys))) % (1 << 64)
+            self._digest += IdDigest.of(map(record_id, keys))

@@ -1,0 +1,42 @@
+"""The ID digest: which records there are, in 64 bits, whatever their order.
+
+It is the sum of the xxh3_64 of the escaped record IDs, modulo 2**64, written in 16 hex digits. The digests of two sets
+without a record in common add up to that of both.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import xxhash
+
+
+class IdDigest(int):
+    """The digest of a set of record IDs; sums and multiples of digests are digests."""
+
+    def __new__(cls, value: int = 0) -> "IdDigest":
+        return super().__new__(cls, value % (1 << 64))
+
+    @classmethod
+    def of(cls, record_ids: Iterable[bytes]) -> "IdDigest":
+        """Return the digest of escaped record IDs."""
+        digests = np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, record_ids)), dtype=">u8")
+        return cls(int(digests.sum(dtype=np.uint64)))  # numpy's sum wraps, as it is to
+
+    @classmethod
+    def parse(cls, text: str) -> "IdDigest":
+        """Read what `str` wrote."""
+        return cls(int(text, 16))
+
+    def __add__(self, other: int) -> "IdDigest":
+        return IdDigest(int(self) + int(other))
+
+    __radd__ = __add__
+
+    def __mul__(self, times: int) -> "IdDigest":
+        return IdDigest(int(self) * times)
+
+    def __str__(self) -> str:
+        return f"{int(self):016x}"
+
+
+NO_IDS = IdDigest()
