@@ -116,9 +116,9 @@ class Package:
         given = {"PREDICTIONS_NAME": NAME, "PREDICTIONS_HBASE_THRIFT": self._thrift, "PREDICTIONS_DATABASE_URL": url}
         command = [sys.executable, "-m", "predictions", "--settings", str(SETTINGS), "--storage", self._url]
         _run([*command, "run", *self._pace], os.environ | given | {"PYTHONPATH": str(CHECKOUT)})
-        manifest = self._storage.release().manifest()
-        begin = datetime.fromisoformat(manifest["snapshot"]["time"]).timestamp()
-        return [Step("export", begin, begin + manifest["export"]["seconds"])]
+        manifest = self._storage.release().manifest
+        begin = datetime.fromisoformat(manifest.snapshot.time).timestamp()
+        return [Step("export", begin, begin + manifest.export.seconds)]
 
     def write_predictions(self, target: Path) -> None:
         """Write what the run predicted to a file for `write_back`, by ID."""

@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,14 @@ def main(as_json: bool, copies: int, runner: str) -> None:
             _score(settings, first, runner)
             full, changed = _changed(first), _changed(first)
             seconds = {"full": _score(settings, full, runner), "changed": _score(settings, changed, runner, first)}
-            scored = changed.manifest()["scored"]
+            scored = changed.scored
             different = _compare(settings, full, changed)
     result = {
         "model": f"{settings.model.estimator.rpartition('.')[2]} {settings.model.params}",
         "regions": settings.hbase.regions,
         "runner": runner,
-        "rows": scored["rows"],
-        "changed": scored["rows"] - scored["carried"],
+        "rows": scored.rows,
+        "changed": scored.rows - scored.carried,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "different_rows": different,
         "ratios": {"changed_vs_full": round(seconds["changed"] / seconds["full"], 3)},
@@ -72,8 +73,8 @@ def main(as_json: bool, copies: int, runner: str) -> None:
 
 def _changed(first: ReleaseFolder) -> ReleaseFolder:
     """Make a release with the same model, of which every hundredth record is another."""
-    target, manifest = first.storage.new_release(), first.manifest()
-    place = 1 + [column["name"] for column in manifest["features"]].index(FIELD)
+    target, manifest = first.storage.new_release(), first.manifest
+    place = 1 + [column.name for column in manifest.features].index(FIELD)
     with target.writing("export") as temporary:
         for path in first.files("export"):
             with target.create(f"{temporary}/{path.rpartition('/')[2]}") as file:
@@ -81,8 +82,7 @@ def _changed(first: ReleaseFolder) -> ReleaseFolder:
                     lines = split_lines(block)
                     lines[::EVERY] = [_later(line, place) for line in lines[::EVERY]]
                     file.write(join_lines(lines))
-    del manifest["scored"]
-    target.write_manifest(manifest | {"release": target.release})
+    target.write_manifest(replace(manifest, release=target.release, scored=None))
     take_model(target, first)
     return target
 

@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
-from predictions.formats.record_line import id_digest, split_lines
+from predictions.formats.id_digest import IdDigest
+from predictions.formats.record_line import split_lines
 from predictions.hbase.connection import Connection
 from predictions.progress import say
 from predictions.settings import Settings, load_settings
@@ -67,15 +69,19 @@ def make_copies(folder: ReleaseFolder, copies: int) -> ReleaseFolder:
             file.write(block)
             part_bytes += len(block)
             total_bytes += len(block)
-            digest = (digest + id_digest(line.partition(b"\t")[0] for line in split_lines(block))) % (1 << 64)
+            digest += IdDigest.of(line.partition(b"\t")[0] for line in split_lines(block))
     finally:
         if file:
             file.close()
-    manifest = folder.manifest()
-    exported = manifest["export"]
-    exported |= {name: copies * exported[name] for name in ("rows", "labelled")}
-    exported |= {"parts": parts, "bytes": total_bytes, "id_digest": f"{digest:016x}"}
-    target.write_manifest(manifest | {"release": target.release, "export": exported})
+    export = replace(
+        folder.manifest.export,
+        rows=copies * folder.manifest.export.rows,
+        labelled=copies * folder.manifest.export.labelled,
+        id_digest=digest,
+        parts=parts,
+        bytes=total_bytes,
+    )
+    target.write_manifest(replace(folder.manifest, release=target.release, export=export))
     return target
 
 
@@ -107,7 +113,7 @@ def release_on_hdfs(
             for path in sorted(Path(made.path, part).iterdir()):
                 with open(path, "rb") as file:
                     folder.put(f"{part}/{path.name}", file)
-        folder.write_manifest(made.manifest())
+        folder.write_manifest(made.manifest)
         yield folder
     finally:
         storage.fs.rm(storage.folder, recursive=True)

@@ -33,21 +33,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
-import mapper
 from benchmarks.flights import CHECKOUT, VAR, machine, make_copies, make_release, running_cluster, score_local
 from benchmarks.ways import HOST, WAYS, Lines, writer_speed
 from loader.plan import Plan
 from loader.tables import make_table
 from predictions.cli import exits
-from predictions.formats.record_line import id_digest, split_lines
+from predictions.formats.id_digest import NO_IDS, IdDigest
+from predictions.formats.manifest import Part
+from predictions.formats.record_line import split_lines
 from predictions.formats.row_key import record_id
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import Releases
 from predictions.hbase.server import Server
+from predictions.jobs.bundle import script
 from predictions.progress import say
 from predictions.stages.verify import verify_table
 from predictions.storage import ReleaseFolder, Storage
@@ -101,27 +102,27 @@ def _make_lines(local: Path, storage: Storage, copies: int) -> Lines:
         folder = make_copies(folder, copies)
     score_local(folder)
     arrival = local / "arrival"
-    score = [sys.executable, mapper.__file__, f"{folder.path}/model/model.json", folder.release]
+    score = [sys.executable, script("mapper.py"), f"{folder.path}/model/model.json", folder.release]
     with open(arrival, "wb") as stdout:
         for path in folder.files("export"):
             with open(path, "rb") as stdin:
                 subprocess.run(score, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True)
-    scored = folder.manifest()["scored"]
+    scored = folder.scored
     parts = [_facts(folder.blocks(path)) for path in folder.files("scored")]
     on_hdfs = ReleaseFolder(storage, folder.release)
     for path in folder.files("scored"):
         with open(path, "rb") as file:
             on_hdfs.put(f"scored/{Path(path).name}", file)
-    return Lines(folder, on_hdfs, arrival, scored["split_points"], parts, scored["rows"])
+    return Lines(folder, on_hdfs, arrival, scored.split_points, parts, scored.rows)
 
 
-def _facts(blocks: Iterable[bytes]) -> dict[str, Any]:
+def _facts(blocks: Iterable[bytes]) -> Part:
     """Return of a part's lines what `verify_table` compares with the table."""
-    rows = digest = 0
+    rows, digest = 0, NO_IDS
     for block in blocks:
         ids = [record_id(line.partition(b"\t")[0]) for line in split_lines(block)]
-        rows, digest = rows + len(ids), (digest + id_digest(ids)) % (1 << 64)
-    return {"rows": rows, "id_digest": f"{digest:016x}"}
+        rows, digest = rows + len(ids), digest + IdDigest.of(ids)
+    return Part(rows, digest)
 
 
 @contextmanager

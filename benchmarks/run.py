@@ -104,7 +104,7 @@ def main(as_json: bool, copies: int) -> None:
         settings = settings.model_copy(update={"hbase": thrift, "name": "benchmark_run"})
         with release_on_hdfs(settings, Path(local), storage, copies) as folder:
             steps = _run(settings, folder)
-            rows = folder.manifest()["loaded"]["rows"]
+            rows = folder.scored.rows
     total = sum(step.seconds for step in steps.values())
     result = {
         "rows": rows,

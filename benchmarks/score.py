@@ -35,11 +35,11 @@ os.environ.update(THREADS)  # before numpy is loaded, here and in the processes 
 import click
 import pandas as pd
 
-import mapper
 from benchmarks.flights import VAR, machine, make_copies, make_release, score_local
 from predictions.cli import exits
 from predictions.formats.names import scored_at
 from predictions.formats.record_line import read_blocks
+from predictions.jobs.bundle import script
 from predictions.scoring.model import load_model
 from predictions.storage import ReleaseFolder
 
@@ -62,8 +62,7 @@ def main(as_json: bool, rounds: int) -> None:
     with tempfile.TemporaryDirectory(prefix="score.", dir=VAR) as local:
         folder = make_release(Path(local))
         lines, manifest = Path(folder.files("export")[0]), Path(folder.path) / "model" / "model.json"
-        rows = folder.manifest()["export"]["rows"]
-        training = json.loads(manifest.read_text())["training"]
+        rows, training = folder.manifest.export.rows, folder.model.training
         lines = _repeat(lines, Path(local) / "lines")
         measured = [_round(lines, manifest, folder.release, rows) for _round_number in range(rounds)]
         seconds = _beside_spark(make_copies(folder, SPARK_COPIES), spark, Path(local))
@@ -80,7 +79,7 @@ def main(as_json: bool, rounds: int) -> None:
         "rounds": rounds,
         "machine": machine(),
         "by_round": [round(m["mapper"] / m["predict"], 3) for m in measured],
-        "roc_auc": round(training["metrics"]["roc_auc"], 4),
+        "roc_auc": round(training.metrics["roc_auc"], 4),
         "beside_spark": {
             "rows": SPARK_COPIES * rows,
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
@@ -106,7 +105,7 @@ def _round(lines: Path, manifest: Path, release: str, rows: int) -> dict[str, fl
 def _seconds_of_mapper(lines: Path, manifest: Path, release: str) -> float:
     with open(lines, "rb") as stdin:
         started = time.perf_counter()
-        command = [sys.executable, mapper.__file__, str(manifest), release]
+        command = [sys.executable, script("mapper.py"), str(manifest), release]
         subprocess.run(command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         return time.perf_counter() - started
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import happybase
 
@@ -18,6 +18,7 @@ from loader.bulk import HFileLoad
 from loader.local import load_local
 from loader.plan import Plan
 from predictions.formats.hfile.writer import HFileWriter
+from predictions.formats.manifest import Part
 from predictions.formats.prediction_line import FAMILY, FIELDS, columns
 from predictions.formats.record_line import split_columns, write_rows
 from predictions.hbase.connection import Connection
@@ -43,7 +44,7 @@ class Lines(NamedTuple):
     on_hdfs: ReleaseFolder  # the same
     arrival: Path  # as the records were exported
     points: list[str]  # the split points between the regions
-    parts: list[dict[str, Any]]  # how many lines each part has, and the digest of their IDs
+    parts: list[Part]  # how many lines each part has, and the digest of their IDs
     rows: int
 
 

@@ -1,13 +1,10 @@
 """The command of the embedded cluster, `hadoop/cluster`."""
 
-from pathlib import Path
-
 import click
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 from predictions.cli import exits
-from predictions.jobs.bundle import pack_environment
 from predictions.progress import say
 
 
@@ -39,14 +36,6 @@ def status() -> int:
     for name, state in states:
         click.echo(f"{name:16} {state}")
     return 0 if all(state.startswith("running") for _name, state in states) else 4
-
-
-@cli.command()
-@click.argument("path", type=click.Path(dir_okay=False))
-def pack(path: str) -> None:
-    """Pack the libraries of the tasks into PATH (.tar.gz), for the setting hadoop.environment."""
-    pack_environment(Path(path))
-    say(f"wrote {path}")
 
 
 def _cluster() -> Cluster:

@@ -49,7 +49,7 @@ CAUSES = tuple(
         (
             r"^ModuleNotFoundError: No module named '([\w.]+)'",
             r"the tasks' Python has no module \1",
-            "install the libraries on every node, or pack them with `hadoop/cluster pack environment.tar.gz` and set "
+            "install the libraries on every node, or pack them with `predictions pack environment.tar.gz` and set "
             "hadoop.environment",
         ),
         (

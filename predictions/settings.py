@@ -128,7 +128,7 @@ class HadoopSettings(_Table):
     """`[hadoop]`: where the files between the stages lie, and how jobs are run.
 
     `storage` is a `webhdfs://HOST:PORT/PATH` URL or a local folder, `bin` the folder of `hadoop` and `hbase` if they
-    are not on the PATH, `python` the tasks' interpreter, `environment` a packed environment (`hadoop/cluster pack`),
+    are not on the PATH, `python` the tasks' interpreter, `environment` a packed environment (`predictions pack`),
     `properties` Hadoop's own for the job, such as its queue. Every task can read those: they are no place for secrets.
     """
 

@@ -275,9 +275,15 @@ class Project:
 
     def popen(self, *arguments, **environment):
         """Start a command as a process."""
+        command = [sys.executable, "-m", "predictions", "--settings", str(self.path), *arguments]
+        return self.start(command, None, PYTHONPATH=str(CHECKOUT), **environment)
+
+    def start(self, command, folder, **environment):
+        """Start a process that knows where the cluster is."""
         return subprocess.Popen(
-            [sys.executable, "-m", "predictions", "--settings", str(self.path), *arguments],
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT), **self._environment, **environment},
+            command,
+            cwd=folder,
+            env={**os.environ, **self._environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,5 +1,6 @@
 """The main job on the embedded cluster: real HDFS, YARN, Streaming, HBase and Thrift."""
 
+import json
 import os
 import re
 import shutil
@@ -7,10 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+import venv
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from sysconfig import get_path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +27,6 @@ from examples.flights.make_database import make_database
 from predictions.formats.names import release_table
 from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
-from predictions.jobs.bundle import pack_environment
 from predictions.scoring.model import TRUSTED
 
 pytestmark = pytest.mark.cluster
@@ -146,10 +149,34 @@ def test_the_pipe_and_the_job_give_identical_bytes(project, flights_settings, tm
     assert pipe(folder, folder, tmp_path) == scored
 
 
-def test_a_job_from_the_packed_environment(project, flights_settings, tmp_path):
-    """The tasks' Python is one without any library of ours, and the checkout's .venv is out of reach."""
-    venv = CHECKOUT / ".venv"
-    if Path(sys.prefix) == venv:
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """The package's wheel in an environment that has nothing else but the libraries of this one."""
+    folder = tmp_path_factory.mktemp("installed")
+    for name in ("predictions", "loader", "hadoop", "tests"):
+        shutil.copytree(CHECKOUT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("mapper.py", "reducer.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, folder / "source")
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, folder / "source"], check=True)
+    [wheel] = folder.glob("*.whl")
+    environment = folder / "environment"
+    venv.create(environment)
+    packages = Path(get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
+    (packages / "libraries.pth").write_text(get_path("purelib") + "\n")
+    subprocess.run([*pip, "--python", environment, "install", "--no-deps", wheel], check=True)
+    assert {path.name for path in packages.iterdir() if path.suffix not in (".pth", ".dist-info")} == {
+        *("predictions", "loader"),
+    }
+    return environment
+
+
+def test_installed_from_its_wheel_it_packs_an_environment_scores_in_it_and_looks_up(
+    installed, project, flights_settings, tmp_path
+):
+    """The tasks' Python is one without any library, and both the checkout and its .venv are out of reach of them."""
+    own = CHECKOUT / ".venv"
+    if Path(sys.prefix) == own:
         pytest.skip("this Python is the checkout's .venv itself; tox runs this test from another")
     python = Path(sys._base_executable).resolve()
     probe = subprocess.run(
@@ -159,20 +186,36 @@ def test_a_job_from_the_packed_environment(project, flights_settings, tmp_path):
     text = re.sub(r"(?m)^table .*", 'query = "SELECT * FROM flights WHERE flight_id <= 20000"', flights_settings)
     made = project(text, yarn=True)
     packed = tmp_path / "environment.tar.gz"
-    pack_environment(packed)
+
+    def run(*arguments, **environment):
+        command = [installed / "bin" / "predictions", "--settings", made.path, *arguments]
+        done = made.start(command, tmp_path, **environment)
+        stdout, stderr = done.communicate(timeout=DEADLINE)
+        assert done.returncode == 0, stderr
+        return stdout
+
+    run("pack", packed)
     for stage in ("export", "train"):
-        made.succeed(stage)
+        run(stage)
     away = CHECKOUT / ".venv-out-of-reach"
-    if venv.exists():
-        venv.rename(away)
+    if own.exists():
+        own.rename(away)
     try:
-        made.succeed("score", PREDICTIONS_HADOOP_PYTHON=str(python), PREDICTIONS_HADOOP_ENVIRONMENT=str(packed))
+        run("score", PREDICTIONS_HADOOP_PYTHON=str(python), PREDICTIONS_HADOOP_ENVIRONMENT=str(packed))
     finally:
         if away.exists():
-            away.rename(venv)
+            away.rename(own)
     folder = made.storage.release()
-    assert made.scored(folder).count(b"\n") == 20_000
-    assert pipe(folder, folder, tmp_path) == made.scored(folder)
+    scored = made.scored(folder)
+    assert scored.count(b"\n") == 20_000
+    assert pipe(folder, folder, tmp_path) == scored
+    folder.remove("scored")
+    folder.write_manifest(replace(folder.manifest, scored=None))
+    run("score", "--runner", "local")
+    assert made.scored(folder) == scored
+    for stage in ("load", "activate"):
+        made.succeed(stage)
+    assert json.loads(run("get", "--json", "20000"))["status"] == "fresh"
 
 
 def test_an_interrupted_job_is_ended_on_the_cluster_too(project, flights_settings, cluster):

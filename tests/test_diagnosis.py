@@ -71,7 +71,7 @@ CASES = [
     (
         attempt(FIRST, *TRACEBACK, "ModuleNotFoundError: No module named 'sklearn.ensemble'"),
         "the tasks' Python has no module sklearn.ensemble",
-        "hadoop/cluster pack",
+        "predictions pack",
     ),
     (
         report(

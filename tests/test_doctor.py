@@ -89,7 +89,7 @@ def test_a_python_without_the_libraries(orders_release):
     bare = str(Path(sys._base_executable).resolve())
     cause = fails(made, folder, properties(**ONCE) | {"PREDICTIONS_HADOOP_PYTHON": bare})
     assert re.match(
-        r"the tasks' Python has no module \w+ \(split part-00000:\d+\+\d+\); install .*hadoop/cluster pack", cause
+        r"the tasks' Python has no module \w+ \(split part-00000:\d+\+\d+\); install .*predictions pack", cause
     )
 
 
@@ -252,7 +252,7 @@ def test_a_setup_that_is_fit_and_one_that_is_not(orders_release, tmp_path):
     assert unfit.returncode == 2
     assert "FAIL  database: no column payed" in unfit.stdout
     assert "FAIL  tasks' Python" in unfit.stdout
-    assert "hadoop/cluster pack" in unfit.stdout
+    assert "predictions pack" in unfit.stdout
 
 
 def test_a_user_who_may_not_enter_where_hbase_takes_over_files(orders_release):

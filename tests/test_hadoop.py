@@ -5,7 +5,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from configparser import ConfigParser
 from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
@@ -146,15 +145,6 @@ def test_the_loaders_bundle_has_all_that_a_task_imports_but_numpy_and_xxhash(tmp
     files = dict(line.split() for line in done.stdout.splitlines())
     assert files.pop("numpy").startswith(f"{tmp_path}/environment/")
     assert [name for name, file in files.items() if not file.startswith(f"{tmp_path}/lib/")] == []
-
-
-def test_every_package_is_installed():
-    settings = ConfigParser()
-    settings.read(CHECKOUT / "setup.cfg")
-    ours = (path for top in ("hadoop", "loader", "predictions") for path in (CHECKOUT / top).rglob("__init__.py"))
-    folders = {path.parent.relative_to(CHECKOUT) for path in ours}
-    named = {name.strip() for name in settings["options"]["packages"].split(",")}
-    assert {".".join(folder.parts) for folder in folders} == named
 
 
 def test_the_packed_libraries_are_requirements_of_the_package():

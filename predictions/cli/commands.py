@@ -370,6 +370,17 @@ def dump_file(file: str) -> int:
 
 
 @cli.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def pack(file: Path) -> int:
+    """Pack the libraries of the tasks into FILE (.tar.gz), for hadoop.environment."""
+    from predictions.jobs.bundle import pack_environment
+
+    pack_environment(file)
+    say(f"wrote {file}")
+    return DONE
+
+
+@cli.command()
 @click.argument("job", required=False)
 @click.pass_obj
 def doctor(session: Session, job: str | None) -> int:

@@ -120,7 +120,7 @@ def _python(settings: Settings) -> str:
     environment, python = settings.hadoop.environment, settings.hadoop.python
     if environment:
         if not environment.is_file() or not tarfile.is_tarfile(environment):
-            raise InputError(f"hadoop.environment: {environment}: no such archive; `hadoop/cluster pack` makes it")
+            raise InputError(f"hadoop.environment: {environment}: no such archive; `predictions pack` makes it")
         return f"{python} with {environment}"
     code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {TASK_LIBRARIES}}}))"
     try:
@@ -131,7 +131,7 @@ def _python(settings: Settings) -> str:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(
             f"hadoop.python: {python} lacks libraries of the tasks (on this machine): {said}; install them, or pack "
-            "them with `hadoop/cluster pack environment.tar.gz` and set hadoop.environment"
+            "them with `predictions pack environment.tar.gz` and set hadoop.environment"
         )
     here = {name: importlib.metadata.version(name) for name in TASK_LIBRARIES}
     differing = {name: version for name, version in json.loads(done.stdout).items() if version != here[name]}
