@@ -68,11 +68,15 @@ class ClusterConfig:
 
     @classmethod
     def from_environment(cls) -> "ClusterConfig":
-        """Read `CLUSTER_DIR` and `CLUSTER_PORT_OFFSET`; InputError where the latter is none."""
+        """Read `CLUSTER_DIR` and `CLUSTER_PORT_OFFSET`; InputError where that is no number, or moves a port too far."""
         folder = os.environ.get("CLUSTER_DIR") or CHECKOUT / "var" / "cluster"
         offset = os.environ.get("CLUSTER_PORT_OFFSET") or "0"
-        if not offset.isdecimal() or int(offset) + max(PORTS.values()) > 65535:
-            raise InputError(f"CLUSTER_PORT_OFFSET: {offset}: must be a number that leaves every port below 65536")
+        limit = _first_ephemeral_port()
+        if not offset.isdecimal() or int(offset) + max(PORTS.values()) >= limit:
+            raise InputError(
+                f"CLUSTER_PORT_OFFSET: {offset}: must be a number that leaves every port below {limit}, from where on "
+                "the system takes ports for connections"
+            )
         return cls(Path(folder).resolve(), int(offset))
 
     @property
@@ -141,3 +145,8 @@ class ClusterConfig:
         """Return the command that runs a Java class of the engine with this configuration."""
         # The jars first: a class path begins with that of the archive of classes, or this is not taken.
         return ["java", f"@{self.java_options_file}", "-cp", f"{LIB}/*:{self.conf}", *arguments]
+
+
+def _first_ephemeral_port() -> int:
+    """Return the first port that a connection may get at any time (ip(7), `ip_local_port_range`)."""
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])

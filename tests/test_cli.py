@@ -13,6 +13,8 @@ from contextlib import closing
 import pytest
 from conftest import CHECKOUT
 
+from predictions.cli.get import print_table
+from predictions.lookup.answer import Answer
 from predictions.stages import export as predictions_export
 
 
@@ -133,6 +135,11 @@ def test_wrong_settings_of_a_lookup_are_no_unavailable_service(predictions):
         2,
         "did you mean",
     )
+
+
+def test_an_id_that_no_record_has_is_a_line(capsys):
+    assert len(list(print_table([Answer("a\tb", "missing", release="20261122T154500Z")]))) == 1
+    assert capsys.readouterr().out == "a␉b · missing: no record has this ID\n"
 
 
 def test_records_are_shown_as_they_are(predictions, orders):

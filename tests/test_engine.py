@@ -15,6 +15,7 @@ from hadoop import engine
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 from predictions.cli import exits
+from predictions.errors import InputError
 
 pytestmark = pytest.mark.cluster
 
@@ -40,6 +41,14 @@ def test_a_taken_port_is_named_and_nothing_is_started(third):
     assert "CLUSTER_PORT_OFFSET" in failed.stderr
     assert [state for _name, state in third.status()] == ["stopped"] * 8
     assert run_command(third.config, "status").returncode == 4
+
+
+def test_ports_keep_below_those_that_any_connection_may_get(monkeypatch):
+    monkeypatch.setenv("CLUSTER_PORT_OFFSET", "20000")
+    with pytest.raises(
+        InputError, match=r"CLUSTER_PORT_OFFSET: 20000: must be a number that leaves every port below \d+"
+    ):
+        ClusterConfig.from_environment()
 
 
 def test_a_cluster_through_its_life(second, cluster):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from html.parser import HTMLParser
 
 import pytest
@@ -104,6 +105,16 @@ AFTER = b"".join(
         ]
     )
 )
+
+
+def test_any_label_is_drawn_as_it_stands_without_a_word_on_stderr():
+    names = ["tab\there", "$\\frac{$ and $", "日本", "plain"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = figures.classes(names, [(name, [0.25] * 4) for name in names[:2]])
+        assert figures.png(drawn)
+        shown = Page(figures.svg(drawn, "classes")).text
+    assert {"tab\N{REPLACEMENT CHARACTER}here", "$\\frac{$ and $", "日本", "plain"} <= set(shown)
 
 
 @pytest.mark.parametrize("before", [BEFORE, None])

@@ -51,6 +51,10 @@ def print_table(answers: Iterable[Answer]) -> Iterator[Answer]:
 
 
 def _print_one(answer: Answer) -> None:
+    title = Text.assemble(_text(answer.id), " · ", (answer.status, COLORS.get(answer.status, "red")))
+    if answer.status == "missing":
+        Console(highlight=False).print(Text.assemble(title, ": no record has this ID"))
+        return
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right")
     table.add_column(overflow="fold")
@@ -62,7 +66,6 @@ def _print_one(answer: Answer) -> None:
     for name in ("prediction", "probability", "error", "scored", "release", "unavailable"):
         if name in known:
             table.add_row(Text(name, style="bold"), _text(known[name], "bold"))
-    title = Text.assemble(_text(answer.id), " · ", (answer.status, COLORS.get(answer.status, "red")))
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 
 

@@ -17,7 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_d
 from thriftpy2.thrift import TException
 from thriftpy2.transport import TTransportException
 
-from predictions.errors import ServiceError
+from predictions.errors import RefusedError, ServiceError
 from predictions.hbase.reasons import may_pass, reason_of
 from predictions.hbase.server import Server
 from predictions.hbase.transport import Channel
@@ -32,7 +32,9 @@ _KEYS = b"FirstKeyOnlyFilter() AND KeyOnlyFilter()"  # of a row its first cell, 
 
 
 class RefusalError(ServiceError):
-    """HBase answered, and will not do what it was asked however often it is."""
+    """HBase answered, and will not do what it was asked however often it is: to repeat the command is no use."""
+
+    exit_code = RefusedError.exit_code
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message, reason)

@@ -2,7 +2,9 @@
 
 import io
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -51,10 +53,10 @@ def distribution(label: str, height: str, bounds: Sequence[float], sides: Sides)
     """
     figure, axes = _figure()
     for (name, heights), colour in zip(sides, (BEFORE, NOW)[-len(sides) :], strict=True):
-        axes.stairs(heights, bounds, color=colour, linewidth=1.6, label=name)
+        axes.stairs(heights, bounds, color=colour, linewidth=1.6, label=_text(name))
         if colour == NOW:
             axes.stairs(heights, bounds, color=colour, alpha=0.15, fill=True)
-    axes.set(xlabel=label, ylabel=height, ylim=(0, None))
+    axes.set(xlabel=_text(label), ylabel=height, ylim=(0, None))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     _legend(axes)
     return figure
@@ -66,8 +68,8 @@ def classes(names: Sequence[str], sides: Sides) -> Figure:
     thick = 0.8 / len(sides)
     for place, ((name, shares), colour) in enumerate(zip(sides, (BEFORE, NOW)[-len(sides) :], strict=True)):
         rows = [row + (place - (len(sides) - 1) / 2) * thick for row in range(len(names))]
-        axes.barh(rows, shares, height=thick, color=colour, label=name)
-    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="share of the records")
+        axes.barh(rows, shares, height=thick, color=colour, label=_text(name))
+    axes.set(yticks=range(len(names)), yticklabels=map(_text, names), xlabel="share of the records")
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -79,7 +81,7 @@ def drift(label: str, names: Sequence[str], values: Sequence[float]) -> Figure:
     """Draw what each bin adds to the population stability index."""
     figure, axes = _figure(_HALF, 2.6)
     axes.bar(range(len(names)), values, color=NOW, width=0.7)
-    axes.set(xticks=range(len(names)), xticklabels=names, xlabel=label, ylabel="added to the index")
+    axes.set(xticks=range(len(names)), xticklabels=map(_text, names), xlabel=_text(label), ylabel="added to the index")
     axes.tick_params(axis="x", labelsize=8, rotation=0 if max(map(len, names)) < _SHORT else 45)
     axes.grid(visible=False, axis="x")
     return figure
@@ -91,7 +93,7 @@ def calibration(label: str, predicted: Sequence[float], actual: Sequence[float])
     ends = min(*predicted, *actual), max(*predicted, *actual)
     axes.plot(ends, ends, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="where both are alike")
     axes.plot(predicted, actual, color=NOW, linewidth=1.6, marker="o", markersize=4.5, label="a tenth of the holdout")
-    axes.set(xlabel=label, ylabel="as it was")
+    axes.set(xlabel=_text(label), ylabel="as it was")
     _legend(axes)
     return figure
 
@@ -101,7 +103,7 @@ def amounts(label: str, names: Sequence[str], counts: Sequence[int]) -> Figure:
     figure, axes = _figure(_HALF, 2.6)
     bars = axes.bar(range(len(names)), counts, color=NOW, width=0.7)
     axes.bar_label(bars, [f"{count:,}" for count in counts], padding=2, color=INK, fontsize=8.5)
-    axes.set(xticks=range(len(names)), xticklabels=names, xlabel=label, ylabel="records")
+    axes.set(xticks=range(len(names)), xticklabels=names, xlabel=_text(label), ylabel="records")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.15)
@@ -130,7 +132,7 @@ def svg(figure: Figure, name: str) -> str:
         name: unlike those of the page's other figures: what is in this one must not be taken for theirs.
     """
     target = io.StringIO()
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), _missing_glyphs_ignored():
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = target.getvalue()
     text = text[text.index("<svg") :]
@@ -145,7 +147,7 @@ def svg(figure: Figure, name: str) -> str:
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG, on white."""
     target = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), _missing_glyphs_ignored():
         figure.savefig(target, format="png", dpi=_DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
     return target.getvalue()
 
@@ -154,6 +156,19 @@ def _figure(width: float = _WIDE, height: float = 3.0) -> tuple[Figure, Axes]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots()
+
+
+def _text(given: str) -> str:
+    """Return what draws a text as it stands: matplotlib takes what is between two dollar signs for a formula."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in given).replace("$", r"\$")
+
+
+@contextmanager
+def _missing_glyphs_ignored() -> Iterator[None]:
+    """Draw boxes for characters that the font lacks, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def _legend(axes: Axes) -> None:

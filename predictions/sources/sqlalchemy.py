@@ -49,9 +49,6 @@ _SEEN: list[tuple[set[type], str]] = [
     ({date, datetime}, "date"),
 ]
 
-# A type that SQLAlchemy does not know is none of our concern: the driver knows its values.
-warnings.filterwarnings("ignore", "Did not recognize type", exc.SAWarning)
-
 
 class SqlalchemyDatabase:
     """A table, a view or a query of a database that SQLAlchemy has a dialect for."""
@@ -264,7 +261,10 @@ class Source(NamedTuple):
         for name, place in [(given, None), *([(last, schema)] if dot else [])]:
             if not inspector.has_table(name, place):
                 continue
-            found = inspector.get_columns(name, place)
+            with warnings.catch_warnings():
+                # A type that SQLAlchemy does not know is none of our concern: the driver knows its values.
+                warnings.filterwarnings("ignore", "Did not recognize type", exc.SAWarning)
+                found = inspector.get_columns(name, place)
             if connection.dialect.name in MYSQL:  # where SQLAlchemy leaves a backtick of a name doubled
                 found = [{**each, "name": each["name"].replace("``", "`")} for each in found]
             types = {each["name"]: each["type"] for each in found}
