@@ -334,7 +334,7 @@ def test_a_swapped_record_is_noticed_by_the_digest(score, release, runner):
     swapped = [lines[0].replace(b"order-", b"ordre-"), *lines[1:]]
     release.storage.fs.pipe_file(f"{release.path}/export/part-00000", b"\n".join(swapped) + b"\n")
     told = message(score("--runner", runner, code=6, processes=runner == "pipe"))
-    assert told.startswith("the job did not score the records that were exported, by the digest of their IDs")
+    assert told.startswith("the job did not score the records that were exported: 400 exported (ID digest ")
     assert not release.has("scored")
 
 
