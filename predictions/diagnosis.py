@@ -53,7 +53,8 @@ CAUSES = tuple(
             "hadoop.environment",
         ),
         (
-            r"Cannot run program \"([^\"]+)\".*error=2,|: (\S+): command not found",
+            # Java 17 and 21 say it each in their own way.
+            r"Cannot run program \"([^\"]+)\".*(?:error=2,|error: 2 \()|: (\S+): command not found",
             r"a node has no program \1\2",
             "set hadoop.python to a Python that every node has",
         ),

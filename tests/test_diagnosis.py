@@ -289,6 +289,11 @@ def test_logs_that_do_not_come_are_not_waited_for_for_ever(hadoop):
     assert time.monotonic() - started < 10
 
 
+def test_java_21_says_in_other_words_that_a_program_is_not_there():
+    found = diagnose(['Cannot run program "python3.99": Exec failed, error: 2 (No such file or directory)'])
+    assert found.cause == "a node has no program python3.99"
+
+
 def test_what_yarn_says_of_a_container_is_no_exception_of_python():
     lines = ["Exception from container-launch.", "Exit code: 1", "Exception message: Launch failed"]
     assert diagnose(lines) is None

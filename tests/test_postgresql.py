@@ -600,6 +600,28 @@ def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path, n
     check_accounts(folder)
 
 
+def test_a_session_that_is_ended_before_it_reads_anything_loses_it_too(
+    accounts, admin, tmp_path, number, no_pause, monkeypatch
+):
+    by_two = open_database(accounts._settings.model_copy(update={"connections": 2}))
+    settings, storage = settings_for(by_two, tmp_path, ["balance"], "counted")
+    sessions, said = [], []
+    connect = module.PostgresDatabase.connect
+
+    def connect_and_end(database, *arguments):
+        session = connect(database, *arguments)
+        sessions.append(session)
+        if len(sessions) == 3:  # two hold the snapshot, this is the first that reads
+            admin.execute("SELECT pg_terminate_backend(%s, 60000)", [session.info.backend_pid])
+        return session
+
+    monkeypatch.setattr(module.PostgresDatabase, "connect", connect_and_end)
+    with without():
+        folder = export(settings, storage, lambda _done, _total: None, said.append)
+    assert re.search("the snapshot was lost: terminating connection .*; the export begins anew", said[0])
+    check_accounts(folder)
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -321,7 +321,11 @@ class PostgresShare:
             SnapshotLostError: the session ended that held the snapshot, or PostgreSQL could not keep it.
         """
         database, seconds = PostgresDatabase(self.settings), self.settings.export_timeout
-        with database.errors(seconds, "export_timeout"), closing(database.connect(seconds)) as connection:
+        with (
+            database.errors(seconds, "export_timeout"),
+            _lost(database, errors.AdminShutdown),  # whenever the session is ended
+            closing(database.connect(seconds)) as connection,
+        ):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             with _lost(database, psycopg.Error):
                 connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.snapshot)))
