@@ -196,7 +196,7 @@ def test_both_runners_make_the_same_table(release, made, tmp_path):
     lines = [*orders(400), *(line(name, b"\\t" + name, SCORED + number) for number, name in enumerate(odd))]
     lines.append(b"%b:bad\t\\N\t\\N\t4907185d0406025b\t%d\tamount: not a number" % (b"9999", SCORED))
     release.put(lines)
-    assert release.load(processes=True)["rows"] == len(lines)
+    assert release.load(processes=True).rows == len(lines)
     assert release.cells() == expected(lines)  # each with its own time
     assert release.checkpoints() == {}
     release.load()

@@ -229,7 +229,7 @@ def test_what_was_tampered_with_is_refused_and_nobody_reads_it(operated, trained
         (lambda lines: lines[1:], "400 records were exported, but the job read 399"),
         (
             lambda lines: [lines[0].replace(b"order-", b"other-", 1), *lines[1:]],
-            "the job did not score the records that were exported, by the digest of their IDs",
+            "the job did not score the records that were exported: 400 exported (ID digest ",
         ),
     ):
         with damaged(folder, exported, damage):
