@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -226,11 +227,12 @@ def test_what_was_begun_is_answered_before_it_stops(served, tmp_path, number):
         def ask():
             with requests.Session() as session:
                 while True:
-                    was_told = told_to_stop.is_set()
                     try:
                         answer = session.post(f"{running.url}/records", json={"ids": ["order-001"] * 500}, timeout=60)
                     except requests.ConnectionError as error:
-                        codes.append("refused" if was_told or "refused" in str(error) else str(error))
+                        # Also where it came as a connection was closed that nothing had been asked on. That a request
+                        # was given up would stand in the log.
+                        codes.append("refused" if told_to_stop.is_set() else str(error))
                         return
                     codes.append((answer.status_code, len(answer.json()["answers"])))
                     time.sleep(0.02)  # so that many a connection waits for a request
@@ -247,7 +249,7 @@ def test_what_was_begun_is_answered_before_it_stops(served, tmp_path, number):
             thread.join()
         assert set(codes) == {(200, 500), "refused"}
         assert running.log.endswith("stopped\n")
-        assert "Traceback" not in running.log
+        assert not re.search("Traceback|Cancel", running.log)
 
 
 def test_what_is_down_is_told_without_addresses(served, tmp_path):
