@@ -19,10 +19,7 @@ PACKAGES = Path(__file__).resolve().parents[2]
 
 # What a task imports of our own, as whole folders.
 FOLDERS = ("formats", "scoring", "comparison", "task")
-TASK_MODULES = (
-    "predictions/errors.py",
-    *(f"predictions/{name}" for name in ("formats", "scoring", "comparison", "task")),
-)
+TASK_MODULES = ("predictions/errors.py", *(f"predictions/{name}" for name in FOLDERS))
 LOAD_MODULES = (*TASK_MODULES, "predictions/pace.py", "predictions/hbase", "loader")
 LOAD_LIBRARIES = ("happybase", "tenacity")
 TASK_LIBRARIES = ("numpy", "pandas", "scikit-learn", "skops", "xxhash")
