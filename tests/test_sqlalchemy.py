@@ -20,6 +20,7 @@ from predictions.errors import InputError, PredictionsError, ServiceError, Snaps
 from predictions.formats.record_line import split_lines, unescape
 from predictions.settings import DatabaseSettings, ModelSettings, Settings
 from predictions.sources import open_database, open_reader
+from predictions.sources import reader as reader_module
 from predictions.sources import sqlalchemy as module
 from predictions.sources.sqlalchemy_values import field, plain
 from predictions.stages.export import export
@@ -392,8 +393,7 @@ def test_a_forked_process_leaves_its_parents_session_alone(make):
         child = os.fork()
         if not child:
             reader.forget()
-            module_list = __import__("predictions.sources.sqlalchemy_reader", fromlist=["_inherited"])._inherited
-            module_list.clear()  # as when the process ends as others do
+            reader_module._inherited.clear()  # as when the process ends as others do
             gc.collect()
             os._exit(0 if reader.records(["1"])["1"].values["c"] != before else 1)
         assert os.waitpid(child, 0)[1] == 0

@@ -6,7 +6,10 @@ from functools import partial
 
 from predictions.errors import InputError
 from predictions.settings import DatabaseSettings
-from predictions.sources.base import Database, Reader
+from predictions.sources.base import Database
+from predictions.sources.reader import Reader, Session
+
+Opened = tuple[Database, Callable[[float], Session]]
 
 
 def open_database(settings: DatabaseSettings) -> Database:
@@ -20,13 +23,17 @@ def open_database(settings: DatabaseSettings) -> Database:
 
 def open_reader(settings: DatabaseSettings) -> Callable[[], Reader]:
     """Return what makes readers of single records of the database that the settings name; InputError as above."""
-    return _open(settings)[1]
+    database, open_session = _open(settings)
+    return partial(Reader, database, settings, open_session)
 
 
-def _open(settings: DatabaseSettings) -> tuple[Database, Callable[[], Reader]]:
-    for pattern, open_kind in _KINDS.items():
+def _open(settings: DatabaseSettings) -> Opened:
+    for pattern, (open_kind, extra) in _KINDS.items():
         if re.match(pattern, settings.url):
-            return open_kind(settings)
+            try:
+                return open_kind(settings)
+            except ModuleNotFoundError as error:
+                raise InputError(f"{error.name} is not installed: pip install 'predictions[{extra}]'") from error
     kind = settings.url.partition(":")[0][:20]  # what follows may have a password
     raise InputError(
         f"database.url: {kind}…: must be sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE "
@@ -34,32 +41,33 @@ def _open(settings: DatabaseSettings) -> tuple[Database, Callable[[], Reader]]:
     )
 
 
-def _sqlite(settings: DatabaseSettings) -> tuple[Database, Callable[[], Reader]]:
+def _sqlite(settings: DatabaseSettings) -> Opened:
     from predictions.sources.sqlite import SqliteDatabase
-    from predictions.sources.sqlite_reader import SqliteReader
+    from predictions.sources.sqlite_reader import SqliteSession
 
     database = SqliteDatabase(settings)
-    return database, partial(SqliteReader, database, settings)
+    return database, partial(SqliteSession, database, settings)
 
 
-def _postgresql(settings: DatabaseSettings) -> tuple[Database, Callable[[], Reader]]:
-    try:
-        from predictions.sources.postgresql import PostgresDatabase
-        from predictions.sources.postgresql_reader import PostgresReader
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'predictions[postgresql]'") from error
+def _postgresql(settings: DatabaseSettings) -> Opened:
+    from predictions.sources.postgresql import PostgresDatabase
+    from predictions.sources.postgresql_reader import PostgresSession
+
     database = PostgresDatabase(settings)
-    return database, partial(PostgresReader, database, settings)
+    return database, partial(PostgresSession, database, settings)
 
 
-def _sqlalchemy(settings: DatabaseSettings) -> tuple[Database, Callable[[], Reader]]:
-    try:
-        from predictions.sources.sqlalchemy import SqlalchemyDatabase
-        from predictions.sources.sqlalchemy_reader import SqlalchemyReader
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed: pip install 'predictions[sqlalchemy]'") from error
+def _sqlalchemy(settings: DatabaseSettings) -> Opened:
+    from predictions.sources.sqlalchemy import SqlalchemyDatabase
+    from predictions.sources.sqlalchemy_reader import SqlalchemySession
+
     database = SqlalchemyDatabase(settings)
-    return database, partial(SqlalchemyReader, database, settings)
+    return database, partial(SqlalchemySession, database, settings)
 
 
-_KINDS = {"sqlite:///": _sqlite, "postgres(ql)?://": _postgresql, r"\w+\+\w+://": _sqlalchemy}
+# By how the URL begins: what opens one, and the extra that it needs.
+_KINDS = {
+    "sqlite:///": (_sqlite, ""),
+    "postgres(ql)?://": (_postgresql, "postgresql"),
+    r"\w+\+\w+://": (_sqlalchemy, "sqlalchemy"),
+}

@@ -1,7 +1,8 @@
 """The source database: a snapshot of all records for the export, single ones for the client. It is only ever read."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -37,42 +38,13 @@ class Snapshot(Protocol):
         """Return its records in parts; where there are several, each is for a process of its own."""
 
 
-class Record(Protocol):
-    """A record as it is now."""
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """All its values by column, for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
-
-    def features(self, names: Sequence[str]) -> bytes:
-        """Return the features as they would stand in its line, tabs between; InputError where there is no such one."""
-
-
-class Reader(Protocol):
-    """A connection that reads single records, for one thread at a time (`predictions.hbase.pool`)."""
-
-    def records(self, record_ids: Sequence[str]) -> Mapping[str, Record]:
-        """Return those of the records that are there; only an ID that is exactly the text is the record's.
-
-        Raises:
-            ServiceError: the database does not answer within `database.timeout` seconds.
-            InputError: there is no such database, table or column.
-        """
-
-    def adopt(self) -> None:
-        """Make the calling thread the one that it belongs to."""
-
-    def close(self) -> None:
-        """Close it; `records` would open it anew."""
-
-    def forget(self) -> None:
-        """Let go of it in a forked process, where it is the parent's."""
-
-
 class Database(Protocol):
     """What the stages need of a database."""
 
     name: str  # where it is, without a password
+
+    def errors(self, setting: str) -> AbstractContextManager[None]:
+        """Turn the driver's errors into one clear line each; the setting is the seconds that a statement may take."""
 
     def snapshot(self, columns: Sequence[str]) -> Any:
         """Open a context with a `Snapshot` of the columns, the record ID first."""

@@ -140,12 +140,12 @@ class PostgresDatabase:
         return connection
 
     @contextmanager
-    def errors(self, seconds: float, setting: str) -> Iterator[None]:
+    def errors(self, setting: str) -> Iterator[None]:
         """Turn psycopg's errors into one clear line each; `setting` says how many seconds a statement may take."""
         try:
             yield
         except psycopg.Error as error:
-            raise self._error(error, f"{seconds:g} s (database.{setting})") from error
+            raise self._error(error, f"{getattr(self._settings, setting):g} s (database.{setting})") from error
 
     def _error(self, error: psycopg.Error, patience: str) -> PredictionsError:
         text = _text(error)
@@ -159,8 +159,7 @@ class PostgresDatabase:
 
     @contextmanager
     def _session(self, setting: str = "timeout") -> Iterator[Session]:
-        seconds = getattr(self._settings, setting)
-        with self.errors(seconds, setting), closing(self.connect(seconds)) as connection:
+        with self.errors(setting), closing(self.connect(getattr(self._settings, setting))) as connection:
             yield connection
 
     def columns(self) -> list[Column]:
@@ -320,11 +319,11 @@ class PostgresShare:
         Raises:
             SnapshotLostError: the session ended that held the snapshot, or PostgreSQL could not keep it.
         """
-        database, seconds = PostgresDatabase(self.settings), self.settings.export_timeout
+        database = PostgresDatabase(self.settings)
         with (
-            database.errors(seconds, "export_timeout"),
+            database.errors("export_timeout"),
             _lost(database, errors.AdminShutdown),  # whenever the session is ended
-            closing(database.connect(seconds)) as connection,
+            closing(database.connect(self.settings.export_timeout)) as connection,
         ):
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             with _lost(database, psycopg.Error):

@@ -50,16 +50,23 @@ class SqliteDatabase:
             self._create_view(connection, self._settings.query)
         return connection
 
+    def identity(self) -> tuple[int, int]:
+        """Return what tells the file from another one at its path; InputError where there is none."""
+        try:
+            there = self.path.stat()
+        except OSError as error:
+            raise InputError(f"database.url: {self.path}: {error.strerror}") from error
+        return there.st_dev, there.st_ino
+
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn SQLite's errors into one clear line each."""
+    def errors(self, setting: str = "timeout") -> Iterator[None]:
+        """Turn SQLite's errors into one clear line each; `setting` says how long it waits."""
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise self._error(error) from error
+            raise self._error(error, f"waited {getattr(self._settings, setting):g} s (database.{setting})") from error
 
-    def _error(self, error: sqlite3.DatabaseError) -> PredictionsError:
-        timeout = f"waited {self._settings.timeout:g} s (database.timeout)"
+    def _error(self, error: sqlite3.DatabaseError, timeout: str) -> PredictionsError:
         if _is(error, *_LOCKED):
             return ServiceError(f"{self.path}: {error}; another process holds it: {timeout}, try again later")
         if _is(error, sqlite3.SQLITE_INTERRUPT):
@@ -226,21 +233,12 @@ def _seen_type(types: set[type], declared: str) -> str:
     return "real" if types and types <= {int, float} else "text"
 
 
-def text_of(value: Any) -> bytes:
-    """Return a value's text, which for an ID is what names the record."""
-    if isinstance(value, bytearray):
-        return bytes(value)
-    if isinstance(value, bytes):
-        return b"\\x" + value.hex().encode()  # as PostgreSQL writes bytea
-    return repr(value).encode()
-
-
 _FIELDS: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda _value: NULL,
     int: lambda value: b"%d" % value,
     float: lambda value: repr(value).encode(),
     bytearray: lambda value: escape(bytes(value)),
-    bytes: lambda value: escape(text_of(value)),
+    bytes: lambda value: escape(b"\\x" + value.hex().encode()),  # as PostgreSQL writes bytea
 }
 
 

@@ -1,18 +1,17 @@
-"""Single records of an SQLite database, for lookups (see `predictions.sources.base.Reader`)."""
+"""Single records of an SQLite database, for lookups."""
 
 import base64
 import math
 import os
-import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
-from predictions.errors import InputError
 from predictions.settings import DatabaseSettings
-from predictions.sources.sqlite import SqliteDatabase, field, quote_name, text_of
+from predictions.sources.reader import Columns, Record
+from predictions.sources.sqlite import SqliteDatabase, field, quote_name
 
 STEPS = 1_000  # of SQLite's virtual machine between two looks at the clock
 
@@ -60,109 +59,61 @@ os.register_at_fork(
 )
 
 
-class SqliteReader:
-    """Reads single records, each time as they are then."""
+class SqliteSession:
+    """A connection to the database file that stands at its path (see `predictions.sources.reader.Session`)."""
 
-    def __init__(self, database: SqliteDatabase, settings: DatabaseSettings) -> None:
+    def __init__(self, database: SqliteDatabase, settings: DatabaseSettings, deadline: float) -> None:
         self._database = database
-        self._settings = settings
-        self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
-        self._deadline = 0.0
+        self._id = settings.id
+        self._deadline = deadline
+        with _gate.passed():
+            self._open()
 
-    def records(self, record_ids: Sequence[str]) -> dict[str, "SqliteRecord"]:
-        """See `predictions.sources.base.Reader`."""
-        wanted = {text: record_id for record_id in record_ids if (text := _encoded(record_id)) is not None}
-        candidates = [value for record_id in wanted.values() for value in _id_values(record_id)]
+    def _open(self) -> None:
+        self._file = self._database.identity()
+        self._connection = self._database.connect()
+        self._database.check(self._connection, [self._id])
+        self._connection.set_progress_handler(lambda: time.monotonic() > self._deadline, STEPS)
+
+    def find(self, record_ids: Sequence[str], deadline: float) -> list[Record]:
+        """See `predictions.sources.reader.Session`."""
+        self._deadline = deadline
+        candidates = [value for record_id in record_ids for value in _id_values(record_id)]
         marks = ", ".join("?" * len(candidates))
-        query = f"SELECT * FROM {self._database.source} WHERE {quote_name(self._settings.id)} IN ({marks})"
-        self._deadline = time.monotonic() + self._settings.timeout
-        with _gate.passed(), self._database.errors():
-            cursor = self._open().execute(query, candidates)
-            names = {column[0]: place for place, column in enumerate(cursor.description)}
-            if self._settings.id not in names:  # any more
-                raise self._database.no_column(self._settings.id, names)
-            place = names[self._settings.id]
-            found: dict[str, SqliteRecord] = {}
-            for row in cursor:
-                # SQLite takes '007' for 7 where the column is a number; only the exact text is the record.
-                record_id = wanted.get(text_of(row[place]))
-                if record_id is not None:
-                    found.setdefault(record_id, SqliteRecord(self._database, names, row, _plain(names, row)))
-            return found
+        query = f"SELECT * FROM {self._database.source} WHERE {quote_name(self._id)} IN ({marks})"
+        with _gate.passed():
+            if self._database.identity() != self._file:  # another one was put into its place
+                self._connection.close()
+                self._open()
+            cursor = self._connection.execute(query, candidates)
+            places = {column[0]: place for place, column in enumerate(cursor.description)}
+            if self._id not in places:  # any more: SQLite took its name for a text
+                raise self._database.no_column(self._id, places)
+            columns = Columns(places, _fields, _plain, self._database.no_column)
+            return [Record(columns, row) for row in cursor]
 
-    def _open(self) -> sqlite3.Connection:
-        # Where another file was put into its place, what is open is the old one.
-        try:
-            there = os.stat(self._database.path)
-        except OSError as error:
-            raise InputError(f"database.url: {self._database.path}: {error.strerror}") from error
-        if self._connection and self._file != (there.st_dev, there.st_ino):
-            self._shut()
-        if self._connection is None:
-            connection = self._database.connect()
-            self._database.check(connection, [self._settings.id])
-            connection.set_progress_handler(lambda: time.monotonic() > self._deadline, STEPS)
-            self._connection, self._file = connection, (there.st_dev, there.st_ino)
-        return self._connection
-
-    def adopt(self) -> None:
-        """Nothing to do: SQLite's own locks make a connection safe in any thread."""
+    def is_over(self, _error: Exception) -> bool:
+        """Never: a file does not go away from who has it open."""
+        return False
 
     def close(self) -> None:
-        """See `predictions.sources.base.Reader`."""
+        """See `predictions.sources.reader.Session`."""
         with _gate.passed():
-            self._shut()
-
-    def _shut(self) -> None:
-        if self._connection:
             self._connection.close()
-            self._connection = None
-
-    def forget(self) -> None:
-        """Keep it for ever: in a forked process it must not even be closed (SQLite, "How To Corrupt", 2.6)."""
-        _inherited.append(self._connection)
-        self._connection = None
 
 
-_inherited: list[sqlite3.Connection | None] = []
+def _fields(_names: Sequence[str], values: list[Any]) -> list[bytes]:
+    return list(map(field, values))
 
 
-class SqliteRecord(NamedTuple):
-    """See `predictions.sources.base.Record`; with the row as SQLite gave it, and the places of its columns."""
-
-    database: SqliteDatabase
-    names: dict[str, int]
-    row: tuple[Any, ...]
-    values: dict[str, Any]
-
-    def features(self, names: Sequence[str]) -> bytes:
-        """See `predictions.sources.base.Record`."""
-        try:
-            return b"\t".join([field(self.row[self.names[name]]) for name in names])
-        except KeyError as error:
-            raise self.database.no_column(error.args[0], self.names) from None
-
-
-def _plain(names: Iterable[str], row: Sequence[Any]) -> dict[str, Any]:
-    """Return a row's values for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
-    values = dict(zip(names, row, strict=True))
-    for name, value in values.items():
-        kind = type(value)
-        if kind is bytearray:
-            values[name] = value.decode(errors="replace")
-        elif kind is bytes:
-            values[name] = base64.b64encode(value).decode()
-        elif kind is float and not math.isfinite(value):
-            values[name] = repr(value)  # JSON has no such number
-    return values
-
-
-def _encoded(record_id: str) -> bytes | None:
-    try:
-        return record_id.encode()
-    except UnicodeEncodeError:
-        return None  # no database text
+def _plain(_name: str, value: Any) -> Any:
+    if isinstance(value, bytearray):
+        return value.decode(errors="replace")
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # JSON has no such number
+    return value
 
 
 def _id_values(record_id: str) -> list[Any]:
