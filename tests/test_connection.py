@@ -17,7 +17,6 @@ from itertools import chain, count
 
 import happybase
 import pytest
-import tenacity
 from conftest import CHECKOUT
 from thrift_servers import MODES, Listener, Relay, thrift_servers
 
@@ -300,7 +299,7 @@ class Clock:
 def test_a_refused_connection_is_tried_again_until_patience_is_used_up(monkeypatch):
     for _turn in range(100):  # since the waits are drawn at random
         clock = Clock()
-        for module in (predictions.hbase.connection, predictions.hbase.transport, tenacity, tenacity.nap):
+        for module in (predictions.hbase.connection, predictions.hbase.transport):
             monkeypatch.setattr(module, "time", clock)
         server = Server("127.0.0.1", Listener().port, timeout=2, timeout_setting="hbase.setting")
         error, reasons = gives_up(server)

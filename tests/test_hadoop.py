@@ -121,7 +121,7 @@ def test_the_loaders_bundle_is_the_same_each_time():
 PROBE = """
 import sys, runpy
 runpy.run_module("loader", run_name="loaded")
-for name in ("predictions.hbase.connection", "happybase", "thriftpy2.protocol.cybin", "tenacity", "numpy"):
+for name in ("predictions.hbase.connection", "happybase", "thriftpy2.protocol.cybin", "numpy"):
     print(name, sys.modules[name].__file__)
 """
 

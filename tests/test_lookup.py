@@ -25,7 +25,7 @@ from predictions.hbase.releases import Releases
 from predictions.lookup.client import Client
 from predictions.lookup.served import MIN_ROWS, POINTER_SECONDS, _by_region
 from predictions.settings import load_settings
-from predictions.sources.sqlite_reader import SqliteReader
+from predictions.sources.reader import Reader
 
 pytestmark = pytest.mark.cluster
 
@@ -258,14 +258,14 @@ def test_the_pointer_is_asked_for_again_after_half_a_second(served, relay):
 
 def test_the_database_is_read_while_hbase_is_at_work(served, relay, monkeypatch):
     read = threading.Event()
-    records = SqliteReader.records
+    records = Reader.records
 
     def noted(self, ids):
         found = records(self, ids)
         read.set()
         return found
 
-    monkeypatch.setattr(SqliteReader, "records", noted)
+    monkeypatch.setattr(Reader, "records", noted)
     with Client(with_relay(served.settings, relay)) as client:
         relay.reply = lambda _name, data: data if read.wait(10) else b""  # no reply before the record was read
         assert client.get("order-001").status == "fresh"  # the pointer was not known
@@ -329,13 +329,13 @@ def test_without_the_database_the_prediction_still_comes_in_time(served, relay, 
 
 def test_hbase_has_its_time_for_many_requests_after_a_database_that_took_its_own(served, relay, monkeypatch):
     """Of a lookup over several connections, whose pointer was asked for before the database."""
-    records = SqliteReader.records
+    records = Reader.records
 
     def slow(self, ids):
         time.sleep(1.2 * SECONDS)  # longer than HBase may take
         return records(self, ids)
 
-    monkeypatch.setattr(SqliteReader, "records", slow)
+    monkeypatch.setattr(Reader, "records", slow)
     with Client(with_relay(served.settings, relay)) as client:
         answers = client.get_many([f"no-order-{number}" for number in range(1_000)])
         assert {(answer.status, answer.release) for answer in answers} == {

@@ -5,6 +5,7 @@ process that made it, gives up within its time, connects anew by itself, and rep
 """
 
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import happybase
 from Hbase_thrift import AlreadyExists, BatchMutation, Mutation, TScan
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 from thriftpy2.thrift import TException
 from thriftpy2.transport import TTransportException
 
@@ -132,24 +132,42 @@ class Connection:
         found = self._request(lambda hbase: hbase.table(table).row(key, columns=columns, include_timestamp=True))
         return {column: Cell(*cell) for column, cell in found.items()}
 
-    def ask_rows(self, table: str, keys: Sequence[bytes], columns: Sequence[bytes] = ()) -> Callable[[], list[Row]]:
-        """Send a request for rows, and return what waits for them.
+    def send_rows(self, table: str, keys: Sequence[bytes], columns: Sequence[bytes] = ()) -> "Sent":
+        """Send a request for rows, which `receive` waits for; between the two, this connection has no other one.
 
-        Between the two, others can be asked, on other connections. What goes wrong is found, and the request made
-        again, when the rows are waited for; the time for it counts from here.
+        What goes wrong is found, and the request made again, when the rows are waited for; their time counts from here.
 
         Args:
             table: whose rows.
             keys: the row keys. Rows that are not there are left out.
             columns: columns or families; all by default.
         """
+        self._check_owner()
         arguments: dict[str, Any] = {"tableName": table.encode(), "rows": keys, "attributes": {}}
         call = "getRowsWithColumns" if columns else "getRows"
-        reply = self._ask(call, arguments | {"columns": columns} if columns else arguments)
-        return lambda: [
-            Row(row.row, {column: Cell(cell.value, cell.timestamp) for column, cell in row.columns.items()})
-            for row in reply()
-        ]
+        if columns:
+            arguments["columns"] = columns
+        started, lost = time.monotonic(), None
+        try:
+            self._open(started + self._attempt_seconds(started)).client.begin(call, arguments)
+        except (OSError, TException) as error:
+            lost = error
+        return Sent(call, arguments, started, lost)
+
+    def receive(self, sent: "Sent") -> list[Row]:
+        """Return the rows that `send_rows` has asked for."""
+
+        def reply() -> Any:
+            if sent.lost or not self._channel:
+                raise sent.lost or TTransportException()
+            deadline = sent.time + self._attempt_seconds(sent.time)
+            self._channel.until(max(deadline, time.monotonic() + GRACE_SECONDS))
+            return self._channel.client.end(sent.call)
+
+        rows = self._request(
+            lambda hbase: getattr(hbase.client, sent.call)(**sent.arguments), first=reply, since=sent.time
+        )
+        return list(map(_row, rows))
 
     def put(self, table: str, key: bytes, cells: Mapping[bytes, bytes], timestamp: int | None = None) -> None:
         """Write a row's cells, all or none of them."""
@@ -208,7 +226,7 @@ class Connection:
             page_rows: rows of a page.
         """
         for page in self._pages(table, start, stop, columns, page_rows, None):
-            yield [Row(row.row, {c: Cell(v.value, v.timestamp) for c, v in row.columns.items()}) for row in page]
+            yield list(map(_row, page))
 
     def keys(
         self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes] = (), page_rows: int = 5_000
@@ -242,25 +260,6 @@ class Connection:
             with suppress(ServiceError):  # all rows are there, and the server forgets scanners by itself
                 self._request(lambda hbase: hbase.client.scannerClose(scanner[1]), repeat=False)
 
-    def _ask(self, call: str, arguments: dict[str, Any]) -> Callable[[], Any]:
-        self._check_owner()
-        started = time.monotonic()
-        deadline = started + self._attempt_seconds(started)
-        channel = lost = None
-        try:
-            channel = self._open(deadline)
-            channel.client.begin(call, arguments)
-        except (OSError, TException) as error:
-            lost = error
-
-        def reply() -> Any:
-            if lost or not channel:
-                raise lost or TTransportException()
-            channel.until(max(deadline, time.monotonic() + GRACE_SECONDS))
-            return channel.client.end(call)
-
-        return lambda: self._request(lambda hbase: getattr(hbase.client, call)(**arguments), first=reply, since=started)
-
     def _request(
         self,
         request: Callable[[happybase.Connection], T],
@@ -281,49 +280,27 @@ class Connection:
         deadline = min(started + self._server.timeout, self.deadline)
         # One that is lost leaves time for another, where there may be another.
         attempt_seconds = self._attempt_seconds(started) if repeat else deadline - started
-        sent = False
-
-        def attempt() -> T:
-            nonlocal sent
-            channel = self._open(min(deadline, time.monotonic() + attempt_seconds))
-            sent = True
-            return request(channel.happybase)
-
-        try:
-            found = (first or attempt)()
-        except (OSError, TException) as error:
-            lost = error
-        else:
-            self._used = time.monotonic()
-            return found
-        # Only now tenacity, which takes a tenth of the time of a lookup.
-        found = self._again(attempt, lost, deadline - time.monotonic(), lambda: repeat or not sent)
-        self._used = time.monotonic()
-        return found
-
-    def _again(
-        self, attempt: Callable[[], T], lost: BaseException, timeout: float, may_repeat: Callable[[], bool]
-    ) -> T:
-        """Make an attempt whose first one was lost again and again, while it may be repeated and there is time."""
-        failures = [lost]
-
-        def first_or_next() -> T:
-            if failures:
-                raise failures.pop()
-            return attempt()
-
-        retrying = Retrying(
-            stop=stop_before_delay(timeout),
-            # A wait that would not fit is the end: short ones let no patience go unused.
-            wait=wait_random_exponential(FIRST_WAIT_SECONDS, min(WAIT_SECONDS, self._server.timeout / 10)),
-            retry=retry_if_exception(lambda error: may_repeat() and may_pass(error)),
-            before_sleep=self._tell,
-            reraise=True,
-        )
-        try:
-            return retrying(first_or_next)
-        except (OSError, TException) as error:
-            raise self._error(error, retrying.statistics["attempt_number"]) from error
+        wait, longest, attempts = FIRST_WAIT_SECONDS, min(WAIT_SECONDS, self._server.timeout / 10), 0
+        while True:
+            is_sent, attempts = False, attempts + 1
+            try:
+                if first and attempts == 1:
+                    answer = first()
+                else:
+                    channel = self._open(min(deadline, time.monotonic() + attempt_seconds))
+                    is_sent = True
+                    answer = request(channel.happybase)
+                self._used = time.monotonic()
+                return answer
+            except (OSError, TException) as error:
+                pause = random.uniform(0, min(wait, longest))  # noqa: S311, so that clients do not come all at once
+                may_repeat = may_pass(error) and (repeat or not is_sent)
+                # A pause that would not fit is the end: short ones let no patience go unused.
+                if not may_repeat or time.monotonic() + pause >= deadline:
+                    raise self._error(error, attempts) from error
+                self._waiting(reason_of(error))
+            time.sleep(pause)
+            wait = min(2 * wait, longest)
 
     def _attempt_seconds(self, started: float) -> float:
         timeout = min(self._server.timeout, self.deadline - started)
@@ -342,10 +319,6 @@ class Connection:
         self._channel.until(deadline)
         return self._channel
 
-    def _tell(self, state: RetryCallState) -> None:
-        assert state.outcome
-        self._waiting(reason_of(state.outcome.exception()))
-
     def _error(self, error: BaseException, attempts: int) -> ServiceError:
         server, reason = self._server, reason_of(error)
         if not may_pass(error):
@@ -358,3 +331,16 @@ class Connection:
             f"({server.timeout_setting}); is it running (hadoop/cluster status), and are hbase.thrift, transport, "
             "protocol and tls right?"
         )
+
+
+class Sent(NamedTuple):
+    """A request for rows that `Connection.send_rows` has sent, unless it was lost on its way."""
+
+    call: str
+    arguments: dict[str, Any]
+    time: float  # by the monotonic clock
+    lost: Exception | None
+
+
+def _row(found: Any) -> Row:
+    return Row(found.row, {column: Cell(cell.value, cell.timestamp) for column, cell in found.columns.items()})

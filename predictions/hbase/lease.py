@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from predictions.errors import PredictionsError, RefusedError
+from predictions.formats.document import to_cell
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import FAMILY, Releases
 from predictions.hbase.server import Server
@@ -67,7 +68,7 @@ def _take(connection: Connection, name: str, mine: dict[str, Any], report: Calla
         if now != read and (holder := _decode(now)):
             raise RefusedError(f"{name}: {_describe(holder)} is under way; wait for its end")
         read = now
-    if not connection.check_and_put(name, _ROW, _CELL, read, _encode(mine | {"renewed": 0})):
+    if not connection.check_and_put(name, _ROW, _CELL, read, to_cell(mine | {"renewed": 0})):
         raise RefusedError(f"{name}: another run began just now; wait for its end")
 
 
@@ -89,7 +90,7 @@ def _replace(connection: Connection, name: str, mine: dict[str, Any], new: dict[
     """Replace the lease and return whether it was still this run's."""
     read = _read(connection, name)
     is_mine = _decode(read).get("run") == mine["run"]
-    return is_mine and connection.check_and_put(name, _ROW, _CELL, read, _encode(new))
+    return is_mine and connection.check_and_put(name, _ROW, _CELL, read, to_cell(new))
 
 
 def _read(connection: Connection, name: str) -> bytes | None:
@@ -99,10 +100,6 @@ def _read(connection: Connection, name: str) -> bytes | None:
 
 def _describe(holder: dict[str, Any]) -> str:
     return f"a run by process {holder['pid']} of {holder['host']}, begun at {holder['since']},"
-
-
-def _encode(value: dict[str, Any]) -> bytes:
-    return json.dumps(value).encode()
 
 
 def _decode(value: bytes | None) -> dict[str, Any]:

@@ -10,14 +10,14 @@ were read, so of two writers at once one is told.
 
 import json
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
 
 from predictions.errors import InputError, RefusedError, ServiceError
+from predictions.formats import document
 from predictions.formats.manifest import Manifest
-from predictions.hbase.connection import Connection, RefusalError
+from predictions.hbase.connection import Connection, RefusalError, Row, Sent
 
 FAMILY = "r"
 BUILDING, LOADED, REFUSED, DROPPED = "building", "loaded", "refused", "dropped"
@@ -131,7 +131,7 @@ class Releases:
 
     def finish(self, release: str, manifest: Manifest) -> None:
         """Enter a release as loaded, with its manifest."""
-        cells = {_MANIFEST: manifest.to_json(indent=None), _STATE: LOADED.encode()}
+        cells = {_MANIFEST: document.to_cell(manifest.done), _STATE: LOADED.encode()}
         self._connection.put(self._name, _row(release), cells)
 
     def manifest(self, release: str) -> Manifest:
@@ -139,47 +139,47 @@ class Releases:
         value = self._value(_row(release), _MANIFEST)
         if value is None:
             raise InputError(f"release {release} is not loaded; `predictions load` loads it")
-        return Manifest.parse(value, f"row {_row(release).decode()} of table {self._name}")
+        return self._manifest(_row(release), value)
 
     def pointer(self) -> Pointer:
         """Return the pointer; an empty one where no release was ever made current, or loaded."""
-        return self.ask_pointer()()
+        return self.receive_pointer(self.send_pointer())
 
-    def ask_pointer(self) -> Callable[[], Pointer]:
-        """Send the request for the pointer, and return what waits for it (see `Connection.ask_rows`)."""
-        reply = self._connection.ask_rows(self._name, [_POINTER_ROW], [_POINTER])
+    def send_pointer(self) -> Sent:
+        """Send the request for the pointer (see `Connection.send_rows`)."""
+        return self._connection.send_rows(self._name, [_POINTER_ROW], [_POINTER])
 
-        def wait() -> Pointer:
-            try:
-                rows = reply()
-            except RefusalError:
-                if self.is_there:
-                    raise
-                return Pointer()  # nothing was ever loaded
-            return _pointer(rows[0].cells[_POINTER].value if rows else None)
-
-        return wait
+    def receive_pointer(self, sent: Sent) -> Pointer:
+        """Return the pointer that `send_pointer` has asked for."""
+        try:
+            rows = self._connection.receive(sent)
+        except RefusalError:
+            if self.is_there:
+                raise
+            return Pointer()  # nothing was ever loaded
+        return _pointer(rows[0].cells[_POINTER].value if rows else None)
 
     def known(self) -> dict[str, Known]:
         """Return what is known of every release that was ever loaded here, oldest first."""
         if not self.is_there:
             return {}
         rows = chain.from_iterable(self._connection.scan(self._name, _row(""), _row("~"), [_STATE, _MANIFEST, _GATES]))
-        return {
-            row.key.decode().partition(":")[2]: Known(
-                row.cells[_STATE].value.decode(),
-                Manifest.parse(row.cells[_MANIFEST].value, row.key.decode()) if _MANIFEST in row.cells else None,
-                json.loads(row.cells[_GATES].value) if _GATES in row.cells else None,
-            )
-            for row in rows
-            if _STATE in row.cells
-        }
+        return {row.key.decode().partition(":")[2]: self._known(row) for row in rows if _STATE in row.cells}
+
+    def _known(self, row: Row) -> Known:
+        manifest, gates = (row.cells.get(column) for column in (_MANIFEST, _GATES))
+        return Known(
+            row.cells[_STATE].value.decode(),
+            self._manifest(row.key, manifest.value) if manifest else None,
+            json.loads(gates.value) if gates else None,
+        )
+
+    def _manifest(self, row: bytes, value: bytes) -> Manifest:
+        return document.read(Manifest, value, f"row {row.decode()} of table {self._name}")
 
     def judge(self, release: str, state: str, verdict: dict[str, Any]) -> None:
         """Keep what the gates said of a release, which is `loaded` or `refused` then."""
-        self._connection.put(
-            self._name, _row(release), {_STATE: state.encode(), _GATES: json.dumps(verdict, allow_nan=False).encode()}
-        )
+        self._connection.put(self._name, _row(release), {_STATE: state.encode(), _GATES: document.to_cell(verdict)})
 
     def drop(self, release: str) -> None:
         """Enter a release as dropped, before its table is."""
@@ -228,7 +228,7 @@ class Releases:
 
     def _switch(self, read: bytes | None, new: Pointer) -> Pointer:
         """Write a pointer in the place of the one that was read."""
-        value = json.dumps(vars(new)).encode()
+        value = document.to_cell(new)
         try:
             switched = self._connection.check_and_put(self._name, _POINTER_ROW, _POINTER, read, value)
         except RefusalError:
@@ -286,7 +286,7 @@ def role(pointer: Pointer, release: str) -> str:
 
 
 def _pointer(value: bytes | None) -> Pointer:
-    return Pointer(**json.loads(value)) if value else Pointer()
+    return document.read(Pointer, value, _POINTER_ROW.decode()) if value else Pointer()
 
 
 def _row(release: str) -> bytes:

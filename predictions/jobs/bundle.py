@@ -20,8 +20,8 @@ PACKAGES = Path(__file__).resolve().parents[2]
 # What a task imports of our own, as whole folders.
 FOLDERS = ("formats", "scoring", "comparison", "task")
 TASK_MODULES = ("predictions/errors.py", *(f"predictions/{name}" for name in FOLDERS))
-LOAD_MODULES = (*TASK_MODULES, "predictions/pace.py", "predictions/hbase", "loader")
-LOAD_LIBRARIES = ("happybase", "tenacity")
+LOAD_MODULES = (*TASK_MODULES, "predictions/workers.py", "predictions/hbase", "loader")
+LOAD_LIBRARIES = ("happybase",)
 TASK_LIBRARIES = ("numpy", "pandas", "scikit-learn", "skops", "xxhash")
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same modules give the same bytes

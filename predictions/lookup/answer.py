@@ -12,7 +12,7 @@ from predictions.formats.prediction_line import texts
 from predictions.formats.record_line import fingerprints
 from predictions.hbase.connection import Row
 from predictions.lookup.served import Current
-from predictions.sources.base import Record
+from predictions.sources.reader import Record
 
 ONLINE = "online"
 

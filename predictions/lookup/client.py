@@ -14,7 +14,7 @@ from predictions.lookup.answer import Answer, Answers
 from predictions.lookup.served import Found, Served
 from predictions.settings import Settings, load_settings
 from predictions.sources import open_reader
-from predictions.sources.base import Reader, Record
+from predictions.sources.reader import Reader, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,14 +161,14 @@ class Client:
         records: Mapping[str, Record] = {}
         try:
             with ExitStack() as lent:  # a reply that nobody waited for closes its connection
-                rows = self._served.ask(list(set(keys.values())), lent)
+                lookup = self._served.send(list(set(keys.values())), lent)
                 # HBase is at work while the database is.
                 try:
                     with self._readers.lend() as reader:
                         records = reader.records(names)
                 except ServiceError as error:
                     unavailable["database"] = str(error)
-                found = rows()
+                found = lookup.receive()
         except ServiceError as error:
             unavailable = {"hbase": str(error), **unavailable}
         return unavailable, records, found

@@ -18,7 +18,7 @@ from predictions.formats.record_line import NULL, SEPARATOR, escape, join_lines,
 from predictions.lookup.answer import Answer, Answers
 from predictions.lookup.served import Current
 from predictions.scoring.model import MODEL_FILE, Model, load_model
-from predictions.sources.base import Record
+from predictions.sources.reader import Record
 from predictions.storage import Storage
 
 STATUSES = ("unscored", "changed")

@@ -2,13 +2,13 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
 from predictions.formats.manifest import Manifest
 from predictions.formats.names import release_table
-from predictions.hbase.connection import GRACE_SECONDS, Connection, RefusalError, Row
+from predictions.hbase.connection import GRACE_SECONDS, Connection, RefusalError, Row, Sent
 from predictions.hbase.pool import Pool
 from predictions.hbase.releases import Releases
 from predictions.settings import Settings
@@ -59,118 +59,117 @@ class Served:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._name = settings.name
+        self.name = settings.name
         server = settings.hbase.server()
-        self._timeout = server.timeout
+        self.timeout = server.timeout
         self._pool = Pool(lambda: Connection(server))
-        self._current: Current | None = None
+        self.current: Current | None = None  # when it was last asked for
 
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
 
-    def ask(self, keys: Sequence[bytes], lent: ExitStack) -> Callable[[], Found]:
-        """Send what is needed to find rows of the current release, and return what waits for them.
+    def send(self, keys: Sequence[bytes], lent: ExitStack) -> "Lookup":
+        """Send what is needed to find rows of the current release.
 
         Args:
             keys: the row keys, each of them once.
-            lent: to which connections are lent; to be left when the rows were waited for.
+            lent: to which connections are lent; to be left when the rows were received.
+        """
+        return Lookup(self, sorted(keys), lent)
 
-        Raises (what is returned):
+    def lend(self, lent: ExitStack) -> Connection:
+        """Return a connection, which is given back with what else is lent."""
+        return lent.enter_context(self._pool.lend())
+
+    def send_pointer(self, connection: Connection) -> Sent:
+        """Ask which release is current."""
+        return Releases(connection, self.name).send_pointer()
+
+    def receive_pointer(self, connection: Connection, sent: Sent) -> Current:
+        """Return the release that was current when `send_pointer` was asked for it."""
+        releases, known = Releases(connection, self.name), self.current
+        release = releases.receive_pointer(sent).current
+        if known and known.release == release:
+            manifest = known.manifest
+        else:
+            manifest = releases.manifest(release) if release else None
+        current = Current(release, manifest, sent.time)
+        if not self.current or self.current.since < sent.time:  # another thread's may be a newer one
+            self.current = current
+        return current
+
+
+class Lookup:
+    """A lookup of rows, over as many connections as it has requests at once: begun here, ended by `receive`."""
+
+    def __init__(self, served: Served, keys: list[bytes], lent: ExitStack) -> None:
+        self._served = served
+        self._keys = keys
+        self._lent = lent
+        self._deadline = time.monotonic() + served.timeout
+        self._connections: list[Connection] = []
+        self._first = self._lend()
+        self._pointer: Sent | None = None
+        known = served.current
+        if known and known.is_now:
+            self._send(known)
+        else:
+            self._pointer = served.send_pointer(self._first)
+
+    def receive(self) -> Found:
+        """Wait for the rows, if need be of a release that became the current one since.
+
+        Raises:
             ServiceError: HBase did not answer in time.
             InputError: the current release's entry is gone.
         """
-        lookup = _Lookup(self._name, sorted(keys), self._pool, lent, time.monotonic() + self._timeout)
-        known = self._current
-        if known and known.is_now:
-            rows = lookup.ask(known)
-            return lambda: lookup.follow(known, rows, self._read)
-        pointer = self._ask_current(lookup.first)
-
-        def read() -> Found:
-            lookup.resume()
-            current = pointer()
-            if not current.is_now:
-                current = self._read(lookup.first)
-            return lookup.follow(current, lookup.ask(current), self._read)
-
-        return read
-
-    def _read(self, connection: Connection) -> Current:
-        return self._ask_current(connection)()
-
-    def _ask_current(self, connection: Connection) -> Callable[[], Current]:
-        releases, since, known = Releases(connection, self._name), time.monotonic(), self._current
-        pointer = releases.ask_pointer()
-
-        def read() -> Current:
-            release = pointer().current
-            if known and known.release == release:
-                manifest = known.manifest
-            else:
-                manifest = releases.manifest(release) if release else None
-            current = Current(release, manifest, since)
-            latest = self._current
-            if not latest or latest.since < since:  # another thread's may be a newer one
-                self._current = current
-            return current
-
-        return read
-
-
-class _Lookup:
-    """One lookup of rows, over as many connections as it has requests at once."""
-
-    def __init__(self, name: str, keys: list[bytes], pool: Pool[Connection], lent: ExitStack, deadline: float) -> None:
-        self._name = name
-        self._keys = keys
-        self._pool = pool
-        self._lent = lent
-        self._deadline = deadline
-        self._connections: list[Connection] = []
-        self.first = self._lend()
-
-    def _lend(self) -> Connection:
-        connection = self._lent.enter_context(self._pool.lend())
-        connection.deadline = self._deadline
-        self._connections.append(connection)
-        return connection
-
-    def ask(self, current: Current) -> Callable[[], list[Row]]:
-        """Send the requests for a release's rows."""
-        if current.release is None or not self._keys:
-            return list
-        table = release_table(self._name, current.release)
-        groups = _by_region(self._keys, current.split_points)
-        for _group in groups[len(self._connections) :]:
-            self._lend()
-        replies = [
-            connection.ask_rows(table, group) for connection, group in zip(self._connections, groups, strict=False)
-        ]
-        return lambda: [row for reply in replies for row in reply()]
-
-    def resume(self) -> None:
-        """Give HBase time, however much of it somebody else has taken since the lookup began."""
-        self._deadline = max(self._deadline, time.monotonic() + GRACE_SECONDS)
-        self.first.deadline = self._deadline
-
-    def follow(self, current: Current, rows: Callable[[], list[Row]], read: Callable[[Connection], Current]) -> Found:
-        """Wait for the rows; where that took long, or their table is gone, for those of the release that is current."""
+        if self._pointer:
+            # HBase has time, however much of it somebody else has taken since the lookup began.
+            self._deadline = max(self._deadline, time.monotonic() + GRACE_SECONDS)
+            self._first.deadline = self._deadline
+            current = self._served.receive_pointer(self._first, self._pointer)
+            self._send(current if current.is_now else self._read())
         while True:
             began, found, refused = time.monotonic(), None, None
             try:
-                found = Found(current, {row.key: row for row in rows()})
+                found = Found(self._current, {row.key: row for row in self._rows()})
             except RefusalError as error:
-                refused = error
+                refused = error  # its table may be gone
             if found and time.monotonic() < began + POINTER_SECONDS:
                 return found
-            newer = read(self.first)
-            if newer.release == current.release:
+            newer = self._read()
+            if newer.release == self._current.release:
                 if refused:
                     raise refused
                 assert found
                 return found
-            current, rows = newer, self.ask(newer)
+            self._send(newer)
+
+    def _send(self, current: Current) -> None:
+        """Ask for the rows of a release."""
+        self._current = current
+        self._sent: list[tuple[Connection, Sent]] = []
+        if current.release is None or not self._keys:
+            return
+        table = release_table(self._served.name, current.release)
+        groups = _by_region(self._keys, current.split_points)
+        for _group in groups[len(self._connections) :]:
+            self._lend()
+        for connection, group in zip(self._connections, groups, strict=False):
+            self._sent.append((connection, connection.send_rows(table, group)))
+
+    def _rows(self) -> list[Row]:
+        return [row for connection, sent in self._sent for row in connection.receive(sent)]
+
+    def _read(self) -> Current:
+        return self._served.receive_pointer(self._first, self._served.send_pointer(self._first))
+
+    def _lend(self) -> Connection:
+        connection = self._served.lend(self._lent)
+        connection.deadline = self._deadline
+        self._connections.append(connection)
+        return connection
 
 
 def _by_region(keys: list[bytes], points: list[str]) -> list[list[bytes]]:
