@@ -23,9 +23,10 @@ from urllib.parse import SplitResult, urlsplit
 
 from predictions.diagnosis import diagnose
 from predictions.errors import InputError, InternalError, ServiceError
+from predictions.formats import document
 from predictions.formats.manifest import MANIFEST, MODEL_MANIFEST, Manifest, ModelManifest, Scored
 from predictions.formats.names import PACKED, is_release_id, new_release_id, part_name
-from predictions.formats.record_line import read_blocks
+from predictions.formats.record_line import read_blocks, unpacked
 
 HFILES = "hfiles"
 WEB_PORT = 9870  # the NameNode's, where the URL names none
@@ -170,13 +171,13 @@ class ReleaseFolder:
     @cached_property
     def manifest(self) -> Manifest:
         """The release's manifest, read once; InputError where it is of another format."""
-        return Manifest.parse(self.read(MANIFEST), f"{self.path}/{MANIFEST}")
+        return document.read(Manifest, self.read(MANIFEST), f"{self.path}/{MANIFEST}")
 
     @cached_property
     def model(self) -> ModelManifest:
         """What `model.json` says, read once; InputError where there is no model."""
         self.require("model", "train")
-        return ModelManifest.parse(self.read(f"model/{MODEL_MANIFEST}"), f"{self.path}/model/{MODEL_MANIFEST}")
+        return document.read(ModelManifest, self.read(f"model/{MODEL_MANIFEST}"), f"{self.path}/model/{MODEL_MANIFEST}")
 
     @property
     def scored(self) -> Scored:
@@ -277,7 +278,7 @@ class ReleaseFolder:
             InputError: it is packed, and its end is missing.
         """
         with self.storage.reachable(), self.storage.fs.open(path, "rb", block_size=READ_BLOCK_BYTES) as file:
-            stream: Any = gzip.GzipFile(fileobj=file) if path.endswith(PACKED) else file
+            stream = unpacked(file, path)
             try:
                 stream.seek(offset)
                 yield from read_blocks(stream, end=end)
@@ -290,7 +291,7 @@ class ReleaseFolder:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
-        self.put(MANIFEST, io.BytesIO(manifest.to_json() + b"\n"))
+        self.put(MANIFEST, io.BytesIO(document.to_file(manifest.done)))
         self.manifest = manifest
 
     def put(self, name: str, source: IO[bytes]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from conftest import make_manifest
 
 from predictions.errors import InputError
+from predictions.formats.document import read, to_cell, to_file
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.manifest import (
     Export,
@@ -72,26 +73,34 @@ def test_where_two_sides_part_is_said(part, values, message):
 
 @pytest.mark.parametrize("made", [MANIFEST, make_manifest(), MODEL])
 def test_what_was_written_is_read(made):
-    assert type(made).parse(made.to_json(), "x") == made
+    assert read(type(made), to_file(getattr(made, "done", made)), "x") == made
 
 
 def test_digests_are_hex_and_what_was_not_done_is_left_out():
-    values = json.loads(MANIFEST.to_json())
+    values = json.loads(to_cell(MANIFEST.done))
     assert values["scored"]["id_digest"] == "fffffffffffffff0"
     assert values["loaded"]["parts"][1] == {"rows": 5, "id_digest": "7ffffffffffffff0"}
-    assert json.loads(make_manifest().to_json()).keys() == values.keys() - {"model", "task", "scored", "loaded"}
+    assert json.loads(to_cell(make_manifest().done)).keys() == values.keys() - {"model", "task", "scored", "loaded"}
     assert list(values)[:4] == ["format", "name", "release", "source"]
 
 
 def test_an_older_manifest_lacks_some_keys_and_a_newer_one_has_others():
-    values = json.loads(MANIFEST.to_json()) | {"later": 1}
+    values = json.loads(to_cell(MANIFEST.done)) | {"later": 1}
     del values["scored"]["carried"]
     values["scored"]["more"] = 2
-    assert Manifest.parse(json.dumps(values).encode(), "x") == MANIFEST
+    assert read(Manifest, json.dumps(values).encode(), "x") == MANIFEST
 
 
 @pytest.mark.parametrize("kind", [Manifest, ModelManifest])
-@pytest.mark.parametrize(("data", "message"), [(b"{", "x: not a manifest"), (b'{"format": 2}', "x: format 2, this")])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "x: not the JSON that"),
+        (b"[]", "x: not the JSON that"),
+        (b'{"format": 1}', "x: not the JSON that"),
+        (b'{"format": 2}', "x: format 2, this"),
+    ],
+)
 def test_what_is_no_manifest_is_refused(kind, data, message):
     with pytest.raises(InputError, match=message):
-        kind.parse(data, "x")
+        read(kind, data, "x")

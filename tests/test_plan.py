@@ -6,6 +6,7 @@ import pytest
 
 from loader.plan import Plan
 from predictions.errors import InputError
+from predictions.formats.document import read, to_file
 from predictions.formats.names import PACKED, part_name, part_number
 from predictions.formats.row_key import split_points
 from predictions.hbase.server import Server
@@ -24,7 +25,7 @@ def plan(points=(), **values):
 )
 def test_a_plan_survives_as_json(server, rate):
     written = Plan(server, "orders", RELEASE, "0123-4567", ["4000", "8000"], rate)
-    assert Plan.from_json(written.to_json()) == written
+    assert read(Plan, to_file(written), "plan.json") == written
 
 
 def test_a_plan_names_its_table():

@@ -14,6 +14,7 @@ from inprocess import script
 
 import reducer
 from predictions.errors import InputError
+from predictions.formats import document
 from predictions.formats.hfile.reader import HFileReader
 from predictions.formats.hfile.region_file import RegionFacts, RegionFile, facts_name, hfile_name
 from predictions.formats.id_digest import IdDigest
@@ -73,7 +74,7 @@ def test_it_has_the_cells_that_puts_would_write(tmp_path_factory, lines, size):
         first=keys[0].decode(),
         last=keys[-1].decode(),
     )
-    assert RegionFacts.from_json((folder / "hfiles" / facts_name(3)).read_bytes()) == facts
+    assert document.read(RegionFacts, (folder / "hfiles" / facts_name(3)).read_bytes(), "facts") == facts
 
 
 @given(prediction_lines_of_a_region())

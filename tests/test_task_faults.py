@@ -11,6 +11,7 @@ import psutil
 import pytest
 from conftest import make_orders, manifest_of, properties, replace_export
 
+from predictions.formats.document import to_file
 from predictions.formats.hfile.region_file import RegionFile, facts_name, hfile_name
 from predictions.formats.record_line import split_lines
 from predictions.formats.row_key import row_keys
@@ -72,7 +73,7 @@ def check_hfiles(folder, tmp_path):
         with RegionFile(str(tmp_path / "hfiles"), part) as file:
             for block in folder.blocks(path):
                 file.write(block)
-        expected[facts_name(part)] = file.facts.to_json()
+        expected[facts_name(part)] = to_file(file.facts)
         if file.facts.rows:
             expected[hfile_name(part)] = (tmp_path / "hfiles" / hfile_name(part)).read_bytes()
     found = storage.fs.find(f"{folder.path}/hfiles")

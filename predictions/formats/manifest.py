@@ -3,12 +3,10 @@
 Each stage adds its part. That no record was lost or swapped is proven by the counts and the ID digests of the parts.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from predictions.errors import InputError
 from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.record_line import Column
 
@@ -68,6 +66,9 @@ class Export:
     parts: int = 0
     bytes: int = 0
     seconds: float = 0.0
+
+    def __add__(self, other: "Export") -> "Export":
+        return Export(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -192,24 +193,6 @@ class ModelManifest:
         """The columns, for messages."""
         return _names(self.features, self.label)
 
-    @classmethod
-    def parse(cls, data: bytes, path: str) -> "ModelManifest":
-        """Read `model.json`.
-
-        Args:
-            data: the file.
-            path: where it was read from, for messages.
-
-        Raises:
-            InputError: it is of another format.
-        """
-        values = _load(data, path)
-        return cls(**_known(cls, values) | _columns(values) | {"training": _read(Training, values.get("training"))})
-
-    def to_json(self) -> bytes:
-        """Return it as JSON."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False).encode() + b"\n"
-
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -266,27 +249,10 @@ class Manifest:
             Account("loaded", sum(part.rows for part in parts), sum((part.id_digest for part in parts), NO_IDS)),
         ]
 
-    @classmethod
-    def parse(cls, data: bytes, path: str) -> "Manifest":
-        """Read `manifest.json`; arguments and errors as `ModelManifest.parse`."""
-        values = _load(data, path)
-        made = _known(cls, values) | _columns(values)
-        made["snapshot"], made["export"] = Snapshot(**values["snapshot"]), _read(Export, values["export"])
-        if "model" in values:
-            model = values["model"]
-            made["model"] = ModelFacts(**model | {"training": _read(Training, model["training"])})
-        if "scored" in values:
-            made["scored"] = _read(Scored, values["scored"])
-        if "loaded" in values:
-            parts = [_read(Part, part) for part in values["loaded"]["parts"]]
-            made["loaded"] = replace(_read(Loaded, values["loaded"]), parts=parts)
-        return cls(**made)
-
-    def to_json(self, indent: int | None = 1) -> bytes:
-        """Return it as JSON, without what was not done yet."""
-        values = asdict(self, dict_factory=_plain)
-        done = {name: value for name, value in values.items() if value is not None}
-        return json.dumps(done, indent=indent, allow_nan=False).encode()
+    @property
+    def done(self) -> dict[str, Any]:
+        """What is to be kept: what was not done yet is left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def exported_and_scored(export: Export, scored: Scored) -> list[Account]:
@@ -301,38 +267,5 @@ def exported_and_scored(export: Export, scored: Scored) -> list[Account]:
     ]
 
 
-T = TypeVar("T")
-
-
-def _load(data: bytes, path: str) -> dict[str, Any]:
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"{path}: not a manifest: {error}") from error
-    if values.get("format") != FORMAT:
-        raise InputError(f"{path}: format {values.get('format')}, this version reads format {FORMAT}")
-    return values
-
-
-def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a class: older manifests may have others."""
-    return {each.name: values[each.name] for each in fields(kind) if each.name in values}
-
-
-def _read(kind: type[T], values: dict[str, Any] | None) -> T:
-    """Return a part of a manifest."""
-    known = _known(kind, values or {})
-    return kind(**{name: IdDigest.parse(value) if name.endswith("digest") else value for name, value in known.items()})
-
-
-def _columns(values: dict[str, Any]) -> dict[str, Any]:
-    one = {name: Column(**values[name]) for name in ("id", "label") if values.get(name)}
-    return {**one, "features": [Column(**column) for column in values["features"]]}
-
-
 def _names(features: list[Column], label: Column | None) -> str:
     return f"{', '.join(map(str, features))} and the label {label}"
-
-
-def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, IdDigest) else value for name, value in items}

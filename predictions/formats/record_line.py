@@ -6,13 +6,16 @@ The first field is the record ID, then come the model's features, last the label
 line to every reader: no raw line feed, carriage return or tab is left in a field.
 """
 
+import gzip
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import xxhash
+
+from predictions.formats.names import PACKED
 
 NULL = b"\\N"
 SEPARATOR = b"\t"
@@ -63,6 +66,11 @@ def unescape(field: bytes) -> bytes:
     if b"\\" not in field:
         return field
     return _ESCAPED.sub(lambda match: _UNESCAPES.get(match[1], match[1]), field)
+
+
+def unpacked(stream: IO[bytes], name: str) -> IO[bytes]:
+    """Return the stream of a file of lines, unpacked where the file's name says that a job has packed it."""
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=stream)) if name.endswith(PACKED) else stream
 
 
 def read_blocks(stream: IO[bytes], size: int = BLOCK_BYTES, end: bytes = b"\n") -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from predictions.errors import InputError
+from predictions.formats.document import read, to_file
 from predictions.formats.manifest import MODEL_MANIFEST, ModelManifest
 from predictions.formats.prediction_line import MAX_CELL_BYTES
 from predictions.formats.record_line import NULL, escape, join_lines
@@ -174,7 +175,7 @@ def save_model(model: Model, folder: Path) -> None:
         raise InputError(f"the estimator cannot be saved with skops: {error}") from error
     _check_types(path)
     manifest = replace(model.manifest, sha256=sha256(path), versions=versions())
-    (folder / MODEL_MANIFEST).write_bytes(manifest.to_json())
+    (folder / MODEL_MANIFEST).write_bytes(to_file(manifest))
 
 
 def load_model(manifest_path: Path) -> Model:
@@ -226,7 +227,7 @@ def read_manifest(path: Path) -> ModelManifest:
         InputError: it is not there, not JSON, or of another format.
     """
     try:
-        return ModelManifest.parse(path.read_bytes(), str(path))
+        return read(ModelManifest, path.read_bytes(), str(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; `predictions train` writes it") from error
 

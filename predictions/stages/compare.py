@@ -9,6 +9,7 @@ from typing import Any
 from predictions.comparison.comparison import Comparison, compare, lines_between
 from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
+from predictions.formats.document import to_cell
 from predictions.formats.row_key import key_range, split_points
 from predictions.storage import HFILES, ReleaseFolder
 from predictions.task.current import HDFS, Current, comparison_name, read_state
@@ -86,14 +87,14 @@ def _compare(
     return compare(lines_of(before, *bounds) if before else (), lines_of(after, *bounds), bins)
 
 
-def to_json(found: Comparison, before: str | None, after: str) -> str:
+def to_json(found: Comparison, before: str | None, after: str) -> bytes:
     """Return a comparison of two releases, by their IDs, as JSON."""
-    return json.dumps({"releases": {"before": before, "after": after}, **found.as_json()}, allow_nan=False)
+    return to_cell({"releases": {"before": before, "after": after}, **found.as_json()})
 
 
-def keep(comparison: str, folder: ReleaseFolder) -> None:
+def keep(comparison: bytes, folder: ReleaseFolder) -> None:
     """Put a comparison, as JSON, into the later release's folder."""
-    folder.put(COMPARISON_FILE, io.BytesIO(comparison.encode()))
+    folder.put(COMPARISON_FILE, io.BytesIO(comparison))
 
 
 def kept(folder: ReleaseFolder) -> dict[str, Any] | None:

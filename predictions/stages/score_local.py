@@ -20,6 +20,7 @@ from typing import IO, Any, BinaryIO
 
 from predictions.errors import InputError, InternalError, RefusedError
 from predictions.formats import counters
+from predictions.formats.document import to_file
 from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.record_line import bytes_before, read_blocks
 from predictions.formats.row_key import key_range, split_points
@@ -174,7 +175,7 @@ class LocalRun:
         with open(path, "wb") as file:
             file.writelines(lines_of(self._carry, *bounds))
         current = Path(f"{path}.json")
-        current.write_bytes(Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], []).to_json())
+        current.write_bytes(to_file(Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], [])))
         return ["--current", str(current)]
 
     def _part(self, output: str, region: int) -> BinaryIO:

@@ -6,14 +6,14 @@
 The numbers are those of the part files, so of the release's regions.
 """
 
-import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from predictions.errors import InputError
+from predictions.formats.document import to_file
 from predictions.formats.hfile.writer import HFileWriter
 from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.names import part_name
@@ -43,20 +43,10 @@ class RegionFacts:
     first: str = ""
     last: str = ""
 
-    def to_json(self) -> bytes:
-        """Return the facts as JSON."""
-        return json.dumps(asdict(self) | {"id_digest": str(self.id_digest)}, indent=1).encode() + b"\n"
-
     @property
     def bounds(self) -> tuple[bytes, bytes]:
         """The first and the last row key."""
         return self.first.encode(), self.last.encode()
-
-    @classmethod
-    def from_json(cls, text: bytes) -> "RegionFacts":
-        """Read what `to_json` wrote."""
-        values = json.loads(text)
-        return cls(**values | {"id_digest": IdDigest.parse(values["id_digest"])})
 
 
 def hfile_name(part: int) -> str:
@@ -113,7 +103,7 @@ class RegionFile:
                     last=written.last.decode(),
                 )
             with open(f"{self._facts_path}.part", "wb") as file:
-                file.write(self.facts.to_json())
+                file.write(to_file(self.facts))
             os.replace(file.name, self._facts_path)
 
     def write(self, block: bytes) -> None:
