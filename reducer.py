@@ -36,7 +36,7 @@ from predictions.formats.record_line import first_fields, join_lines, read_block
 from predictions.formats.row_key import record_id
 from predictions.task import environment, script
 from predictions.task.current import Current
-from predictions.task.upload import upload
+from predictions.task.webhdfs import upload
 
 EXAMPLES = 5
 COUNTED = (

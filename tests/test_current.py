@@ -8,7 +8,8 @@ from test_comparison import BINARY, blocks, of
 
 from predictions.comparison.comparison import compare
 from predictions.errors import InputError
-from predictions.task import download
+from predictions.formats.document import to_file
+from predictions.task import webhdfs
 from predictions.task.current import Current, comparison_name, read_state
 
 BEFORE = of(*[(b"0", b"0.9"), (b"1", b"0.8"), (b"1", b"0.7")] * 30)
@@ -19,7 +20,7 @@ POINTS = ["4000", "c000"]
 def make(tmp_path, release="20261121T154500Z"):
     made = Current.of(release, BINARY, ["8000"], ["hdfs:///0", "hdfs:///1"], POINTS)
     path = tmp_path / "current.json"
-    path.write_bytes(made.to_json())
+    path.write_bytes(to_file(made))
     assert Current.read(path) == made
     return made
 
@@ -38,7 +39,7 @@ def ranges(lines, start, stop):
 def files(monkeypatch):
     """The current release's part files, which are others than the regions."""
     parts = {"/0": part(BEFORE, b"", b"8000"), "/1": part(BEFORE, b"8000", b"")}
-    monkeypatch.setattr(download, "blocks", lambda path: iter(parts[path]))
+    monkeypatch.setattr(webhdfs, "blocks", lambda path: iter(parts[path]))
     return parts
 
 
@@ -75,7 +76,7 @@ def test_where_they_cannot_be_had_every_line_is_written_all_the_same(files, tmp_
         yield files[path][0]
         raise fault
 
-    monkeypatch.setattr(download, "blocks", broken)
+    monkeypatch.setattr(webhdfs, "blocks", broken)
     written = iter(part(AFTER, *BOUNDS[1]))
     make(tmp_path).compare(written, str(tmp_path), 1)
     assert not (tmp_path / comparison_name(1)).exists()
@@ -103,8 +104,8 @@ def test_lines_may_be_on_this_machine_packed_or_not(tmp_path):
 def test_a_server_that_is_not_there_is_one_of_these_faults(monkeypatch):
     monkeypatch.setenv("mapreduce_task_output_dir", "hdfs://localhost:9/out")
     monkeypatch.setenv("dfs_namenode_http_address", "0.0.0.0:9")
-    with pytest.raises(download.FAILURES):
-        next(download.blocks("/scored/part-00000.gz"))
+    with pytest.raises(webhdfs.FAILURES):
+        next(webhdfs.blocks("/scored/part-00000.gz"))
     monkeypatch.setenv("hadoop_security_authentication", "kerberos")
-    with pytest.raises(download.FAILURES, match="ticket"):
-        next(download.blocks("/scored/part-00000.gz"))
+    with pytest.raises(webhdfs.FAILURES, match="ticket"):
+        next(webhdfs.blocks("/scored/part-00000.gz"))

@@ -7,23 +7,21 @@ Each reducer reads the lines of its own range of row keys while it writes its ow
 compared: `activate` does it later.
 """
 
-import gzip
 import json
-import os
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from predictions.comparison.comparison import Comparison, compare, lines_between
 from predictions.comparison.distribution import BYTES, Bins
 from predictions.errors import InputError, InternalError
-from predictions.formats.names import PACKED, part_name
-from predictions.formats.record_line import read_blocks
+from predictions.formats import document
+from predictions.formats.names import part_name
+from predictions.formats.record_line import read_blocks, unpacked
 from predictions.formats.row_key import key_range
-from predictions.task import download
+from predictions.task import webhdfs
 from predictions.task.carry import carry_over
 
 CURRENT_FILE = "current.json"
@@ -67,15 +65,9 @@ class Current:
             InputError: it is not there, or is another file.
         """
         try:
-            return cls(**json.loads(path.read_bytes()))
+            return document.read(cls, path.read_bytes(), str(path))
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from error
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path}: does not say which release is served: {error}") from error
-
-    def to_json(self) -> bytes:
-        """Return it as JSON."""
-        return json.dumps(asdict(self)).encode()
 
     @property
     def bins(self) -> Bins:
@@ -119,20 +111,16 @@ class Current:
         start, stop = key_range(self.regions, part)
         try:
             yield from lines_between(self.points, lambda part: _blocks(self.parts[part]), start, stop)
-        except download.FAILURES as error:
+        except webhdfs.FAILURES as error:
             raise LostError(f"{type(error).__name__}: {error}") from error
 
 
 def _blocks(path: str) -> Iterator[bytes]:
     if path.startswith(HDFS):
-        return download.blocks(path.removeprefix(HDFS))
-    return _local_blocks(path)
-
-
-def _local_blocks(path: str) -> Iterator[bytes]:
+        yield from webhdfs.blocks(path.removeprefix(HDFS))
+        return
     with open(path, "rb") as file:
-        stream: Any = gzip.GzipFile(fileobj=file) if path.endswith(PACKED) else file
-        yield from read_blocks(stream)
+        yield from read_blocks(unpacked(file, path))
 
 
 def comparison_name(part: int) -> str:
@@ -142,10 +130,10 @@ def comparison_name(part: int) -> str:
 
 def write_state(found: Comparison, folder: str, part: int) -> None:
     """Write what a reducer found."""
-    path = os.path.join(folder, comparison_name(part))
-    with open(f"{path}.part", "w") as file:
-        json.dump(found.state(), file, allow_nan=False)
-    os.replace(file.name, path)
+    path = Path(folder) / comparison_name(part)
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_bytes(document.to_cell(found.state()))
+    temporary.replace(path)
 
 
 def read_state(bins: Bins, data: bytes) -> Comparison:
