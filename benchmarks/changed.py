@@ -26,7 +26,7 @@ from predictions.cli import exits
 from predictions.formats.names import release_table
 from predictions.formats.record_line import SEPARATOR, join_lines, split_lines
 from predictions.hbase.connection import Connection
-from predictions.progress import LoadDisplay, say
+from predictions.progress import bar, say
 from predictions.settings import Settings, load_settings
 from predictions.stages.load import How, load
 from predictions.stages.score import score, take_model
@@ -103,8 +103,7 @@ def _score(settings: Settings, folder: ReleaseFolder, runner: str, current: Rele
 def _compare(settings: Settings, *folders: ReleaseFolder) -> int:
     """Load two releases and return how many rows their tables have that are not in both, with the same values."""
     for folder in folders:
-        with LoadDisplay() as display:
-            load(settings, folder, How(), display, say)
+        load(settings, folder, How(), bar, say)
     with Connection(settings.hbase.server(loading=True)) as one, Connection(settings.hbase.server(loading=True)) as two:
         rows = [
             _rows(connection, release_table(settings.name, folder.release))

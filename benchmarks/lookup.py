@@ -33,7 +33,7 @@ from predictions.formats.names import release_table
 from predictions.formats.row_key import row_keys
 from predictions.hbase.connection import Connection
 from predictions.lookup.client import Client
-from predictions.progress import LoadDisplay, say
+from predictions.progress import bar, say
 from predictions.settings import Settings, load_settings
 from predictions.stages.activate import activate
 from predictions.stages.load import How, load
@@ -100,8 +100,7 @@ def _served(local: Path, thrift: int) -> Iterator[tuple[Settings, str]]:
     settings = settings.model_copy(update={"name": NAME, "hbase": hbase})
     table = release_table(NAME, folder.release)
     try:
-        with LoadDisplay() as display:
-            load(settings, folder, How(via="puts"), display, say)
+        load(settings, folder, How(via="puts"), bar, say)
         activate(settings, folder.storage, folder.release, None, say, lambda _share: None)
         yield settings, table
     finally:

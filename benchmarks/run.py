@@ -18,6 +18,8 @@ had given them to somebody else; the rest of a stage is waiting.
 import json
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +31,7 @@ from predictions.cli import exits
 from predictions.formats.names import release_table
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import Releases
-from predictions.progress import CHECKING, DONE, LOADING, LoadDisplay, say
+from predictions.progress import say
 from predictions.settings import Settings, load_settings
 from predictions.stages.load import How, load
 from predictions.stages.score import score
@@ -75,22 +77,6 @@ def _now() -> tuple[float, ...]:
     return time.monotonic(), times.idle + times.iowait, times.steal, sum(times[:8])
 
 
-class Display(LoadDisplay):
-    """Cuts the load into its steps."""
-
-    def __init__(self, steps: Steps) -> None:
-        super().__init__()
-        self._steps = steps
-
-    def update(self, part: int, state: str, rows: int) -> None:
-        if state == CHECKING:
-            self._steps.end("table")
-        elif state == LOADING:
-            self._steps.end("check")
-        elif state == DONE:
-            self._steps.end("bulk load")
-
-
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 @click.option("--copies", type=click.IntRange(1), default=10, show_default=True, help="Of the flights, under new IDs.")
@@ -128,8 +114,17 @@ def _run(settings: Settings, folder: ReleaseFolder) -> dict[str, Step]:
 
     score(settings, folder, "hadoop", progress)
     steps.end("end")
-    with Display(steps) as display:
-        load(settings, folder, How(via="hfiles"), display, say)
+
+    @contextmanager
+    def bar(label: str, _unit: str) -> Iterator[Callable[[float, float], None]]:
+        if label == "load":
+            steps.end("table")
+            yield lambda done, total: steps.end("check") if done == total else None
+            steps.end("bulk load")
+        else:
+            yield lambda _done, _total: None
+
+    load(settings, folder, How(via="hfiles"), bar, say)
     steps.end("verify")
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)

@@ -15,14 +15,15 @@ import happybase
 
 from benchmarks.flights import CHECKOUT, SETTINGS
 from loader.bulk import HFileLoad
-from loader.local import load_local
+from loader.checkpoints import Checkpoint
 from loader.plan import Plan
+from loader.puts import load_here
 from predictions.formats.hfile.writer import HFileWriter
 from predictions.formats.manifest import Part
 from predictions.formats.prediction_line import FAMILY, FIELDS, columns
 from predictions.formats.record_line import split_columns, write_rows
 from predictions.hbase.connection import Connection
-from predictions.progress import LoadDisplay
+from predictions.progress import bar, say
 from predictions.settings import load_settings
 from predictions.storage import HFILES, ReleaseFolder
 
@@ -73,8 +74,8 @@ def _plain_loop(port: str, name: str, path: str) -> None:
 
 
 def _puts(processes: int, lines: Lines, plan: Plan) -> float:
-    times: list[float] = []
-    load_local(lines.scored, plan, range(plan.parts), processes, lambda *_state: times.append(time.perf_counter()))
+    parts = dict.fromkeys(range(plan.parts), Checkpoint())
+    times = [time.perf_counter() for _done in load_here(lines.scored, plan, parts, processes, say)]
     return times[-1] - times[0]
 
 
@@ -83,7 +84,7 @@ def _hfiles(processes: int, lines: Lines, plan: Plan) -> float:
     started = time.perf_counter()
     with Connection(plan.server) as connection:
         load = HFileLoad(load_settings(SETTINGS), lines.on_hdfs, processes)
-        load.load(connection, plan, lines.rows, LoadDisplay())
+        load.load(connection, plan, lines.rows, bar, say)
     return time.perf_counter() - started
 
 

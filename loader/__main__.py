@@ -11,12 +11,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 from loader.checkpoints import Checkpoint
 from loader.part import load_part
 from loader.plan import Plan
 from predictions.errors import InputError
+from predictions.formats.document import read
 from predictions.formats.names import part_number
 from predictions.formats.record_line import read_blocks
 from predictions.hbase.connection import Connection
@@ -33,11 +35,10 @@ def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
 
 
 def main() -> int:
-    gc.disable()  # see loader/local.py
+    gc.disable()  # see loader/puts.py
 
     def load(counts: Counter[str]) -> None:
-        with open(sys.argv[1]) as file:
-            plan = Plan.from_json(file.read())
+        plan = read(Plan, Path(sys.argv[1]).read_bytes(), sys.argv[1])
         name = environment.input_name() or sys.argv[2]
 
         def report(done: Checkpoint) -> None:
@@ -47,8 +48,8 @@ def main() -> int:
             environment.status(f"{name}: waiting for HBase: {reason}")
 
         with Connection(plan.server, waiting) as connection:
-            read = partial(skip, sys.stdin.buffer)
-            counts["loaded"] = load_part(connection, plan, part_number(name), read, report).rows
+            lines_from = partial(skip, sys.stdin.buffer)
+            counts["loaded"] = load_part(connection, plan, part_number(name), lines_from, report).rows
 
     return script.run("loader", load, "loaded")
 

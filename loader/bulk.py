@@ -9,18 +9,20 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import partial
 
 from loader.compare import count_range
 from loader.plan import Plan
 from predictions.errors import InputError, InternalError, ServiceError, VerificationError
+from predictions.formats.document import read
 from predictions.formats.hfile.region_file import RegionFacts, RegionFile, facts_name, hfile_name
 from predictions.formats.names import part_name, part_number
 from predictions.formats.prediction_line import FAMILY
 from predictions.hbase.connection import Connection
 from predictions.jobs.streaming import find_command
 from predictions.jobs.yarn import complaints
-from predictions.progress import CHECKING, DONE, LOADING, WAITING, WRITING, LoadDisplay
+from predictions.progress import Bar
 from predictions.settings import Settings
 from predictions.storage import HFILES, ReleaseFolder, Storage
 from predictions.workers import Report, run_tasks
@@ -57,8 +59,10 @@ class HFileLoad:
         self._folder = folder
         self._processes = processes
 
-    def load(self, connection: Connection, plan: Plan, rows: int, display: LoadDisplay) -> list[RegionFacts]:
-        """Load what is not loaded yet.
+    def load(
+        self, connection: Connection, plan: Plan, rows: int, bar: Bar, _say: Callable[[str], None]
+    ) -> list[RegionFacts]:
+        """Load what is not loaded yet, and return what is known of each region's file.
 
         Raises:
             InputError: there are files of other regions, or prediction lines that are none.
@@ -67,26 +71,21 @@ class HFileLoad:
         """
         folder = self._folder
         facts, there = _facts(folder, plan), _there(folder, plan)
-        display.start(rows, dict.fromkeys(range(plan.parts), (WAITING, 0)))
         loaded = {part for part in facts.keys() - there if _is_loaded(connection, plan, part, facts[part])}
         missing = [part for part in range(plan.parts) if part not in loaded | (there & facts.keys())]
-        for event in run_tasks(partial(_write, folder), missing, self._processes):
-            part = missing[event.task]
-            display.update(part, WAITING if event.done else WRITING, 0 if event.done else event.value)
-            if event.done:
-                facts[part] = event.value
-        waiting = [part for part in sorted(facts.keys() - loaded) if facts[part].rows]
-        for event in run_tasks(
-            partial(_check, folder, plan), [(part, facts[part]) for part in waiting], self._processes
-        ):
-            display.update(waiting[event.task], WAITING if event.done else CHECKING, 0)
-        for attempt in range(ATTEMPTS):
-            if _there(folder, plan):
-                for part in waiting:
-                    display.update(part, LOADING, 0)
-                _bulk_load(self._settings, folder, plan, is_last=attempt == ATTEMPTS - 1)
-        for part, known in facts.items():
-            display.update(part, DONE, known.rows)
+        with bar("load", "rows") as progress:
+            for event in run_tasks(partial(_write, folder), missing, self._processes):
+                if event.done:
+                    facts[missing[event.task]] = event.value
+            waiting = [(part, facts[part]) for part in sorted(facts.keys() - loaded) if facts[part].rows]
+            good = rows - sum(known.rows for _part, known in waiting)
+            for event in run_tasks(partial(_check, folder, plan), waiting, self._processes):
+                if event.done:
+                    good += waiting[event.task][1].rows
+                    progress(good, rows)
+            for attempt in range(ATTEMPTS):
+                if _there(folder, plan):
+                    _bulk_load(self._settings, folder, plan, is_last=attempt == ATTEMPTS - 1)
         return [facts[part] for part in range(plan.parts)]
 
 
@@ -94,7 +93,8 @@ def _facts(folder: ReleaseFolder, plan: Plan) -> dict[int, RegionFacts]:
     """Return what is known of each file that was written, wherever it is now."""
     names = set(folder.storage.names(f"{folder.path}/{HFILES}"))
     parts = [part for part in range(plan.parts) if facts_name(part) in names]
-    return {part: RegionFacts.from_json(folder.read(f"{HFILES}/{facts_name(part)}")) for part in parts}
+    paths = {part: f"{HFILES}/{facts_name(part)}" for part in parts}
+    return {part: read(RegionFacts, folder.read(path), f"{folder.path}/{path}") for part, path in paths.items()}
 
 
 def _there(folder: ReleaseFolder, plan: Plan) -> set[int]:

@@ -12,7 +12,7 @@ from predictions.formats.names import part_name
 from predictions.formats.prediction_line import PredictionLine, cells, parse_line
 from predictions.formats.row_key import record_id
 from predictions.hbase.connection import Connection, RefusalError
-from predictions.pace import Pace
+from predictions.workers import Pace
 
 MAX_REJECTED = 1_000  # rows of a part; where HBase refuses more, it is not for what is in them
 

@@ -1,7 +1,6 @@
 """What every process of a load has to know: the server, the release, its regions; a JSON file for a job's tasks."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from predictions.formats.names import release_table
 from predictions.formats.row_key import key_range
@@ -41,13 +40,3 @@ class Plan:
     def range(self, part: int) -> tuple[bytes, bytes]:
         """Return the row keys between which a part lies: its first one and that of the next, empty at the ends."""
         return key_range(self.points, part)
-
-    def to_json(self) -> str:
-        """Return the plan as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Plan":
-        """Read what `to_json` wrote."""
-        values = json.loads(text)
-        return cls(**values | {"server": Server(**values["server"])})

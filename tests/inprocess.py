@@ -24,7 +24,7 @@ from click.testing import CliRunner
 
 import mapper
 import reducer
-from loader import bulk, local
+from loader import bulk, puts
 from predictions import workers
 from predictions.cli import commands, exits
 from predictions.formats.counters import Outcome
@@ -32,7 +32,7 @@ from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.names import scored_at
 from predictions.formats.record_line import read_blocks, split_lines
 from predictions.formats.row_key import split_points
-from predictions.jobs import client
+from predictions.jobs import streaming
 from predictions.jobs.streaming import Job
 from predictions.scoring.model import MODEL_FILE, load_model
 from predictions.scoring.predict import Scorer
@@ -67,7 +67,7 @@ def without(processes=False):
         if not processes:
             patch.setattr(train, "try_in_fresh_process", lambda manifest, _release: load_model(manifest))
             patch.setattr(score_local, "LocalRun", OneProcess)
-            for module in (compare, export, bulk, local, marking, verify):
+            for module in (compare, export, bulk, puts, marking, verify):
                 patch.setattr(module, "run_tasks", run_tasks)
         yield
 
@@ -126,7 +126,7 @@ def without_yarn(storage):
         on_yarn = Job.command
         if storage:
             patch.setattr(Job, "command", command)
-            patch.setattr(client, "usable_nodes", lambda _hadoop: None)
+            patch.setattr(streaming, "usable_nodes", lambda _hadoop: None)
         yield
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from bisect import bisect_right
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -18,9 +19,8 @@ import xxhash
 from conftest import CHECKOUT, SETTINGS, make_manifest, manifest_of
 from inprocess import without
 
-from loader.job import LoadJob
 from loader.plan import Plan
-from loader.puts import REJECTED, REJECTED_HEAD
+from loader.puts import REJECTED, REJECTED_HEAD, PutLoad
 from predictions.errors import InputError, RefusedError, VerificationError
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.manifest import Export, Scored
@@ -30,8 +30,8 @@ from predictions.formats.record_line import join_lines
 from predictions.formats.row_key import record_id, row_keys, split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import BUILDING, LOADED, Releases
-from predictions.jobs import client as job
-from predictions.progress import LoadDisplay
+from predictions.jobs import streaming
+from predictions.progress import bar
 from predictions.stages.load import How, load
 from predictions.storage import ReleaseFolder
 
@@ -91,9 +91,9 @@ class Release:
     def part(self, part):
         return f"{self.folder.path}/scored/{part_name(part)}"
 
-    def load(self, how=How(), display=None, settings=None, processes=False):  # noqa: B008
-        """Load it; with processes, what the display is told comes while they are at work."""
-        with display or LoadDisplay() as shown, without(processes):
+    def load(self, how=How(), shown=bar, settings=None, processes=False):  # noqa: B008
+        """Load it; with processes, what the bar is told comes while they are at work."""
+        with without(processes):
             folder = ReleaseFolder(self.folder.storage, self.folder.release)
             return load(settings or self.settings, folder, how, shown, self.said.append)
 
@@ -122,22 +122,19 @@ class Release:
         return {int(key[-5:]): checkpoint for key, checkpoint in self.checkpoint_rows().items()}
 
 
-class Recorder(LoadDisplay):
-    """Keeps what it is told; interrupts, as a person does, once a part has so many rows."""
+class Recorder:
+    """A bar that keeps the numbers of rows it is told; interrupts, as a person does, at so many."""
 
-    def __init__(self, part=None, rows=0):
-        super().__init__()
-        self._until = part, rows
-        self.began, self.first = {}, {}
+    def __init__(self, until=float("inf")):
+        self._until = until
+        self.rows = []
 
-    def start(self, total, parts):
-        super().start(total, parts)
-        self.began = dict(parts)
+    def __call__(self, label, unit):
+        return nullcontext(self._note if label == "load" else lambda _done, _total: None)
 
-    def update(self, part, state, rows):
-        super().update(part, state, rows)
-        self.first.setdefault(part, rows)
-        if part == self._until[0] and rows >= self._until[1]:
+    def _note(self, rows, _total):
+        self.rows.append(rows)
+        if rows >= self._until:
             raise KeyboardInterrupt
 
 
@@ -233,11 +230,13 @@ def test_both_runners_make_the_same_table(release, made, tmp_path):
 def test_a_job_that_may_run_all_its_tasks_at_once_has_no_limit(release, monkeypatch):
     """Its ApplicationMaster would give back the container for a second attempt, and never ask again."""
     jobs = []
-    monkeypatch.setattr(job, "usable_nodes", lambda _hadoop: None)
-    monkeypatch.setattr(job.JobClient, "run", lambda _client, job, _progress: jobs.append(job))
+    monkeypatch.setattr(streaming, "usable_nodes", lambda _hadoop: None)
+    monkeypatch.setattr(streaming.JobClient, "run", lambda _client, job, _progress: jobs.append(job))
     plan = Plan(release.settings.hbase.server(), release.made.name, release.folder.release, "load", ["8"])
+    Releases(release.connection, release.made.name).make_table()
     for tasks in (None, 1, 2, 3):
-        LoadJob(release.made.settings, release.folder).run(plan, tasks, lambda _share: None)
+        load = PutLoad(release.made.settings, release.folder, in_job=True, processes=tasks)
+        load.load(release.connection, plan, 0, bar, print)
     assert [job.properties.get("mapreduce.job.running.map.limit") for job in jobs] == [None, "1", None, None]
 
 
@@ -257,9 +256,9 @@ def test_what_is_interrupted_goes_on_from_its_checkpoints(release):
     assert 0 < sum(before.values()) < 60
 
     recorder = Recorder()
-    release.load(display=recorder)
-    for part, rows in before.items():
-        assert 0 < rows <= recorder.began[part][1] == recorder.first[part]  # one may have been on its way to HBase
+    release.load(shown=recorder)
+    assert sum(before.values()) <= recorder.rows[0] < 60  # one batch may have been on its way to HBase
+    assert recorder.rows == sorted(recorder.rows)  # no part begins anew
     assert release.cells() == expected(lines)
     found = release.run("verify", "--full")
     assert (found.stdout, release.checkpoints()) == ("", {})
@@ -269,7 +268,7 @@ def test_a_table_that_was_dropped_is_made_anew_and_loaded_whole(release):
     lines = orders(40, prediction=b"x" * 60_000)
     parts = release.put(lines)
     with pytest.raises(KeyboardInterrupt):
-        release.load(How(processes=1), Recorder(part=1, rows=4), processes=True)
+        release.load(How(processes=1), Recorder(len(parts[0]) + 4), processes=True)
     assert release.checkpoints()[0]["rows"] == len(parts[0])
     release.connection.delete_table(release.table)
     release.load()
@@ -280,7 +279,7 @@ def test_a_checkpoint_that_claims_what_is_not_there_is_found_out(release):
     lines = orders(40)
     parts = release.put(lines)
     with pytest.raises(KeyboardInterrupt):
-        release.load(How(processes=1), Recorder(part=0, rows=1))
+        release.load(How(processes=1), Recorder(1))
     ids = [record_id(parse_line(line).row_key) for line in parts[1]]
     claim = {"offset": len(join_lines(parts[1])), "rows": len(ids), "id_digest": IdDigest.of(ids), "complete": True}
     [key, *_others] = release.checkpoint_rows()
@@ -316,9 +315,9 @@ def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(releas
     poison = line(b"poison", b"x" * MAX_CELL_BYTES)
     long = line(b"k" * (1 << 15))
     parts = release.put([*lines, poison, long])
-    rows = len(parts[region(poison)]) - sum(region(line) == region(poison) for line in (poison, long))
+    good = [sum(line not in (poison, long) for line in part) for part in parts]
     with pytest.raises(KeyboardInterrupt):
-        release.load(How(processes=1), Recorder(region(poison), rows))
+        release.load(How(processes=1), Recorder(sum(good[: region(poison) + 1])))
     assert release.checkpoints()[region(poison)]["rejected"] >= 1
 
     refused = release.run("load", code=3)

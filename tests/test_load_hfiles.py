@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 
@@ -20,7 +20,7 @@ from predictions.formats.prediction_line import FAMILY
 from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import BUILDING, Releases
-from predictions.progress import LoadDisplay
+from predictions.progress import bar
 from predictions.stages.load import How, load
 
 pytestmark = pytest.mark.cluster
@@ -40,8 +40,8 @@ class Scored:
         self.connection = Connection(made.settings.hbase.server(loading=True))
         self.of_job = {name: self.folder.read(f"hfiles/{name}") for name in [*self.facts(), *map(hfile_name, range(4))]}
 
-    def load(self, how=How(), display=None):  # noqa: B008
-        with display or LoadDisplay() as shown, without():
+    def load(self, how=How(), shown=bar):  # noqa: B008
+        with without():
             return load(self.made.settings, self.folder, how, shown, print)
 
     def cells(self):
@@ -178,12 +178,15 @@ def test_a_file_that_is_not_what_was_written_is_refused_before_hbase_has_any(rel
     assert release.is_whole()
 
 
-class Interrupter(LoadDisplay):
-    """Interrupts, as a person does, when the files are about to be handed over."""
+@contextmanager
+def interrupting(_label, _unit):
+    """A bar that interrupts, as a person does, when the files are about to be handed over."""
 
-    def update(self, part, state, rows):
-        if state == "loading":
+    def note(rows, total):
+        if rows == total:
             raise KeyboardInterrupt
+
+    yield note
 
 
 def test_what_cannot_be_is_said(release, tmp_path):
@@ -202,7 +205,7 @@ def test_without_webhdfs_the_reducers_files_go_by_hadoop(release):
     assert release.files() == PARTS
     release.folder.remove("hfiles")
     with pytest.raises(KeyboardInterrupt):
-        release.load(display=Interrupter())  # it ends before HBase has any
+        release.load(shown=interrupting)  # it ends before HBase has any
     assert release.files() == PARTS
     assert len(facts := release.facts()) == 4
     assert {name: release.of_job[name] for name in facts} == facts

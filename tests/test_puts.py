@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import pytest
@@ -15,6 +16,7 @@ from loader.checkpoints import Checkpoint, Checkpoints
 from loader.part import load_part
 from loader.plan import Plan
 from predictions.errors import RefusedError
+from predictions.formats.document import to_file
 from predictions.formats.record_line import join_lines
 from predictions.formats.row_key import row_keys
 from predictions.hbase.connection import Connection, RefusalError
@@ -140,7 +142,7 @@ def test_a_checkpoint_is_the_last_one_written_whatever_the_clocks_say(connection
 
 
 def test_a_pipe_typed_by_hand_loads_a_part(connection, plan, tmp_path):
-    (tmp_path / "plan.json").write_text(plan.to_json())
+    (tmp_path / "plan.json").write_bytes(to_file(plan))
     (tmp_path / "part-00000").write_bytes(DATA)
     command = f"{sys.executable} -m loader {tmp_path}/plan.json part-00000 < {tmp_path}/part-00000"
     for first in (0, len(KEYS)):  # the second time, all of it is there
@@ -153,7 +155,7 @@ def test_a_pipe_typed_by_hand_loads_a_part(connection, plan, tmp_path):
 
 
 def test_a_pipe_of_another_part_is_refused_in_a_line(plan, tmp_path):
-    (tmp_path / "plan.json").write_text(Plan(**vars(plan) | {"points": ["8000"]}).to_json())
+    (tmp_path / "plan.json").write_bytes(to_file(replace(plan, points=["8000"])))
     command = [sys.executable, "-m", "loader", f"{tmp_path}/plan.json"]
     for name, message in (("part-00001", "is another part's"), ("part-1", "part-1: no part file")):
         done = subprocess.run([*command, name], input=DATA, cwd=CHECKOUT, capture_output=True)

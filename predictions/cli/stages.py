@@ -9,7 +9,7 @@ import click
 from predictions.cli.exits import DONE, WITH_FAILURES
 from predictions.errors import InputError, ServiceError, VerificationError
 from predictions.formats.names import release_table
-from predictions.progress import LoadDisplay, bar, say
+from predictions.progress import bar, say
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder, Storage
 
@@ -110,8 +110,7 @@ def run_load(settings: Settings, folder: ReleaseFolder, how: "How") -> None:
     """Load it into its table."""
     from predictions.stages.load import load
 
-    with LoadDisplay() as display:
-        loaded = load(settings, folder, how, display, say)
+    loaded = load(settings, folder, how, bar, say)
     table = release_table(settings.name, folder.release)
     say(f"{loaded.rows:,} rows in table {table}, counted; loading took {loaded.seconds:.1f} s")
 

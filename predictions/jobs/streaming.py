@@ -5,7 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,7 +14,9 @@ from pathlib import Path
 from predictions.diagnosis import diagnose
 from predictions.errors import InputError, InternalError, PredictionsError, ServiceError
 from predictions.formats import counters
-from predictions.jobs.yarn import UNREACHABLE, attempt_logs, complaints, kill_application, refused
+from predictions.jobs.yarn import UNREACHABLE, attempt_logs, complaints, kill_application, refused, usable_nodes
+from predictions.settings import Settings
+from predictions.storage import ReleaseFolder
 
 # Where distributions keep the streaming jar, relative to the folder above the one that `hadoop` is in.
 _JAR_PATTERNS = (
@@ -125,45 +127,95 @@ def find_streaming_jar(hadoop: str, setting: Path | None) -> Path:
     raise InputError(f"no hadoop-streaming jar below {homes[-1]}; name it with hadoop.streaming_jar")
 
 
-def run(job: Job, hadoop: str, jar: Path, progress: Callable[[float], None]) -> counters.Outcome:
-    """Run a job to its end.
+class JobClient:
+    """The Hadoop client of this machine, for the jobs over a release.
 
     Args:
-        job: what to run.
-        hadoop: the command.
-        jar: the streaming jar.
-        progress: called with the share that is done, 0 to 1: half of it the maps, half the reduces.
-
-    Returns:
-        The scripts' counters from Hadoop's report, and the job's ID.
+        settings: name the commands and what the tasks are given.
+        folder: the release's, on HDFS.
 
     Raises:
-        ServiceError: YARN cannot be reached, or HDFS takes nothing.
-        InternalError: the job failed; the message has the cause from the attempts' logs.
+        InputError: `hadoop` is not there, or the storage is not HDFS.
     """
-    said: list[str] = []
-    command = job.command(hadoop, jar)
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                said.append(line)
-                if found := _PROGRESS.search(line):
-                    reduced = int(found[2]) if job.reducer else int(found[1])
-                    progress((int(found[1]) + reduced) / 200)
-        except BaseException:
-            process.terminate()
-            if running := _SUBMITTED.search("".join(said)):
-                with suppress(ServiceError):
-                    kill_application(hadoop, f"application_{running[1]}")  # on the cluster, it would go on
-            raise
-    report = "".join(said)
-    if process.returncode:
-        raise _failure(report, hadoop)
-    found = _JOB.search(report)
-    return counters.Outcome(counters.parse_report(report), f"job_{found[1]}" if found else None)
+
+    def __init__(self, settings: Settings, folder: ReleaseFolder) -> None:
+        self._hadoop = require_hadoop(settings.hadoop.bin)
+        if not folder.storage.is_hdfs:
+            raise InputError(f"hadoop.storage: {folder.storage.folder}: a job on the cluster reads from HDFS only")
+        self._folder = folder
+        self._environment = settings.hadoop.environment
+        self._jar = find_streaming_jar(self._hadoop, settings.hadoop.streaming_jar)
+
+    def put(self, target: str, files: Mapping[str, bytes]) -> None:
+        """Write small files into a folder on HDFS."""
+        for name, data in files.items():
+            with self._folder.create(f"{target}/{name}") as file:
+                file.write(data)
+
+    def modules(self, bundle: str) -> tuple[list[str], str]:
+        """Return the archives that a job ships and the PYTHONPATH with which its tasks find them.
+
+        Tasks see links to the shipped files, and Python looks for imports beside a link's target: hence the path.
+
+        Args:
+            bundle: the path of our modules' archive on HDFS.
+        """
+        archives, path = [f"hdfs://{bundle}#lib"], "lib"
+        if self._environment:
+            archives.append(f"{self._environment.as_uri()}#environment")
+            path += ":environment"
+        return archives, path
+
+    def command(self, job: Job) -> str:
+        """Return the `hadoop jar` command, as one would type it."""
+        return printable(job.command(self._hadoop, self._jar))
+
+    def run(self, job: Job, progress: Callable[[float], None]) -> counters.Outcome:
+        """Run a job to its end.
+
+        Args:
+            job: what to run.
+            progress: called with the share that is done, 0 to 1: half of it the maps, half the reduces.
+
+        Returns:
+            The scripts' counters from Hadoop's report, and the job's ID.
+
+        Raises:
+            ServiceError: YARN cannot be reached, or HDFS takes nothing.
+            InternalError: the job failed; the message has the cause from the attempts' logs.
+        """
+        said: list[str] = []
+        command = job.command(self._hadoop, self._jar)
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            try:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    said.append(line)
+                    if found := _PROGRESS.search(line):
+                        reduced = int(found[2]) if job.reducer else int(found[1])
+                        progress((int(found[1]) + reduced) / 200)
+            except BaseException:
+                process.terminate()
+                if running := _SUBMITTED.search("".join(said)):
+                    with suppress(ServiceError):
+                        kill_application(self._hadoop, f"application_{running[1]}")  # on the cluster, it would go on
+                raise
+        report = "".join(said)
+        if process.returncode:
+            raise _failure(report, self._hadoop)
+        found = _JOB.search(report)
+        return counters.Outcome(counters.parse_report(report), f"job_{found[1]}" if found else None)
+
+    def require_nodes(self) -> None:
+        """Raise ServiceError unless a node can run a task: a job would wait for ever."""
+        usable_nodes(self._hadoop)
 
 
 def _failure(report: str, hadoop: str) -> PredictionsError:

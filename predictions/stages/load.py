@@ -20,7 +20,7 @@ from predictions.formats.manifest import Loaded, Manifest, Part, Scored, faults
 from predictions.formats.names import PACKED, part_name, release_table
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Releases
-from predictions.progress import LoadDisplay, bar
+from predictions.progress import Bar
 from predictions.settings import Settings
 from predictions.stages.verify import verify_table
 from predictions.storage import ReleaseFolder
@@ -52,7 +52,7 @@ class Loader(Protocol):
     """One way to get a release into its table."""
 
     def load(
-        self, connection: Connection, plan: Plan, rows: int, display: LoadDisplay
+        self, connection: Connection, plan: Plan, rows: int, bar: Bar, say: Callable[[str], None]
     ) -> Sequence[Checkpoint | RegionFacts]:
         """Load what is not loaded yet, and return of each region how many rows it then has, and their ID digest."""
 
@@ -72,9 +72,7 @@ def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int)
     return PutLoad(settings, folder, in_job, how.processes if in_job else how.at_once(parts))
 
 
-def load(
-    settings: Settings, folder: ReleaseFolder, how: How, display: LoadDisplay, report: Callable[[str], None]
-) -> Loaded:
+def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Callable[[str], None]) -> Loaded:
     """Load a release, unless that has been done; nothing that is served changes.
 
     It goes on where an earlier load of this release ended, whatever ended it.
@@ -83,8 +81,8 @@ def load(
         settings: where HBase is.
         folder: a release that was scored.
         how: to load.
-        display: shows how far each part is.
-        report: called with a line of text where something is worth knowing.
+        bar: shows how far it is (`predictions.progress.bar`).
+        say: called with a line for a person.
 
     Returns:
         What was loaded, as the release's manifest has it.
@@ -103,14 +101,14 @@ def load(
         releases = Releases(connection, settings.name)
         releases.make_table()
         if folder.manifest.loaded and releases.state(folder.release) in (LOADED, REFUSED):
-            report(f"release {folder.release} is loaded already")
+            say(f"release {folder.release} is loaded already")
             return folder.manifest.loaded
         releases.claim(folder.release)
-        plan = _plan(connection, settings, folder, how, scored, sizes, report)
-        done = loader.load(connection, plan, scored.rows, display)
+        plan = _plan(connection, settings, folder, how, scored, sizes, say)
+        done = loader.load(connection, plan, scored.rows, bar, say)
         loaded = Loaded(scored.rows, parts=[Part(part.rows, part.id_digest) for part in done])
         checkpoints = Checkpoints(connection, plan)
-        _prove(connection, plan, checkpoints, replace(folder.manifest, loaded=loaded))
+        _prove(connection, plan, checkpoints, replace(folder.manifest, loaded=loaded), bar)
         loaded = replace(loaded, seconds=round(time.monotonic() - started, 3))
         folder.write_manifest(replace(folder.manifest, loaded=loaded))
         releases.finish(folder.release, folder.manifest)
@@ -143,7 +141,7 @@ def _plan(
     how: How,
     scored: Scored,
     sizes: dict[str, int],
-    report: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> Plan:
     """Return the plan of the load that was begun, or of a new one; the release's table is there after it."""
     releases, release, points = Releases(connection, settings.name), folder.release, scored.split_points
@@ -151,14 +149,14 @@ def _plan(
     load_id = releases.load_id(release)
     if load_id is None or table.encode() not in connection.tables():
         load_id = releases.start_load(release)  # first: a table must never have another one's checkpoints
-        make_table(connection, table, points, settings.hadoop.bin, report)
+        make_table(connection, table, points, settings.hadoop.bin, say)
     # Nor must other part files, of a release that was scored again.
     parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, str(scored.id_digest)]).encode())
     rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
     return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
 
 
-def _prove(connection: Connection, plan: Plan, checkpoints: Checkpoints, manifest: Manifest) -> None:
+def _prove(connection: Connection, plan: Plan, checkpoints: Checkpoints, manifest: Manifest, bar: Bar) -> None:
     """Raise VerificationError, and leave no table, unless what was scored was loaded, and stands in the table."""
     assert manifest.loaded
     lost = list(faults(manifest.accounts))

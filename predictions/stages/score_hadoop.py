@@ -4,13 +4,13 @@ import tempfile
 from collections.abc import Callable
 
 from predictions.formats.counters import Outcome
+from predictions.formats.document import to_file
 from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.row_key import split_points
 from predictions.formats.unreadable import Unreadable
 from predictions.jobs.bundle import bundle, script
-from predictions.jobs.client import JobClient
 from predictions.jobs.partitions import partition_file
-from predictions.jobs.streaming import Job
+from predictions.jobs.streaming import Job, JobClient
 from predictions.scoring.model import MODEL_FILE
 from predictions.settings import Settings
 from predictions.stages.compare import gather, served_beside
@@ -60,7 +60,7 @@ class ScoreJob:
             **{name: script(name).read_bytes() for name in SCRIPTS},
             BUNDLE: bundle(),
             PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
-            CURRENT_FILE: self._current.to_json(),
+            CURRENT_FILE: to_file(self._current),
         }
         # What is the same stays: a job that is running may be reading it.
         if not self._folder.has("job") or any(self._folder.read(f"job/{name}") != shipped[name] for name in shipped):
