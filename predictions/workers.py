@@ -1,9 +1,10 @@
-"""Tasks for processes of our own: each takes the next one when it is done, and none outlives who started it."""
+"""Tasks for processes of our own, each of which takes the next one when it is done; and how fast they may be."""
 
 import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +29,21 @@ class Event(NamedTuple):
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+class Pace:
+    """Keeps to so many rows a second; None for as many as there are."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._next = 0.0
+
+    def wait(self, rows: int) -> None:
+        """Wait until so many more rows may be read or written."""
+        if self._rate:
+            now = time.monotonic()
+            time.sleep(max(0.0, self._next - now))
+            self._next = max(self._next, now) + rows / self._rate
 
 
 def run_tasks(work: Callable[[T, Report], Any], tasks: Sequence[T], processes: int) -> Iterator[Event]:

@@ -3,56 +3,48 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from predictions.errors import InputError, SnapshotLostError
-from predictions.formats import row_key as rowkey
-from predictions.formats.id_digest import NO_IDS, IdDigest
+from predictions.formats import row_key
+from predictions.formats.id_digest import IdDigest
 from predictions.formats.manifest import Export, Manifest
 from predictions.formats.manifest import Snapshot as Moment
 from predictions.formats.names import part_name
 from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields
-from predictions.pace import Pace
 from predictions.settings import Settings
 from predictions.sources import open_database
 from predictions.sources.base import Share, Snapshot, null_ids
 from predictions.storage import ReleaseFolder, Storage
-from predictions.workers import Report, run_tasks
+from predictions.workers import Pace, Report, run_tasks
 
 PART_BYTES = 128 << 20  # a part file is closed at the first block that takes it there: one HDFS block, one split
 ATTEMPTS = 3  # at a snapshot that is not lost
 PAUSE_SECONDS = 1.0  # before the next one: whatever the replica had to do may not be done yet
 
 
-@dataclass
+@dataclass(frozen=True)
 class Written:
-    """What was written: records, with a label, with IDs that cannot be row keys or are NULL; files and their bytes."""
+    """What was written, and how many of its records have no ID."""
 
-    rows: int = 0
-    labelled: int = 0
-    id_digest: IdDigest = NO_IDS
-    unfit_ids: int = 0
+    export: Export = field(default_factory=Export)
     null_ids: int = 0
-    parts: int = 0
-    size: int = 0  # in bytes
-
-    def add(self, block: bytes, fields: int) -> int:
-        """Count a block of record lines; return how many they are."""
-        record_ids = first_fields(block, field_ends(block, fields))
-        self.rows += len(record_ids)
-        self.labelled += len(record_ids) - block.count(SEPARATOR + NULL + b"\n")
-        self.id_digest += IdDigest.of(record_ids)
-        self.unfit_ids += len(rowkey.unfit(record_ids))
-        self.null_ids += record_ids.count(NULL)
-        self.size += len(block)
-        return len(record_ids)
 
     def __add__(self, other: "Written") -> "Written":
-        return Written(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+        return Written(self.export + other.export, self.null_ids + other.null_ids)
+
+
+def _counted(block: bytes, fields: int) -> Written:
+    """Return what a block of record lines comes to."""
+    record_ids = first_fields(block, field_ends(block, fields))
+    rows, unlabelled = len(record_ids), block.count(SEPARATOR + NULL + b"\n")
+    digest, unfit_ids = IdDigest.of(record_ids), len(row_key.unfit(record_ids))
+    counts = Export(rows, rows - unlabelled, digest, unfit_ids, bytes=len(block))
+    return Written(counts, record_ids.count(NULL))
 
 
 def export(
@@ -108,7 +100,7 @@ def _export(
             say(snapshot.note)
         with folder.writing("export") as target:
             written = _write(snapshot, folder, target, rate, lambda rows: progress(rows, max(rows, snapshot.expected)))
-            if not written.rows:
+            if not written.export.rows:
                 raise InputError(f"{settings.database.table or 'the query'}: no records to export")
             if written.null_ids:
                 raise null_ids(names[0], written.null_ids, settings.database.table)
@@ -122,15 +114,7 @@ def _export(
             features=features,
             label=label,
             snapshot=Moment(snapshot.time.isoformat(timespec="milliseconds"), snapshot.id),
-            export=Export(
-                rows=written.rows,
-                labelled=written.labelled,
-                id_digest=written.id_digest,
-                unfit_ids=written.unfit_ids,
-                parts=written.parts,
-                bytes=written.size,
-                seconds=round(time.monotonic() - started, 3),
-            ),
+            export=replace(written.export, seconds=round(time.monotonic() - started, 3)),
         )
     )
     return folder
@@ -144,11 +128,11 @@ def _write(
     each = rate / len(shares) if rate else None
     write = partial(_write_share, folder, target, len(snapshot.columns), len(shares), each)
     if len(shares) == 1:
-        return write((0, shares[0]), lambda written: progress(written.rows))
+        return write((0, shares[0]), lambda written: progress(written.export.rows))
     latest = [Written()] * len(shares)
     for event in run_tasks(write, list(enumerate(shares)), len(shares)):
         latest[event.task] = event.value
-        progress(sum(written.rows for written in latest))
+        progress(sum(written.export.rows for written in latest))
     return sum(latest, Written())
 
 
@@ -169,12 +153,13 @@ def _write_share(
         for block in share.blocks():
             if file is None or part_bytes >= PART_BYTES:
                 opened.close()
-                file = folder.create(f"{target}/{part_name(number + written.parts * shares)}")
+                file = folder.create(f"{target}/{part_name(number + written.export.parts * shares)}")
                 opened.enter_context(file)
-                written.parts, part_bytes = written.parts + 1, 0
+                written, part_bytes = written + Written(Export(parts=1)), 0
             file.write(block)
             part_bytes += len(block)
-            rows = written.add(block, fields)
-            pace.wait(rows)
+            counted = _counted(block, fields)
+            written += counted
+            pace.wait(counted.export.rows)
             report(written)
     return written

@@ -139,12 +139,7 @@ def score(
 def check_model(folder: ReleaseFolder) -> ModelManifest:
     """Return what a release's model is; InputError where it is not there, or for other columns than were exported."""
     folder.require("export", "export")
-    model, exported = folder.model, folder.manifest
-    if (model.features, model.label) != (exported.features, exported.label):
-        raise InputError(
-            f"the model of {folder.path} takes {model.names}, but {exported.names} were exported: start a new release"
-        )
-    return model
+    return _fitting(folder, folder, "start a new release")
 
 
 def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> ModelManifest:
@@ -153,16 +148,21 @@ def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> ModelManifest:
     Raises:
         InputError: that one has none, or one for other columns.
     """
-    model, exported = earlier.model, folder.manifest
-    if (model.features, model.label) != (exported.features, exported.label):
-        raise InputError(
-            f"the model of release {earlier.release} takes {model.names}, but {exported.names} were exported: "
-            "train another one (without --model and --changed)"
-        )
+    model = _fitting(earlier, folder, "train another one (without --model and --changed)")
     with folder.writing("model") as target:
         for name in (MODEL_FILE, MODEL_MANIFEST):
             with folder.create(f"{target}/{name}") as file:
                 file.write(earlier.read(f"model/{name}"))
+    return model
+
+
+def _fitting(source: ReleaseFolder, folder: ReleaseFolder, cure: str) -> ModelManifest:
+    """Return the model of one release; InputError unless it takes the columns that the other one has exported."""
+    model, exported = source.model, folder.manifest
+    if (model.features, model.label) != (exported.features, exported.label):
+        raise InputError(
+            f"the model of release {source.release} takes {model.names}, but {exported.names} were exported: {cure}"
+        )
     return model
 
 
