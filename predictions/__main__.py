@@ -1,3 +1,3 @@
-from predictions.cli.commands import main
+from predictions.cli.main import main
 
 main()

@@ -26,7 +26,8 @@ import mapper
 import reducer
 from loader import bulk, puts
 from predictions import workers
-from predictions.cli import commands, exits
+from predictions.cli import exits
+from predictions.cli.main import cli
 from predictions.formats.counters import Outcome
 from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.names import scored_at
@@ -48,7 +49,7 @@ def call(arguments, folder, stdin=b"", processes=False, **environment):
     try:
         with CliRunner().isolation(stdin, environment) as (stdout, stderr, _both), without(processes):
             try:
-                exits.run(commands.cli, "predictions", list(arguments))
+                exits.run(cli, "predictions", list(arguments))
             except SystemExit as ended:
                 code = ended.code
             for stream in (sys.stdout, sys.stderr):

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from inprocess import without, without_yarn
 
-from predictions.cli import commands, exits
+from predictions.cli import exits
+from predictions.cli.main import cli
 from predictions.hbase import lease
 from predictions.settings import load_settings
 from predictions.storage import Storage
@@ -88,7 +89,7 @@ def become(point, settings, arguments, folder, environment, processes, yarn, sil
     known = load_settings(Path(settings))
     storage = None if yarn else Storage(known.hadoop.storage, known.name)
     with without(processes), without_yarn(storage):
-        exits.run(commands.cli, "predictions", ["--settings", settings, *arguments])
+        exits.run(cli, "predictions", ["--settings", settings, *arguments])
 
 
 def main():

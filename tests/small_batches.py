@@ -11,6 +11,6 @@ import loader.batches
 loader.batches.BATCH_BYTES = int(os.environ["SMALL_BYTES"])
 
 if __name__ == "__main__":
-    from predictions.cli.commands import main
+    from predictions.cli.main import main
 
     main()

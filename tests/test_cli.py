@@ -13,9 +13,9 @@ from contextlib import closing
 import pytest
 from conftest import CHECKOUT
 
+from predictions.cli import export as export_command
 from predictions.cli.get import print_table
 from predictions.lookup.answer import Answer
-from predictions.stages import export as predictions_export
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_wrong_usage(predictions):
 
 
 def test_an_error_of_our_own_is_not_taken_for_failed_records(predictions, monkeypatch):
-    monkeypatch.setattr(predictions_export, "export", lambda *_arguments: 1 / 0)
+    monkeypatch.setattr(export_command, "export", lambda *_arguments: 1 / 0)
     done = predictions("export")
     assert done.returncode == 6
     assert "ZeroDivisionError" in done.stderr
@@ -265,7 +265,7 @@ class Absent:
         if name.partition(".")[0] in EXTRAS:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
-from predictions.cli.commands import main
+from predictions.cli.main import main
 main()
 """
 

@@ -197,7 +197,7 @@ def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goe
 
 def test_of_two_runs_at_once_the_second_is_told(crashing, full):
     cheap = {} if full else WITHOUT_COMMANDS
-    process, folder = crashing.begin("predictions.cli.stages:run_score:hold", "--runner", "local", **cheap)
+    process, folder = crashing.begin("predictions.cli.run:run_score:hold", "--runner", "local", **cheap)
     deadline = time.monotonic() + DEADLINE
     while not (folder / "work" / "held").exists():  # it has the lease, and keeps it
         assert time.monotonic() < deadline, (folder / "stderr").read_text()

@@ -282,7 +282,7 @@ def test_settings_that_turn_out_to_be_wrong_are_told_to_the_operator_alone(serve
 
 
 def test_without_what_it_needs_it_says_what_to_install(served):
-    code = "import sys; sys.modules['uvicorn'] = None; from predictions.cli.commands import main; main()"
+    code = "import sys; sys.modules['uvicorn'] = None; from predictions.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--settings", str(served.path), "serve"],
         capture_output=True,

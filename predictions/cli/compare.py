@@ -1,13 +1,35 @@
 """`predictions compare`: two releases side by side, for a person."""
 
+import click
 from rich.console import Console
 from rich.table import Table
 
+from predictions.cli.session import Session, json_option, processes_option
 from predictions.comparison.comparison import AMOUNT_EDGES, Comparison
+from predictions.progress import bar
+from predictions.stages.compare import compare_releases, to_json
 from predictions.storage import ReleaseFolder
+from predictions.workers import cores
 
 
-def show(found: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:
+@click.command("compare")
+@click.argument("before")
+@click.argument("after")
+@processes_option
+@json_option("One JSON object.")
+@click.pass_obj
+def command(session: Session, before: str, after: str, processes: int | None, as_json: bool) -> None:
+    """Show what release AFTER predicts otherwise than release BEFORE, and how both are distributed."""
+    earlier, later = (session.storage.release(release) for release in (before, after))
+    with bar("compare") as progress:
+        found = compare_releases(earlier, later, processes or cores(), lambda share: progress(share, 1.0))
+    if as_json:
+        click.echo(to_json(found, before, after))
+    else:
+        _show(found, earlier, later)
+
+
+def _show(found: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:
     """Print a comparison to stdout."""
     console = Console(highlight=False)
     console.print(_sides(found, before.release, after.release))

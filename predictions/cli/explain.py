@@ -1,20 +1,36 @@
-"""Explain: from a prediction back to the release, the model, the part file, and the record as it was and as it is."""
+"""`predictions explain`: from a prediction back to release, model and part file, and the record then and now."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from predictions.cli.session import Session, json_option
 from predictions.errors import InputError
 from predictions.formats.record_line import escape
 from predictions.formats.row_key import row_keys
 from predictions.lookup.client import Client
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder, Storage
+
+
+@click.command("explain", context_settings={"ignore_unknown_options": True})  # -5 is an ID
+@click.argument("record_id", metavar="ID")
+@json_option("One JSON object.")
+@click.pass_obj
+def command(session: Session, record_id: str, as_json: bool) -> None:
+    """Show what led to the prediction that is served for a record: release, model, lines as scored, record as it is."""
+    found = explain(session.settings, session.storage, record_id)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        _show(found)
 
 
 def explain(settings: Settings, storage: Storage, record_id: str) -> dict[str, Any]:
@@ -63,7 +79,7 @@ def _find(folder: ReleaseFolder, paths: Iterable[str], field: bytes) -> dict[str
     return None
 
 
-def show(found: dict[str, Any]) -> None:
+def _show(found: dict[str, Any]) -> None:
     """Print an explanation to stdout."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right")

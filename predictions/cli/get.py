@@ -1,7 +1,8 @@
-"""Lookups on the command line: IDs in, a person's table or a program's JSON lines out."""
+"""`predictions get`: IDs in, a person's table or a program's JSON lines out."""
 
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import IO
 
@@ -11,12 +12,31 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from predictions.cli.exits import DONE, UNAVAILABLE
+from predictions.cli.session import Session, json_option
 from predictions.lookup.answer import Answer
 from predictions.lookup.client import BLOCK_IDS, Client
 
 # Control characters would be commands to a terminal: their pictures are shown (Unicode, "Control Pictures").
 _PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
 COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "expired": "yellow"}  # red, all others
+
+
+@click.command("get", context_settings={"ignore_unknown_options": True})  # -5 is an ID
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@json_option("One JSON object a line.")
+@click.pass_obj
+def command(session: Session, ids: Sequence[str], as_json: bool) -> int:
+    """Look up records and their predictions: of the IDs given, or of those on stdin, one a line, exactly as it is."""
+    if not ids and (sys.stdin is None or sys.stdin.isatty()):
+        raise click.UsageError("which records? Name IDs, or write them to stdin, one a line")
+    code = DONE
+    with Client(session.settings) as client:
+        found = look_up(client, ids or read_ids(sys.stdin.buffer))
+        for answer in print_json(found) if as_json else print_table(found):
+            if answer.status == "unavailable":
+                code = UNAVAILABLE
+    return code
 
 
 def read_ids(stream: IO[bytes]) -> Iterator[str]:

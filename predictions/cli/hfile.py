@@ -1,10 +1,11 @@
-"""An HFile for people: verified to its last byte, or printed cell by cell."""
+"""`predictions hfile`: an HFile for people: verified to its last byte, or printed cell by cell."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 
+import click
 import fsspec
 import requests
 
@@ -16,6 +17,27 @@ from predictions.formats.hfile.writer import LAST_KEY
 from predictions.formats.record_line import escape, write_rows
 
 LINES = 1_000  # that are written at once
+
+
+@click.group("hfile")
+def command() -> None:
+    """Read an HFile of ours: a path of this machine, or a URL such as webhdfs://HOST:PORT/PATH."""
+
+
+@command.command("verify")
+@click.argument("file")
+def verify(file: str) -> None:
+    """Check every byte of FILE that a reader relies on: checksums, order, index and counts."""
+    for name, value in summary(file).items():
+        click.echo(f"{name:12} {value}")
+
+
+@command.command("dump")
+@click.argument("file")
+def dump(file: str) -> None:
+    """Print the cells of FILE: row key, column, timestamp and value, tabs between, escaped like a record line."""
+    for block in lines(file):
+        click.echo(block, nl=False)
 
 
 def summary(url: str) -> dict[str, str]:

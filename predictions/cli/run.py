@@ -1,0 +1,53 @@
+"""`predictions run`: all stages in order."""
+
+import time
+
+import click
+
+from predictions.cli.activate import run_activate
+from predictions.cli.export import run_export
+from predictions.cli.load import run_load
+from predictions.cli.score import current_release, run_score
+from predictions.cli.session import Session, changed_option, export_rate_option, model_option, runner_option
+from predictions.cli.train import run_train
+from predictions.errors import InputError
+from predictions.hbase.lease import lease
+from predictions.progress import say
+from predictions.settings import Settings
+from predictions.stages.load import How
+from predictions.storage import ReleaseFolder
+
+
+@click.command("run")
+@runner_option
+@export_rate_option
+@changed_option("With the model of the release that is served, score only what has changed since.")
+@model_option
+@click.pass_obj
+def command(session: Session, runner: str | None, rate: float | None, changed: bool, model: str | None) -> int:
+    """Export, train, score, load and activate a new release; of two runs at once for one name, the second is told."""
+    settings, storage, started = session.settings, session.storage, time.monotonic()
+    with lease(settings.hbase.server(), settings.name, say):
+        earlier = storage.release(model) if model else current_release(settings, storage) if changed else None
+        if earlier:
+            _require_columns(settings, earlier)
+        folder = run_export(settings, storage, rate)
+        run_train(settings, folder, earlier)
+        code = run_score(settings, folder, runner, changed)
+        run_load(settings, folder, How())
+        run_activate(settings, storage, folder.release)
+    say(f"done in {time.monotonic() - started:.0f} s")
+    click.echo(folder.release)
+    return code
+
+
+def _require_columns(settings: Settings, earlier: ReleaseFolder) -> None:
+    """Raise InputError, before anything is exported, unless a release has a model for the settings' columns."""
+    model, wanted = earlier.model, settings.model
+    names, label = [column.name for column in model.features], model.label.name if model.label else None
+    if (names, label) != (wanted.features, wanted.label):
+        raise InputError(
+            f"the model of release {earlier.release} predicts {label} from {', '.join(names)}; the "
+            f"settings ask for {wanted.label} from {', '.join(wanted.features)}: train another one (without --model "
+            "and --changed)"
+        )
