@@ -12,31 +12,19 @@ says so. Lines that could not be read stand last. With either, a pipe ends with 
 import argparse
 import sys
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import itemgetter, lt
 from pathlib import Path
 
 from predictions.errors import InputError, PredictionsError, RefusedError
-from predictions.formats import unreadable
-from predictions.formats.hfile.region_file import RegionFile
+from predictions.formats import prediction_line, record_line, unreadable
 from predictions.formats.id_digest import IdDigest
-from predictions.formats.prediction_line import (
-    END_OF_CONFLICT,
-    END_OF_SCORED,
-    END_OF_UNSCORED,
-    NOT_UNIQUE,
-    conflicting_keys,
-    fields_of,
-    merge,
-    parse_line,
-)
-from predictions.formats.record_line import first_fields, join_lines, read_blocks, split_lines
 from predictions.formats.row_key import record_id
 from predictions.task import environment, script
 from predictions.task.current import Current
-from predictions.task.webhdfs import upload
+from predictions.task.region import write_region
 
 EXAMPLES = 5
 COUNTED = (
@@ -55,18 +43,17 @@ def one_line_a_key(blocks: Iterable[bytes], counts: Counter[str], examples: list
         yield lines[:end]
         held = lines[end:]
     if held:
-        count(held, [parse_line(held).row_key], counts, examples)
+        count(held, [prediction_line.parse_line(held).row_key], counts, examples)
         yield held
 
 
 def merge_block(block: bytes, counts: Counter[str]) -> tuple[bytes, Sequence[bytes]]:
     """Return a block with one line for each row key, and the keys."""
-    keys = first_fields(block, fields_of(block))
+    keys, previous = record_line.first_fields(block, prediction_line.fields_of(block)), b""
     if all(map(lt, keys, keys[1:])):
         return block, keys
     kept: list[tuple[bytes, bytes]] = []
-    previous = b""
-    for key, pairs in groupby(zip(keys, split_lines(block), strict=True), itemgetter(0)):
+    for key, pairs in groupby(zip(keys, record_line.split_lines(block), strict=True), itemgetter(0)):
         if key <= previous:
             raise InputError(f"row key {key!r} comes after {previous!r}: sort with LC_ALL=C sort -t$'\\t' -k1,1 -s")
         previous = key
@@ -74,72 +61,51 @@ def merge_block(block: bytes, counts: Counter[str]) -> tuple[bytes, Sequence[byt
         if not key.startswith(unreadable.KEY):
             counts["duplicates"] += len(lines) - 1
             counts["duplicates_digest"] += IdDigest.of([record_id(key)]) * (len(lines) - 1)
-            lines = [merge(lines)]
+            lines = [prediction_line.merge(lines)]
         kept += [(key, line) for line in lines]
-    return join_lines(line for _key, line in kept), [key for key, _line in kept]
+    return record_line.join_lines(line for _key, line in kept), [key for key, _line in kept]
 
 
 def count(lines: bytes, keys: Sequence[bytes], counts: Counter[str], examples: list[str]) -> None:
     """Count what is written: lines and their row keys, in order."""
-    if END_OF_UNSCORED in lines:
+    if prediction_line.END_OF_UNSCORED in lines:
         raise InputError("the input has unscored lines; pass --current with the release that holds their predictions")
     records = bisect_left(keys, unreadable.KEY)
-    scored = lines.count(END_OF_SCORED)
+    scored = lines.count(prediction_line.END_OF_SCORED)
     counts["scored"] += scored
     counts["failed"] += records - scored
-    counts["conflicts"] += lines.count(END_OF_CONFLICT)
+    counts["conflicts"] += lines.count(prediction_line.END_OF_CONFLICT)
     counts["written_digest"] += IdDigest.of(map(record_id, keys[:records]))
     counts["unreadable_written"] += len(keys) - records
-    names = (record_id(key).decode(errors="replace") for key in conflicting_keys(lines))
+    names = (record_id(key).decode(errors="replace") for key in prediction_line.conflicting_keys(lines))
     examples += islice(names, EXAMPLES - len(examples))
 
 
 def refusal(counts: Counter[str], examples: list[str]) -> PredictionsError | None:
     """Return why what was written must not be used, if so."""
     if examples:
-        text = f"{NOT_UNIQUE.decode()}, {counts['conflicts']:,} times, for example {', '.join(examples)}"
-        return InputError(f"{text}: give each record an ID of its own")
+        what = f"{prediction_line.NOT_UNIQUE.decode()}, {counts['conflicts']:,} times"
+        return InputError(f"{what}, for example {', '.join(examples)}: give each record an ID of its own")
     if counts["unreadable_written"]:
         return RefusedError(f"{counts['unreadable_written']:,} lines could not be read; they stand last in the output")
     return None
 
 
-def write_region(lines: Iterable[bytes], folder: str, current: Current | None) -> None:
-    """Write the lines and, into a folder, the region's HFile and how the lines compare with the current release's."""
-    part = environment.partition()
-
-    def write(hfile: RegionFile) -> Iterator[bytes]:
-        for block in lines:
-            sys.stdout.buffer.write(block)
-            records = unreadable.records(block)
-            hfile.write(records)
-            yield records
-
-    with RegionFile(folder, part) as hfile:
-        if current:
-            current.compare(write(hfile), folder, part)
-        else:
-            deque(write(hfile), maxlen=0)
-    upload(folder)
-
-
 def main(*arguments: str) -> int:
     parser = argparse.ArgumentParser("reducer.py", description="Keep one prediction line for each row key.")
     parser.add_argument("--hfiles", metavar="FOLDER", help="also write the region's HFile, and how it compares, here")
-    parser.add_argument(
-        "--current", type=Path, metavar="FILE", help="JSON that says where the served release's lines are"
-    )
+    parser.add_argument("--current", type=Path, metavar="FILE", help="JSON: where the served release's lines are")
     options = parser.parse_args(arguments)
 
     def reduce_input(counts: Counter[str]) -> PredictionsError | None:
         examples: list[str] = []
-        blocks: Iterable[bytes] = read_blocks(sys.stdin.buffer)
+        blocks: Iterable[bytes] = record_line.read_blocks(sys.stdin.buffer)
         current = Current.read(options.current) if options.current else None
         if current:
             blocks = current.fill_in(blocks, environment.partition(), counts)
         lines = one_line_a_key(blocks, counts, examples)
         if options.hfiles:
-            write_region(lines, options.hfiles, current)
+            write_region(lines, sys.stdout.buffer, options.hfiles, current)
         else:
             sys.stdout.buffer.writelines(lines)
         # In a job, the driver refuses: an error here would only make Hadoop try three times more.
