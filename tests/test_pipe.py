@@ -303,7 +303,11 @@ def test_wrong_arguments_show_the_usage(task, name, arguments, message):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(None, b"No such file"), (b"0001:2\t1", b"not the JSON that should be there"), (b"[]", b"does not say")],
+    [
+        (None, b"No such file"),
+        (b"0001:2\t1", b"not the JSON that should be there"),
+        (b"[]", b"not the JSON that should be there"),
+    ],
 )
 def test_a_file_that_names_no_served_release_is_refused(task, tmp_path, data, message):
     if data:
