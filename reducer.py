@@ -100,9 +100,9 @@ def main(*arguments: str) -> int:
     def reduce_input(counts: Counter[str]) -> PredictionsError | None:
         examples: list[str] = []
         blocks: Iterable[bytes] = record_line.read_blocks(sys.stdin.buffer)
-        current = Current.read(options.current) if options.current else None
+        current = Current.read(options.current).region(environment.partition()) if options.current else None
         if current:
-            blocks = current.fill_in(blocks, environment.partition(), counts)
+            blocks = current.fill_in(blocks, counts)
         lines = one_line_a_key(blocks, counts, examples)
         if options.hfiles:
             write_region(lines, sys.stdout.buffer, options.hfiles, current)

@@ -256,7 +256,8 @@ def test_a_record_that_comes_twice_keeps_its_line_twice(project):
     unscored = carry.unscored_lines([line.row_key for line in parsed], [line.record for line in parsed])
     twice = [line + b"\n" for line in unscored for _time in range(2)]  # each in a block of its own
     counts = Counter(carried=0)
-    assert split_lines(b"".join(carry.carry_over(twice, [current], counts))) == [
+    single = [line + b"\n" for line in split_lines(current)]
+    assert split_lines(b"".join(carry.carry_over(twice, single, counts))) == [
         line for line in split_lines(current) for _time in range(2)
     ]
     assert counts["carried"] == 800

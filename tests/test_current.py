@@ -2,14 +2,19 @@
 
 import gzip
 import json
+import re
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from test_comparison import BINARY, blocks, of
 
 from predictions.comparison.comparison import compare
-from predictions.errors import InputError
+from predictions.errors import InputError, InternalError
 from predictions.formats.document import to_file
+from predictions.formats.record_line import split_lines
 from predictions.task import webhdfs
+from predictions.task.carry import unscored_lines
 from predictions.task.current import Current, comparison_name, read_state
 
 BEFORE = of(*[(b"0", b"0.9"), (b"1", b"0.8"), (b"1", b"0.7")] * 30)
@@ -49,7 +54,7 @@ BOUNDS = [(b"", b"4000"), (b"4000", b"c000"), (b"c000", b"")]
 def test_the_regions_together_are_what_is_found_in_one_piece(files, tmp_path):
     found = None
     for number, bounds in enumerate(BOUNDS):
-        make(tmp_path).compare(iter(part(AFTER, *bounds)), str(tmp_path), number)
+        make(tmp_path).region(number).compare(iter(part(AFTER, *bounds)), str(tmp_path))
         again = read_state(BINARY, (tmp_path / comparison_name(number)).read_bytes())
         if found:
             found.merge(again)
@@ -65,7 +70,7 @@ def test_the_regions_together_are_what_is_found_in_one_piece(files, tmp_path):
 
 
 def test_without_a_current_release_the_lines_alone_are_looked_at(tmp_path):
-    make(tmp_path, release=None).compare(iter(part(AFTER, *BOUNDS[0])), str(tmp_path), 0)
+    make(tmp_path, release=None).region(0).compare(iter(part(AFTER, *BOUNDS[0])), str(tmp_path))
     found = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
     assert (found.before.rows, found.after.rows > 0, found.both) == (0, True, 0)
 
@@ -78,10 +83,10 @@ def test_where_they_cannot_be_had_every_line_is_written_all_the_same(files, tmp_
 
     monkeypatch.setattr(webhdfs, "blocks", broken)
     written = iter(part(AFTER, *BOUNDS[1]))
-    make(tmp_path).compare(written, str(tmp_path), 1)
+    make(tmp_path).region(1).compare(written, str(tmp_path))
     assert not (tmp_path / comparison_name(1)).exists()
     assert next(written, None) is None
-    assert "the lines of release 20261121T154500Z cannot be had, nothing is compared" in capsys.readouterr().err
+    assert re.search(r"of release 20261121T154500Z cannot be had: .*; nothing is compared", capsys.readouterr().err)
 
 
 def test_a_fault_of_the_own_lines_is_none_of_theirs(files, tmp_path):
@@ -90,7 +95,7 @@ def test_a_fault_of_the_own_lines_is_none_of_theirs(files, tmp_path):
         raise InputError("row key comes after")
 
     with pytest.raises(InputError, match="comes after"):
-        make(tmp_path).compare(broken(), str(tmp_path), 1)
+        make(tmp_path).region(1).compare(broken(), str(tmp_path))
 
 
 def test_lines_may_be_on_this_machine_packed_or_not(tmp_path):
@@ -98,7 +103,55 @@ def test_lines_may_be_on_this_machine_packed_or_not(tmp_path):
     (tmp_path / "part-00001.gz").write_bytes(gzip.compress(b"".join(part(BEFORE, b"8000", b""))))
     parts = [str(tmp_path / name) for name in ("part-00000", "part-00001.gz")]
     found = Current.of("20261121T154500Z", BINARY, ["8000"], parts, [])
-    assert b"".join(found.lines(0)) == b"".join(part(BEFORE, b"", b""))
+    found.region(0).compare(iter(part(BEFORE, b"", b"")), str(tmp_path))
+    compared = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
+    assert (compared.both, compared.changed, compared.gone) == (len(LINES), 0, 0)
+
+
+LINES = split_lines(b"".join(blocks(BEFORE, iter([]))))
+SIDES = [("/0", b"", b"8000"), ("/1", b"8000", b"g")]
+
+
+def carrying(tmp_path, monkeypatch, read):
+    """A served release whose lines are kept, its region from 4000 to c000, and what its mappers pass on of that."""
+    parts = {name: [line + b"\n" for line in LINES if start <= line < stop] for name, start, stop in SIDES}
+    monkeypatch.setattr(webhdfs, "blocks", lambda path: map(read, parts[path]))
+    inside = [line for line in LINES if BOUNDS[1][0] <= line < BOUNDS[1][1]]
+    fields = [line.split(b"\t") for line in inside]
+    unscored = [line + b"\n" for line in unscored_lines([each[0] for each in fields], [each[3] for each in fields])]
+    return replace(make(tmp_path), carried=True).region(1), unscored, inside
+
+
+def test_lines_are_read_once_to_fill_in_and_to_compare(tmp_path, monkeypatch):
+    counted = Counter()
+
+    def read(block):
+        counted["read"] += 1
+        assert counted["read"] <= before + counted["written"] + 3  # nobody is far behind
+        return block
+
+    def written(blocks):
+        for block in blocks:
+            counted["written"] += 1
+            lines.append(block)
+            yield block
+
+    region, unscored, inside = carrying(tmp_path, monkeypatch, read)
+    before, lines = sum(line < BOUNDS[1][0] for line in LINES), []
+    region.compare(written(region.fill_in(unscored, Counter())), str(tmp_path))
+    found = read_state(BINARY, (tmp_path / comparison_name(1)).read_bytes())
+    assert lines == [line + b"\n" for line in inside]
+    assert (found.both, found.changed, found.gone, found.appeared) == (len(inside), 0, 0, 0)
+    assert before + len(inside) <= counted["read"] <= before + len(inside) + 1
+
+
+def test_without_the_lines_nothing_is_filled_in(tmp_path, monkeypatch, capsys):
+    def lost(_block):
+        raise ConnectionRefusedError("no")
+
+    region, unscored, _inside = carrying(tmp_path, monkeypatch, lost)
+    with pytest.raises(InternalError, match="the lines of release 20261121T154500Z cannot be had: Conn.*: no"):
+        region.compare(region.fill_in(unscored, Counter()), str(tmp_path))
 
 
 def test_a_server_that_is_not_there_is_one_of_these_faults(monkeypatch):

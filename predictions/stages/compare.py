@@ -46,13 +46,14 @@ def compare_releases(
     return found
 
 
-def served_beside(before: ReleaseFolder | None, after: ReleaseFolder, regions: int) -> Current:
+def served_beside(before: ReleaseFolder | None, after: ReleaseFolder, regions: int, carried: bool) -> Current:
     """Return what the reducers of a release's job need of the one that is served, or to look at their own lines alone.
 
     Args:
         before: the release that is served, which is scored, on HDFS.
         after: the release that is to be scored.
         regions: how many it will have.
+        carried: whether records that have not changed since keep their lines.
 
     Raises:
         InputError: a part file is not there.
@@ -62,7 +63,7 @@ def served_beside(before: ReleaseFolder | None, after: ReleaseFolder, regions: i
         return Current.of(None, bins_of(after), [], [], ours)
     points = before.scored.split_points
     parts = [HDFS + before.part("scored", part) for part in range(len(points) + 1)]
-    return Current.of(before.release, bins, points, parts, ours)
+    return Current.of(before.release, bins, points, parts, ours, carried)
 
 
 def gather(folder: ReleaseFolder, found: Current) -> None:

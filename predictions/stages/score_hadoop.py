@@ -51,7 +51,7 @@ class ScoreJob:
         self._carry = current if changed else None
         self._settings = settings
         self._folder = folder
-        self._current = served_beside(current, folder, settings.hbase.regions)
+        self._current = served_beside(current, folder, settings.hbase.regions, changed)
         self._client = JobClient(settings, folder)
 
     def ship(self) -> None:

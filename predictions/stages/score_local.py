@@ -175,7 +175,8 @@ class LocalRun:
         with open(path, "wb") as file:
             file.writelines(lines_of(self._carry, *bounds))
         current = Path(f"{path}.json")
-        current.write_bytes(to_file(Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], [])))
+        served = Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], [], carried=True)
+        current.write_bytes(to_file(served))
         return ["--current", str(current)]
 
     def _part(self, output: str, region: int) -> BinaryIO:

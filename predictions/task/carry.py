@@ -9,9 +9,9 @@ The lines come to the reducer in the order of the current release's. It walks th
 in the place of each such line, if row key and fingerprint are the same, byte for byte.
 """
 
-from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 from predictions.errors import InternalError
 from predictions.formats.prediction_line import END_OF_UNSCORED, PredictionLine, split_block
@@ -41,13 +41,11 @@ def carry_over(blocks: Iterable[bytes], current: Iterable[bytes], counts: Counte
     """
     known = _Lines(current)
     for block in blocks:
-        if END_OF_UNSCORED not in block:
-            yield block
-            continue
         lines = split_lines(block)
         places = [place for place, line in enumerate(lines) if line.endswith(_END)]
         unscored = [lines[place] for place in places]
-        there = known.until(unscored[-1].partition(SEPARATOR)[0], set(unscored))
+        # Whether any is wanted or not: who reads the same lines beside this walks at the same pace.
+        there = known.until(_key(block), set(unscored))
         for place, line in zip(places, unscored, strict=True):
             if not (found := there.get(line)):
                 name = record_id(line.partition(SEPARATOR)[0]).decode(errors="replace")
@@ -65,21 +63,30 @@ class _Lines:
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
-        self._keys: list[bytes] = []
-        self._pairs: list[tuple[bytes, bytes]] = []
+        self._block = b""
 
-    def until(self, key: bytes, wanted: Container[bytes]) -> dict[bytes, bytes]:
+    def until(self, key: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
         """Return the next lines up to a row key, by what stands for them unscored, if that is wanted.
 
         The line of that key itself is there the next time as well: the same record may come once more.
         """
         found = dict[bytes, bytes]()
         while True:
-            found.update(pair for pair in self._pairs[: bisect_right(self._keys, key)] if pair[0] in wanted)
-            begin = bisect_left(self._keys, key)
-            self._keys, self._pairs = self._keys[begin:], self._pairs[begin:]
-            if self._keys or not (block := next(self._blocks, None)):
+            if wanted and self._block:
+                found.update((unscored, self._by_unscored[unscored]) for unscored in wanted & self._by_unscored.keys())
+            if self._block and _key(self._block) >= key:
                 return found
-            columns = split_block(block)
-            self._keys = columns[_KEY]
-            self._pairs = list(zip(unscored_lines(self._keys, columns[_RECORD]), split_lines(block), strict=True))
+            if not (block := next(self._blocks, b"")):
+                return found
+            self._block = block
+            self.__dict__.pop("_by_unscored", None)
+
+    @cached_property
+    def _by_unscored(self) -> dict[bytes, bytes]:
+        columns = split_block(self._block)
+        return dict(zip(unscored_lines(columns[_KEY], columns[_RECORD]), split_lines(self._block), strict=True))
+
+
+def _key(block: bytes) -> bytes:
+    """Return the row key of a block's last line."""
+    return block[block.rfind(b"\n", 0, -1) + 1 :].partition(SEPARATOR)[0]

@@ -3,15 +3,17 @@
     job/current.json                        which release it is and where its lines are; the driver writes it
     hfiles/part-00000.comparison.json       how a region's lines compare with it, as `Comparison.state`
 
-Each reducer reads the lines of its own range of row keys while it writes its own. Where they cannot be had, nothing is
-compared: `activate` does it later.
+Each reducer reads the lines of its own range of row keys once, while it writes its own. Where they cannot be had,
+nothing is compared: `activate` does it later.
 """
 
 import json
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 
 from predictions.comparison.comparison import Comparison, compare, lines_between
@@ -43,6 +45,7 @@ class Current:
         points: the split points between its part files.
         parts: the paths of these, in their order; on HDFS, with `hdfs://` before them.
         regions: the split points of the release that is being scored.
+        carried: whether records that have not changed since keep its lines.
     """
 
     release: str | None
@@ -51,11 +54,21 @@ class Current:
     points: list[str]
     parts: list[str]
     regions: list[str]
+    carried: bool = False
 
     @classmethod
-    def of(cls, release: str | None, bins: Bins, points: list[str], parts: list[str], regions: list[str]) -> "Current":
+    def of(
+        cls,
+        release: str | None,
+        bins: Bins,
+        points: list[str],
+        parts: list[str],
+        regions: list[str],
+        carried: bool = False,
+    ) -> "Current":
         """Return it by its bins; where nothing is served, these are of the release that is being scored."""
-        return cls(release, [label.decode(BYTES) for label in bins.classes], list(bins.edges), points, parts, regions)
+        classes = [label.decode(BYTES) for label in bins.classes]
+        return cls(release, classes, list(bins.edges), points, parts, regions, carried)
 
     @classmethod
     def read(cls, path: Path) -> "Current":
@@ -74,45 +87,77 @@ class Current:
         """The bins of both distributions."""
         return Bins(tuple(label.encode(BYTES) for label in self.classes), tuple(self.edges))
 
-    def fill_in(self, blocks: Iterable[bytes], part: int, counts: Counter[str]) -> Iterator[bytes]:
-        """Yield blocks of sorted lines, with this release's lines in the place of those that were not scored.
+    def region(self, part: int) -> "CurrentRegion":
+        """Return its lines of a region, by the region's number."""
+        return CurrentRegion(self, part)
+
+
+class CurrentRegion:
+    """The served release's lines of one region, read once: to fill in, and to compare with what is written.
+
+    Args:
+        current: the release.
+        part: the region's number.
+    """
+
+    def __init__(self, current: Current, part: int) -> None:
+        self._current = current
+        self._part = part
+        start, stop = key_range(current.regions, part)
+        read = lines_between(current.points, lambda part: _blocks(current.parts[part]), start, stop)
+        [self._lines] = tee(_Lines(current.release, read if current.release else iter(())), 1)
+
+    def fill_in(self, blocks: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
+        """Yield the region's blocks of sorted lines, with this release's lines for those that were not scored.
 
         Args:
-            blocks: of a region.
-            part: the region's number.
+            blocks: of the region.
             counts: `carried` is added to.
 
         Raises:
             InternalError: a line is not there, or none can be had.
         """
         try:
-            yield from carry_over(blocks, self.lines(part), counts)
+            yield from carry_over(blocks, self._lines, counts) if self._current.carried else blocks
         except LostError as error:
-            raise InternalError(f"the lines of release {self.release} cannot be had: {error}") from error
+            raise InternalError(str(error)) from error
 
-    def compare(self, written: Iterator[bytes], folder: str, part: int) -> None:
-        """Compare a region's lines, while they are written, and write what was found into a folder.
+    def compare(self, written: Iterator[bytes], folder: str) -> None:
+        """Compare the region's lines, while they are written, and write what was found into a folder.
 
         Args:
             written: yields each block once it is written; it is drained whatever happens to the other side.
             folder: of the region's files.
-            part: the region's number.
         """
+        # Whoever fills in walks through the same lines, at the same pace: what one has read waits for the other.
+        lines = copy(self._lines) if self._current.carried else self._lines
         try:
-            write_state(compare(self.lines(part), written, self.bins), folder, part)
+            write_state(compare(lines, written, self._current.bins), folder, self._part)
         except LostError as error:
-            print(f"the lines of release {self.release} cannot be had, nothing is compared: {error}", file=sys.stderr)
+            print(f"{error}; nothing is compared", file=sys.stderr)
             deque(written, maxlen=0)
 
-    def lines(self, part: int) -> Iterable[bytes]:
-        """Yield this release's lines of a region, by its number; LostError where they cannot be had."""
-        if not self.release:
-            return
-        start, stop = key_range(self.regions, part)
+
+class _Lines:
+    """Blocks of lines that two may read: what went wrong for one goes wrong for the other."""
+
+    def __init__(self, release: str | None, blocks: Iterator[bytes]) -> None:
+        self._release = release
+        self._blocks = blocks
+        self._lost: LostError | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._lost:
+            raise self._lost
         try:
-            yield from lines_between(self.points, lambda part: _blocks(self.parts[part]), start, stop)
+            return next(self._blocks)
         except webhdfs.FAILURES as error:
-            raise LostError(f"{type(error).__name__}: {error}") from error
+            why = f"{type(error).__name__}: {error}"
+            self._lost = LostError(f"the lines of release {self._release} cannot be had: {why}")
+            raise self._lost from error
 
 
 def _blocks(path: str) -> Iterator[bytes]:

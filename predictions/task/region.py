@@ -11,20 +11,19 @@ from typing import BinaryIO
 from predictions.formats import unreadable
 from predictions.formats.hfile.region_file import RegionFile
 from predictions.task import environment
-from predictions.task.current import Current
+from predictions.task.current import CurrentRegion
 from predictions.task.webhdfs import upload
 
 
-def write_region(lines: Iterable[bytes], output: BinaryIO, folder: str, current: Current | None) -> None:
+def write_region(lines: Iterable[bytes], output: BinaryIO, folder: str, current: CurrentRegion | None) -> None:
     """Write a region's lines and its files; those of a job's task go into its output folder on HDFS.
 
     Args:
         lines: blocks of the region's prediction lines.
         output: the lines go there.
         folder: and the files here.
-        current: the release that is served.
+        current: the served release's lines of the region.
     """
-    part = environment.partition()
 
     def written(hfile: RegionFile) -> Iterator[bytes]:
         for block in lines:
@@ -33,9 +32,9 @@ def write_region(lines: Iterable[bytes], output: BinaryIO, folder: str, current:
             hfile.write(records)
             yield records
 
-    with RegionFile(folder, part) as hfile:
+    with RegionFile(folder, environment.partition()) as hfile:
         if current:
-            current.compare(written(hfile), folder, part)
+            current.compare(written(hfile), folder)
         else:
             deque(written(hfile), maxlen=0)
     upload(folder)
