@@ -250,6 +250,8 @@ def lines_between(
             is_inside = not stop or block[block.rfind(b"\n", 0, -1) + 1 :] < stop
             if kept := block[begin : None if is_inside else bytes_before(block, stop)]:
                 yield kept
+            if not is_inside:
+                return
 
 
 def _aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Rows, Rows]]:
