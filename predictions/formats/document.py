@@ -58,7 +58,7 @@ def _plain(value: Any) -> Any:
 
 
 def _made(kind: Any, value: Any) -> Any:
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return kind(**{each.name: _made(each.type, value[each.name]) for each in fields(kind) if each.name in value})
     if kind is IdDigest:
         return IdDigest.parse(value)
