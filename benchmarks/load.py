@@ -158,11 +158,11 @@ def _measure(server: Server, connection: Connection, name: str, lines: Lines, wa
         os.sync()  # else the disk would still be busy with what came before
         seconds = WAYS[way].load(lines, plan)
         folder = lines.scored if WAYS[way].keeps_times else None
-        faults = verify_table(plan, lines.parts, folder, cores(), lambda _done, _total: None).faults
+        mismatches = verify_table(plan, lines.parts, folder, cores(), lambda _done, _total: None).mismatches
     finally:
         connection.delete_table(plan.table)
-    if faults:
-        raise click.ClickException(f"{WAYS[way].title}: the table is not what was loaded: {'; '.join(faults)}")
+    if mismatches:
+        raise click.ClickException(f"{WAYS[way].title}: the table is not what was loaded: {'; '.join(mismatches)}")
     say(f"{when}, {WAYS[way].title}: {lines.rows / seconds:,.0f} rows a second")
     return seconds
 

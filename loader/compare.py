@@ -17,33 +17,33 @@ KEY_ROWS = 5_000  # of a page, where only keys are read
 
 
 @dataclass
-class Found:
+class TableRange:
     """What a range holds.
 
     Args:
         rows: in the table.
         id_digest: of their record IDs.
         cells: that were compared.
-        faults: how many rows are not as they should be, by their kind, one of `KINDS`.
+        mismatches: how many rows are not as they should be, by their kind, one of `KINDS`.
         examples: the first rows of each kind, as texts.
     """
 
     rows: int = 0
     id_digest: IdDigest = NO_IDS
     cells: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
+    mismatches: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     def note(self, kind: str, key: bytes, what: str = "") -> None:
         """Count a row that is not as it should be."""
-        self.faults[kind] += 1
+        self.mismatches[kind] += 1
         if len(self.examples[kind]) < EXAMPLES:
             self.examples[kind].append(f"{record_id(key).decode(errors='replace')}{what}")
 
 
 def count_range(
     connection: Connection, table: str, bounds: tuple[bytes, bytes], report: Callable[[int], None]
-) -> Found:
+) -> TableRange:
     """Count the rows of a range and digest their IDs; only keys are sent.
 
     Args:
@@ -52,7 +52,7 @@ def count_range(
         bounds: the range's first row key and the one that it stops before.
         report: called now and then with the rows so far.
     """
-    found = Found()
+    found = TableRange()
     for keys in connection.keys(table, *bounds, [FAMILY], KEY_ROWS):
         _count(found, keys)
         report(found.rows)
@@ -66,7 +66,7 @@ def compare_range(
     blocks: Iterable[bytes],
     page_rows: int,
     report: Callable[[int], None],
-) -> Found:
+) -> TableRange:
     """Compare every cell of a range, its timestamp too, with the prediction lines; both are read once, in order.
 
     Args:
@@ -77,7 +77,7 @@ def compare_range(
         page_rows: rows to ask for at once.
         report: called now and then with the rows so far.
     """
-    found = Found()
+    found = TableRange()
     lines = (parse_line(line) for block in blocks for line in split_lines(block))
     line = next(lines, None)
     for page in connection.scan(table, *bounds, page_rows=page_rows):
@@ -101,7 +101,7 @@ def compare_range(
     return found
 
 
-def _count(found: Found, keys: list[bytes]) -> None:
+def _count(found: TableRange, keys: list[bytes]) -> None:
     found.rows += len(keys)
     found.id_digest += IdDigest.of(map(record_id, keys))
 

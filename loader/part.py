@@ -11,7 +11,7 @@ from predictions.formats.id_digest import IdDigest
 from predictions.formats.names import part_name
 from predictions.formats.prediction_line import PredictionLine, cells, parse_line
 from predictions.formats.row_key import record_id
-from predictions.hbase.connection import Connection, RefusalError
+from predictions.hbase.connection import Connection, RejectedError
 from predictions.workers import Pace
 
 MAX_REJECTED = 1_000  # rows of a part; where HBase refuses more, it is not for what is in them
@@ -82,7 +82,7 @@ def send(connection: Connection, table: str, lines: list[PredictionLine]) -> lis
 def _put(connection: Connection, table: str, lines: list[PredictionLine], timestamp: int) -> list[Rejected]:
     try:
         connection.put_rows(table, [(line.row_key, cells(line)) for line in lines], timestamp)
-    except RefusalError as error:
+    except RejectedError as error:
         if len(lines) == 1:
             return [Rejected(record_id(lines[0].row_key), error.reason)]
         half = len(lines) // 2

@@ -37,7 +37,7 @@ from predictions.jobs import streaming
 from predictions.jobs.streaming import Job
 from predictions.scoring.model import MODEL_FILE, load_model
 from predictions.scoring.predict import Scorer
-from predictions.stages import compare, export, marking, score, score_local, train, verify
+from predictions.stages import compare, export, marks, score, score_local, train, verify
 from predictions.task.carry import carry_over
 from predictions.task.marks import MARKS_FILE, Marks
 
@@ -68,7 +68,7 @@ def without(processes=False):
         if not processes:
             patch.setattr(train, "try_in_fresh_process", lambda manifest, _release: load_model(manifest))
             patch.setattr(score_local, "LocalRun", OneProcess)
-            for module in (compare, export, bulk, puts, marking, verify):
+            for module in (compare, export, bulk, puts, marks, verify):
                 patch.setattr(module, "run_tasks", run_tasks)
         yield
 
@@ -162,15 +162,15 @@ class OneProcess:
             scratch = Path(folder)
             for name in (MODEL_MANIFEST, MODEL_FILE):
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
-            model, scored, marks = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release), None
+            model, scored, known = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release), None
             if self._carry:
                 with open(scratch / MARKS_FILE, "wb") as file:
-                    marking.write_marks(self._carry, file)
-                marks = Marks(scratch / MARKS_FILE)
+                    marks.write_marks(self._carry, file)
+                known = Marks(scratch / MARKS_FILE)
             counts, examples, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
             for path in self._folder.files("export"):
                 of_file, split = Counter(), f"{path.rpartition('/')[2]}+0"
-                blocks = mapper.score(self._folder.blocks(path), Scorer(model, scored, split, marks), of_file)
+                blocks = mapper.score(self._folder.blocks(path), Scorer(model, scored, split, known), of_file)
                 lines += split_lines(b"".join(blocks))
                 counts.update(of_file)
             lines.sort(key=lambda line: line.partition(b"\t")[0])

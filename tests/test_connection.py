@@ -23,7 +23,7 @@ from thrift_servers import MODES, Listener, Relay, thrift_servers
 import predictions.hbase.connection
 import predictions.hbase.transport
 from predictions.errors import InputError, ServiceError
-from predictions.hbase.connection import Cell, Connection, RefusalError
+from predictions.hbase.connection import Cell, Connection, RejectedError
 from predictions.hbase.server import Server
 
 on_cluster = pytest.mark.cluster
@@ -99,7 +99,7 @@ def gives_up(server, request=lambda connection: connection.row("table", b"key"))
             request(connection)
         assert time.monotonic() - started < server.timeout + max(0.1 * server.timeout, 0.2)
     # A refusal's is not that of a service that is away, for which a scheduler tries again.
-    assert raised.value.exit_code == (3 if isinstance(raised.value, RefusalError) else 4)
+    assert raised.value.exit_code == (3 if isinstance(raised.value, RejectedError) else 4)
     assert server.address in str(raised.value)
     assert "\n" not in str(raised.value)
     return raised.value, reasons
@@ -359,7 +359,7 @@ def test_check_and_put_is_not_sent_again_where_its_answer_was_lost(table, server
     relay.reply = first(1, lambda _data: b"")
     through = replace(server, port=relay.port)
     error, reasons = gives_up(through, lambda it: it.check_and_put(table, b"claim", COLUMN, None, b"mine"))
-    assert (relay.calls, reasons, isinstance(error, RefusalError)) == (["checkAndPut"], [], False)
+    assert (relay.calls, reasons, isinstance(error, RejectedError)) == (["checkAndPut"], [], False)
     with Connection(server) as connection:
         assert connection.row(table, b"claim")[COLUMN].value == b"mine"  # it was done: again, it would say no
         assert not connection.check_and_put(table, b"claim", COLUMN, None, b"another's")
@@ -406,7 +406,7 @@ def test_a_scan_goes_on_behind_the_last_row_where_its_connection_was_cut(table, 
 )
 def test_a_refusal_is_told_at_once(table, server, relay, request_, reason):
     error, reasons = gives_up(replace(server, port=relay.port), lambda connection: request_(connection, table))
-    assert isinstance(error, RefusalError)
+    assert isinstance(error, RejectedError)
     assert reason in error.reason
     assert not re.search(r"\b(org|java)\.", error.reason)
     assert (len(relay.calls), reasons) == (1, [])

@@ -19,7 +19,7 @@ from predictions.formats.manifest import (
     Part,
     Scored,
     Training,
-    faults,
+    mismatches,
 )
 from predictions.formats.record_line import Column
 
@@ -51,7 +51,7 @@ MODEL = ModelManifest(
 
 
 def test_what_adds_up_has_no_faults():
-    assert list(faults(MANIFEST.accounts)) == []
+    assert list(mismatches(MANIFEST.accounts)) == []
     assert [account.rows for account in MANIFEST.accounts] == [10, 10, 9, 9]
 
 
@@ -67,8 +67,8 @@ def test_what_adds_up_has_no_faults():
     ],
 )
 def test_where_two_sides_part_is_said(part, values, message):
-    [fault] = faults(replace(MANIFEST, **{part: replace(getattr(MANIFEST, part), **values)}).accounts)
-    assert re.search(message, fault)
+    [mismatch] = mismatches(replace(MANIFEST, **{part: replace(getattr(MANIFEST, part), **values)}).accounts)
+    assert re.search(message, mismatch)
 
 
 @pytest.mark.parametrize("made", [MANIFEST, make_manifest(), MODEL])

@@ -19,7 +19,7 @@ from predictions.errors import RefusedError
 from predictions.formats.document import to_file
 from predictions.formats.record_line import join_lines
 from predictions.formats.row_key import row_keys
-from predictions.hbase.connection import Connection, RefusalError
+from predictions.hbase.connection import Connection, RejectedError
 
 pytestmark = pytest.mark.cluster
 
@@ -108,7 +108,7 @@ def test_a_loaded_part_is_only_read(connection, plan, monkeypatch):
 
 def test_row_after_row_that_hbase_refuses_is_not_the_rows_fault(connection, plan, small_batches, monkeypatch):
     def refuse(*_arguments):
-        raise RefusalError("HBase refuses: AccessDeniedException", "AccessDeniedException")
+        raise RejectedError("HBase refuses: AccessDeniedException", "AccessDeniedException")
 
     monkeypatch.setattr(puts, "MAX_REJECTED", 3)
     with monkeypatch.context() as patch:

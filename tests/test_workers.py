@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from predictions.errors import InputError, InternalError, RefusedError, ServiceError
-from predictions.hbase.connection import RefusalError
+from predictions.hbase.connection import RejectedError
 from predictions.workers import cores, run_tasks
 
 HERE = Path(__file__).parent  # not from conftest: each process imports this module, and should not import scikit-learn
@@ -89,7 +89,7 @@ def raise_or_wait(folder, error, report):
         InputError("part-00001: no"),
         RefusedError("row after row"),
         ServiceError("gone"),
-        RefusalError("HBase: no", "no"),
+        RejectedError("HBase: no", "no"),
     ],
     ids=lambda error: type(error).__name__,
 )

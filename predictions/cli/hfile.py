@@ -10,7 +10,7 @@ import fsspec
 import requests
 
 from predictions.errors import InputError, ServiceError
-from predictions.formats.hfile.cells import Cell, decode_key
+from predictions.formats.hfile.cells import KeyValue, decode_key
 from predictions.formats.hfile.reader import HFileReader
 from predictions.formats.hfile.trailer import Field
 from predictions.formats.hfile.writer import LAST_KEY
@@ -76,7 +76,7 @@ def lines(url: str) -> Iterator[bytes]:
             yield write_rows(map(_fields, rows))
 
 
-def _fields(cell: Cell) -> tuple[bytes, ...]:
+def _fields(cell: KeyValue) -> tuple[bytes, ...]:
     return escape(cell.row), escape(cell.family + b":" + cell.qualifier), b"%d" % cell.time, escape(cell.value)
 
 

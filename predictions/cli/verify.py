@@ -22,13 +22,13 @@ def command(session: Session, release: str | None, full: bool, processes: int | 
     settings, folder, processes = session.settings, session.storage.release(release), processes or cores()
     with bar("verify", "rows") as progress:
         found = verify(settings, folder, full, processes, progress)
-    for fault in found.faults:
-        click.echo(fault)
+    for mismatch in found.mismatches:
+        click.echo(mismatch)
     read = f"every cell ({found.cells:,}), beside the prediction lines" if full else "row keys alone"
     say(
         f"{found.rows:,} rows of table {release_table(settings.name, folder.release)}: read {read}, by scans of up to "
         f"{processes} regions at once, in {found.seconds:.1f} s ({found.rows / found.seconds:,.0f} rows a second)"
     )
-    if found.faults:
+    if found.mismatches:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
         raise VerificationError(f"release {folder.release} is not what was scored" + (f": {counts}" if counts else ""))

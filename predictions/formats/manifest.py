@@ -26,7 +26,7 @@ class Account(NamedTuple):
         return f"{self.rows:,} {self.step} (ID digest {self.id_digest})"
 
 
-def faults(accounts: Sequence[Account]) -> Iterator[str]:
+def mismatches(accounts: Sequence[Account]) -> Iterator[str]:
     """Yield where two accounts of the same records differ, a line each; none where no record was lost or swapped.
 
     Args:
@@ -239,7 +239,7 @@ class Manifest:
 
     @property
     def accounts(self) -> list[Account]:
-        """What each step of a loaded release says, for `faults`."""
+        """What each step of a loaded release says, for `mismatches`."""
         assert self.scored
         assert self.loaded
         parts = self.loaded.parts

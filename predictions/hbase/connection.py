@@ -31,7 +31,7 @@ GRACE_SECONDS = 0.5  # for a reply that may have come while whoever asked for it
 _KEYS = b"FirstKeyOnlyFilter() AND KeyOnlyFilter()"  # of a row its first cell, of that no value
 
 
-class RefusalError(ServiceError):
+class RejectedError(ServiceError):
     """HBase answered, and will not do what it was asked however often it is: to repeat the command is no use."""
 
     exit_code = RefusedError.exit_code
@@ -69,7 +69,7 @@ class Connection:
     """A connection to HBase for one thread, which opens with the first request.
 
     Each request raises ServiceError where HBase could not be had within `server.timeout` seconds, and by `deadline`;
-    RefusalError where it refuses; and RuntimeError in another thread or process than that which made or adopted it.
+    RejectedError where it refuses; and RuntimeError in another thread or process than that which made or adopted it.
 
     Args:
         server: the Thrift server.
@@ -182,7 +182,7 @@ class Connection:
             timestamp: of all the cells, in milliseconds since 1970.
 
         Raises:
-            RefusalError: HBase refuses one of them, or several; others may have been written.
+            RejectedError: HBase refuses one of them, or several; others may have been written.
         """
         # Unset, `isDelete` and `writeToWAL` are what the server takes them for: false and true.
         batch = [
@@ -324,7 +324,7 @@ class Connection:
         if not may_pass(error):
             if isinstance(error, (OSError, TTransportException)):
                 return ServiceError(f"HBase's Thrift server at {server.address}: {reason}; is hbase.thrift right?")
-            return RefusalError(f"HBase refuses, through the Thrift server at {server.address}: {reason}", reason)
+            return RejectedError(f"HBase refuses, through the Thrift server at {server.address}: {reason}", reason)
         tries = f"tried {attempts} times in " if attempts > 1 else "waited "
         return ServiceError(
             f"HBase's Thrift server at {server.address}: {reason}; {tries}{server.timeout:g} s at most "

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from predictions.errors import InputError, RefusedError, ServiceError
 from predictions.formats import document
 from predictions.formats.manifest import Manifest
-from predictions.hbase.connection import Connection, RefusalError, Row, Sent
+from predictions.hbase.connection import Connection, RejectedError, Row, Sent
 
 FAMILY = "r"
 BUILDING, LOADED, REFUSED, DROPPED = "building", "loaded", "refused", "dropped"
@@ -153,7 +153,7 @@ class Releases:
         """Return the pointer that `send_pointer` has asked for."""
         try:
             rows = self._connection.receive(sent)
-        except RefusalError:
+        except RejectedError:
             if self.is_there:
                 raise
             return Pointer()  # nothing was ever loaded
@@ -231,7 +231,7 @@ class Releases:
         value = document.to_cell(new)
         try:
             switched = self._connection.check_and_put(self._name, _POINTER_ROW, _POINTER, read, value)
-        except RefusalError:
+        except RejectedError:
             raise
         except ServiceError:
             if self._read()[0] != value:  # the answer was lost: whether it was done is seen

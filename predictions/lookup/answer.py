@@ -11,7 +11,7 @@ from predictions.formats.manifest import Manifest
 from predictions.formats.prediction_line import texts
 from predictions.formats.record_line import fingerprints
 from predictions.hbase.connection import Row
-from predictions.lookup.served import Current
+from predictions.lookup.served import ServedRelease
 from predictions.sources.reader import Record
 
 ONLINE = "online"
@@ -68,7 +68,7 @@ class Answers:
         max_age: seconds after which a prediction is `expired`; None for never.
     """
 
-    def __init__(self, current: Current | None, unavailable: dict[str, str], max_age: float | None) -> None:
+    def __init__(self, current: ServedRelease | None, unavailable: dict[str, str], max_age: float | None) -> None:
         self._now = time.time()
         self._unavailable = unavailable
         self._max_age = max_age

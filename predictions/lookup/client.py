@@ -11,7 +11,7 @@ from predictions.formats.record_line import escape
 from predictions.formats.row_key import row_keys, unfit
 from predictions.hbase.pool import Pool
 from predictions.lookup.answer import Answer, Answers
-from predictions.lookup.served import Found, Served
+from predictions.lookup.served import ReleaseRows, ServedRows
 from predictions.settings import Settings, load_settings
 from predictions.sources import open_reader
 from predictions.sources.reader import Reader, Record
@@ -67,7 +67,7 @@ class Client:
             raise InputError(f"max_age: {max_age}: it must be a number of seconds, 0 or more")
         self._max_age = max_age
         self._id = settings.database.id
-        self._served = Served(settings)
+        self._served = ReleaseRows(settings)
         self._readers: Pool[Reader] = Pool(open_reader(settings.database))
         self._scorer = _scorer(settings.hadoop.storage if model is True else model, settings.name) if model else None
 
@@ -154,10 +154,10 @@ class Client:
 
     def _ask(
         self, names: Sequence[str], keys: Mapping[str, bytes]
-    ) -> tuple[dict[str, str], Mapping[str, Record], Found | None]:
+    ) -> tuple[dict[str, str], Mapping[str, Record], ServedRows | None]:
         """Return which halves could not be had and why, the records, and what HBase has."""
         unavailable: dict[str, str] = {}
-        found: Found | None = None
+        found: ServedRows | None = None
         records: Mapping[str, Record] = {}
         try:
             with ExitStack() as lent:  # a reply that nobody waited for closes its connection

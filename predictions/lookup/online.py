@@ -16,7 +16,7 @@ from predictions.errors import InputError, PredictionsError, ServiceError
 from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.record_line import NULL, SEPARATOR, escape, join_lines, unescape
 from predictions.lookup.answer import Answer, Answers
-from predictions.lookup.served import Current
+from predictions.lookup.served import ServedRelease
 from predictions.scoring.model import MODEL_FILE, Model, load_model
 from predictions.sources.reader import Record
 from predictions.storage import Storage
@@ -62,7 +62,7 @@ class Scorer:
         self._loadings: dict[tuple[int, str], _Loading] = {}  # by process, since threads do not go over a fork
 
     def rescore(
-        self, answers: Sequence[Answer], records: Mapping[str, Record], making: Answers, current: Current
+        self, answers: Sequence[Answer], records: Mapping[str, Record], making: Answers, current: ServedRelease
     ) -> list[Answer]:
         """Return the answers, those to records `unscored` or `changed` with a prediction of the record as it is.
 
@@ -84,7 +84,7 @@ class Scorer:
         return [scored.get(found.id, found) for found in answers]
 
     def _score(
-        self, wanted: Mapping[str, Answer], records: Mapping[str, Record], making: Answers, current: Current
+        self, wanted: Mapping[str, Answer], records: Mapping[str, Record], making: Answers, current: ServedRelease
     ) -> dict[str, Answer]:
         model, threads = self._loading(current).wait()
         lines = [SEPARATOR.join((escape(name.encode()), making.features(records[name]), NULL)) for name in wanted]
@@ -94,7 +94,7 @@ class Scorer:
         fields = zip(wanted.values(), scores.predictions, scores.probabilities, scores.errors, strict=True)
         return {found.id: making.online(found, *map(_text, of_one)) for found, *of_one in fields}
 
-    def _loading(self, current: Current) -> _Loading:
+    def _loading(self, current: ServedRelease) -> _Loading:
         """Return the loading of a release's model, begun now unless it was before; no lock, for the sake of forks."""
         key = os.getpid(), current.model
         known = self._loadings.get(key)
@@ -106,7 +106,9 @@ class Scorer:
             Thread(target=self._load, args=(current, key, mine.model), daemon=True).start()
         return loading
 
-    def _load(self, current: Current, key: tuple[int, str], target: Future[tuple[Model, ThreadpoolController]]) -> None:
+    def _load(
+        self, current: ServedRelease, key: tuple[int, str], target: Future[tuple[Model, ThreadpoolController]]
+    ) -> None:
         try:
             model = self._read(current, key[1])
             target.set_result((model, ThreadpoolController()))  # of the libraries that are loaded by now
@@ -116,7 +118,7 @@ class Scorer:
         for other in self._loadings.keys() - {key}:  # the models of releases before
             self._loadings.pop(other, None)
 
-    def _read(self, current: Current, sha256: str) -> Model:
+    def _read(self, current: ServedRelease, sha256: str) -> Model:
         assert current.release
         folder = Storage(self._storage, self._name).release(current.release)
         with tempfile.TemporaryDirectory(prefix="model.") as local:

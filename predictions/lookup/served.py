@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from predictions.formats.manifest import Manifest
 from predictions.formats.names import release_table
-from predictions.hbase.connection import GRACE_SECONDS, Connection, RefusalError, Row, Sent
+from predictions.hbase.connection import GRACE_SECONDS, Connection, RejectedError, Row, Sent
 from predictions.hbase.pool import Pool
 from predictions.hbase.releases import Releases
 from predictions.settings import Settings
@@ -17,7 +17,7 @@ POINTER_SECONDS = 0.5  # for which a pointer that was read is taken for the curr
 MIN_ROWS = 250  # of a request, where there are others beside it: below that, one alone takes less time
 
 
-class Current(NamedTuple):
+class ServedRelease(NamedTuple):
     """The release that was current at a time, by the monotonic clock; None before any was."""
 
     release: str | None
@@ -44,14 +44,14 @@ class Current(NamedTuple):
         return time.monotonic() < self.since + POINTER_SECONDS
 
 
-class Found(NamedTuple):
+class ServedRows(NamedTuple):
     """Rows of the release that was current when they were asked for, by their row keys."""
 
-    current: Current
+    current: ServedRelease
     rows: dict[bytes, Row]
 
 
-class Served:
+class ReleaseRows:
     """Looks rows of the current release up, for any number of threads.
 
     Args:
@@ -63,20 +63,20 @@ class Served:
         server = settings.hbase.server()
         self.timeout = server.timeout
         self._pool = Pool(lambda: Connection(server))
-        self.current: Current | None = None  # when it was last asked for
+        self.current: ServedRelease | None = None  # when it was last asked for
 
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
 
-    def send(self, keys: Sequence[bytes], lent: ExitStack) -> "Lookup":
+    def send(self, keys: Sequence[bytes], lent: ExitStack) -> "RowLookup":
         """Send what is needed to find rows of the current release.
 
         Args:
             keys: the row keys, each of them once.
             lent: to which connections are lent; to be left when the rows were received.
         """
-        return Lookup(self, sorted(keys), lent)
+        return RowLookup(self, sorted(keys), lent)
 
     def lend(self, lent: ExitStack) -> Connection:
         """Return a connection, which is given back with what else is lent."""
@@ -86,7 +86,7 @@ class Served:
         """Ask which release is current."""
         return Releases(connection, self.name).send_pointer()
 
-    def receive_pointer(self, connection: Connection, sent: Sent) -> Current:
+    def receive_pointer(self, connection: Connection, sent: Sent) -> ServedRelease:
         """Return the release that was current when `send_pointer` was asked for it."""
         releases, known = Releases(connection, self.name), self.current
         release = releases.receive_pointer(sent).current
@@ -94,16 +94,16 @@ class Served:
             manifest = known.manifest
         else:
             manifest = releases.manifest(release) if release else None
-        current = Current(release, manifest, sent.time)
+        current = ServedRelease(release, manifest, sent.time)
         if not self.current or self.current.since < sent.time:  # another thread's may be a newer one
             self.current = current
         return current
 
 
-class Lookup:
+class RowLookup:
     """A lookup of rows, over as many connections as it has requests at once: begun here, ended by `receive`."""
 
-    def __init__(self, served: Served, keys: list[bytes], lent: ExitStack) -> None:
+    def __init__(self, served: ReleaseRows, keys: list[bytes], lent: ExitStack) -> None:
         self._served = served
         self._keys = keys
         self._lent = lent
@@ -117,7 +117,7 @@ class Lookup:
         else:
             self._pointer = served.send_pointer(self._first)
 
-    def receive(self) -> Found:
+    def receive(self) -> ServedRows:
         """Wait for the rows, if need be of a release that became the current one since.
 
         Raises:
@@ -133,8 +133,8 @@ class Lookup:
         while True:
             began, found, refused = time.monotonic(), None, None
             try:
-                found = Found(self._current, {row.key: row for row in self._rows()})
-            except RefusalError as error:
+                found = ServedRows(self._current, {row.key: row for row in self._rows()})
+            except RejectedError as error:
                 refused = error  # its table may be gone
             if found and time.monotonic() < began + POINTER_SECONDS:
                 return found
@@ -146,7 +146,7 @@ class Lookup:
                 return found
             self._send(newer)
 
-    def _send(self, current: Current) -> None:
+    def _send(self, current: ServedRelease) -> None:
         """Ask for the rows of a release."""
         self._current = current
         self._sent: list[tuple[Connection, Sent]] = []
@@ -162,7 +162,7 @@ class Lookup:
     def _rows(self) -> list[Row]:
         return [row for connection, sent in self._sent for row in connection.receive(sent)]
 
-    def _read(self) -> Current:
+    def _read(self) -> ServedRelease:
         return self._served.receive_pointer(self._first, self._served.send_pointer(self._first))
 
     def _lend(self) -> Connection:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from predictions.errors import InputError, PredictionsError, RefusedError
-from predictions.formats.manifest import Manifest, Scored, faults
+from predictions.formats.manifest import Manifest, Scored, mismatches
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Pointer, Releases
 from predictions.settings import GateSettings, Settings
@@ -59,7 +59,7 @@ def activate(
         releases = Releases(connection, settings.name)
         releases.require(release, LOADED, REFUSED)
         manifest = releases.manifest(release)
-        if unproven := list(faults(manifest.accounts)):
+        if unproven := list(mismatches(manifest.accounts)):
             raise RefusedError(f"release {release} is not whole: {'; '.join(unproven)}; load a new one")
         pointer = releases.pointer()
         if pointer.current == release:

@@ -16,7 +16,7 @@ from loader.puts import PutLoad
 from loader.tables import make_table
 from predictions.errors import InputError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts
-from predictions.formats.manifest import Loaded, Manifest, Part, Scored, faults
+from predictions.formats.manifest import Loaded, Manifest, Part, Scored, mismatches
 from predictions.formats.names import PACKED, part_name, release_table
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Releases
@@ -159,10 +159,10 @@ def _plan(
 def _prove(connection: Connection, plan: Plan, checkpoints: Checkpoints, manifest: Manifest, bar: Bar) -> None:
     """Raise VerificationError, and leave no table, unless what was scored was loaded, and stands in the table."""
     assert manifest.loaded
-    lost = list(faults(manifest.accounts))
+    lost = list(mismatches(manifest.accounts))
     if not lost:
         with bar("verify", "rows") as progress:
-            lost = verify_table(plan, manifest.loaded.parts, None, cores(), progress).faults
+            lost = verify_table(plan, manifest.loaded.parts, None, cores(), progress).mismatches
     if lost:
         for part in range(plan.parts):
             checkpoints.remove(part)  # they were wrong

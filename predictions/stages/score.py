@@ -19,7 +19,7 @@ from predictions.formats.manifest import (
     ModelManifest,
     Scored,
     exported_and_scored,
-    faults,
+    mismatches,
 )
 from predictions.formats.prediction_line import END_OF_SCORED, conflicting_keys, parse_line
 from predictions.formats.record_line import split_lines, unescape
@@ -125,7 +125,7 @@ def score(
             Account("exported", exported.rows, exported.id_digest),
             Account("read by the job", scored.read, IdDigest(counts["read_digest"])),
         ]
-        if lost := list(faults([*read, *exported_and_scored(exported, scored)])):
+        if lost := list(mismatches([*read, *exported_and_scored(exported, scored)])):
             raise InternalError(f"the job did not score the records that were exported: {'; '.join(lost)}")
         if folder.has("scored"):
             raise RefusedError(f"{folder.path}: another run has scored this release in the meantime; its result stays")

@@ -14,7 +14,7 @@ from predictions.jobs.streaming import Job, JobClient
 from predictions.scoring.model import MODEL_FILE
 from predictions.settings import Settings
 from predictions.stages.compare import gather, served_beside
-from predictions.stages.marking import write_marks
+from predictions.stages.marks import write_marks
 from predictions.storage import HFILES, ReleaseFolder
 from predictions.task import environment as task
 from predictions.task.current import CURRENT_FILE

@@ -3,7 +3,7 @@
 `pipe` is the plain pipe, `mapper | sort | reducer`. `local` is a job's shape on one machine: a mapper a core takes the
 next block of lines when it is done with one, its output is sorted and cut at the regions' split points, and a reducer
 a region merges the pieces. Memory is bounded whatever the size: blocks, and sort's buffer; where
-only what has changed is scored, a region's marks as well (`predictions.stages.marking`).
+only what has changed is scored, a region's marks as well (`predictions.stages.marks`).
 """
 
 import os
@@ -29,7 +29,7 @@ from predictions.jobs.bundle import script
 from predictions.processes import Processes, uninterrupted
 from predictions.scoring.model import MODEL_FILE
 from predictions.stages.compare import bins_of, lines_of
-from predictions.stages.marking import write_marks
+from predictions.stages.marks import write_marks
 from predictions.storage import ReleaseFolder
 from predictions.task.current import Current
 from predictions.task.environment import ONE_THREAD

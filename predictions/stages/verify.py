@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
-from loader.compare import EXAMPLES, KEY_ROWS, KINDS, Found, compare_range, count_range
+from loader.compare import EXAMPLES, KEY_ROWS, KINDS, TableRange, compare_range, count_range
 from loader.plan import Plan
 from predictions.errors import InputError
 from predictions.formats.manifest import Part
@@ -28,14 +28,14 @@ class Verified:
         rows: in the table.
         cells: that were compared; 0 where only keys were read.
         seconds: that it took.
-        faults: what is not as it should be, a line each; of each kind of row the first 20.
+        mismatches: what is not as it should be, a line each; of each kind of row the first 20.
         counts: how many rows are missing, extra and different; empty where only keys were read.
     """
 
     rows: int = 0
     cells: int = 0
     seconds: float = 0.0
-    faults: list[str] = field(default_factory=list)
+    mismatches: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -82,17 +82,17 @@ def verify_table(
         progress(sum(rows), total)
     verified = Verified(sum(rows), sum(part.cells for part in found.values()))
     for number, part in enumerate(parts):
-        verified.faults += _count_faults(plan, number, part, found[number])
+        verified.mismatches += _count_faults(plan, number, part, found[number])
     if folder:
         for kind in KINDS:
-            verified.counts[kind] = sum(part.faults[kind] for part in found.values())
+            verified.counts[kind] = sum(part.mismatches[kind] for part in found.values())
             examples = [example for number in sorted(found) for example in found[number].examples[kind]]
-            verified.faults += [f"{kind}: {example}" for example in examples[:EXAMPLES]]
+            verified.mismatches += [f"{kind}: {example}" for example in examples[:EXAMPLES]]
     verified.seconds = time.monotonic() - started
     return verified
 
 
-def _count_faults(plan: Plan, number: int, part: Part, found: Found) -> Iterator[str]:
+def _count_faults(plan: Plan, number: int, part: Part, found: TableRange) -> Iterator[str]:
     start, stop = (bound.decode() for bound in plan.range(number))
     where = f"{part_name(number)} (row keys {start or 'from the first'} to {stop or 'the last'})"
     if found.rows != part.rows:
@@ -101,7 +101,7 @@ def _count_faults(plan: Plan, number: int, part: Part, found: Found) -> Iterator
         yield f"{where}: the table holds {found.rows:,} rows, but not those that were loaded"
 
 
-def _read(plan: Plan, folder: ReleaseFolder | None, part: int, report: Report) -> Found:
+def _read(plan: Plan, folder: ReleaseFolder | None, part: int, report: Report) -> TableRange:
     with Connection(plan.server) as connection:
         if not folder:
             return count_range(connection, plan.table, plan.range(part), report)

@@ -19,7 +19,7 @@ _TAIL = struct.Struct(">qB")
 _KEY_OVERHEAD = 2 + 1 + _TAIL.size  # bytes of a key that are not row key, family or qualifier
 
 
-class Cell(NamedTuple):
+class KeyValue(NamedTuple):
     """A cell as it was read: row key, family, qualifier, timestamp in milliseconds since 1970, and value."""
 
     row: bytes
@@ -105,7 +105,7 @@ def last_key(rows: bytes) -> bytes:
     return first_key(last)
 
 
-def decode_cells(block: bytes) -> Iterator[Cell]:
+def decode_cells(block: bytes) -> Iterator[KeyValue]:
     """Yield the cells of a data block.
 
     Raises:
@@ -119,7 +119,7 @@ def decode_cells(block: bytes) -> Iterator[Cell]:
         stop = start + LENGTH_BYTES + key + value
         if min(value, row) < 0 or key < row + _KEY_OVERHEAD or stop > len(block):
             raise ValueError("a cell's lengths do not fit together")
-        yield Cell(*decode_key(block[start + LENGTH_BYTES : stop - value]), block[stop - value : stop])
+        yield KeyValue(*decode_key(block[start + LENGTH_BYTES : stop - value]), block[stop - value : stop])
         start = stop
 
 

@@ -20,7 +20,7 @@ from predictions.formats.hfile.blocks import (
     block_size,
     decode_block,
 )
-from predictions.formats.hfile.cells import Cell, decode_cells, decode_key, first_key
+from predictions.formats.hfile.cells import KeyValue, decode_cells, decode_key, first_key
 from predictions.formats.hfile.index import Entry, decode_index, decode_root, encode_middle, encode_root
 from predictions.formats.hfile.trailer import TRAILER_BYTES, Field, decode_info, decode_trailer
 from predictions.formats.hfile.writer import LAST_KEY
@@ -63,7 +63,7 @@ class HFileReader:
         for _level in range(self.trailer[Field.INDEX_LEVELS], 2, -1):
             self._lowest = [lower for entry in self._lowest for lower in self._below(entry)]
 
-    def read(self) -> Iterator[Cell]:
+    def read(self) -> Iterator[KeyValue]:
         """Yield every cell in order; only once.
 
         Raises:
@@ -72,7 +72,7 @@ class HFileReader:
         offset, stop = self.trailer[Field.FIRST_DATA_OFFSET], self.trailer[Field.ROOT_INDEX_OFFSET]
         last: dict[bytes, int] = {}
         index = _Index(self._lowest, self.trailer[Field.INDEX_LEVELS] > 1)
-        before: Cell | None = None
+        before: KeyValue | None = None
         while offset < stop:
             block = self.block(offset)
             with self._at(offset):
