@@ -1,0 +1,128 @@
+"""README and docs: every command exists with its options, links lead somewhere, and snippets do what they say."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import uuid
+
+import click
+import pytest
+from conftest import CHECKOUT, make_orders
+from pages import PAGES, as_script, blocks_of
+
+from predictions.cli.main import cli
+from predictions.hbase.connection import Connection
+from predictions.settings import load_settings
+from predictions.storage import Storage
+
+COMMANDS = [
+    pytest.param(line, id=f"{page.name}:{block.line + number}")
+    for page in PAGES
+    for block in blocks_of(page)
+    if block.language in ("sh", "cron")
+    for number, line in enumerate(block.text.splitlines())
+    if re.search(r"\bpredictions [a-z-]", line.partition("#")[0])
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_exists_with_its_options(line):
+    words = shlex.split(line.partition(" #")[0], posix=True)
+    start = next(place for place, word in enumerate(words) if word.rpartition("/")[2] == "predictions")
+    stop = next((place for place, word in enumerate(words) if place > start and word in "&|>;"), len(words))
+    context = cli.make_context("predictions", words[start + 1 : stop], resilient_parsing=False)
+    name, command, arguments = cli.resolve_command(context, [*context._protected_args, *context.args])
+    assert command.make_context(name, arguments, parent=context)
+
+
+def test_a_command_that_does_not_exist_would_be_noticed():
+    for line in ("predictions exprt", "predictions load --way puts", "predictions activate --force"):
+        with pytest.raises(click.UsageError):
+            test_every_command_exists_with_its_options(line)
+
+
+def test_every_link_leads_to_a_file_and_a_heading():
+    missing = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", page.read_text()):
+            path, _hash, anchor = "".join(target).partition("#")
+            if "://" in path:
+                continue
+            file = (page.parent / path).resolve() if path else page
+            if not file.exists() or (anchor and anchor not in _anchors(file)):
+                missing.append(f"{page.name}: {''.join(target)}")
+    assert missing == []
+
+
+def _anchors(page):
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_fits_on_a_page():
+    assert len((CHECKOUT / "README.md").read_text().splitlines()) <= 130
+
+
+def shims(folder):
+    """Put commands called `predictions`, `python` and `python3` into a folder, which run this checkout."""
+    folder.mkdir(parents=True)
+    for name, command in (("predictions", "-m predictions "), ("python", ""), ("python3", "")):
+        (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {command}"$@"\n')
+        (folder / name).chmod(0o755)
+
+
+def run(script, folder, **environment):
+    """Run a shell script to its end, and return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"} | environment
+    command = ["bash", "-euc", script]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_pipe_of_the_readme_gives_the_same_bytes(tmp_path):
+    settings = make_orders(tmp_path) / "predictions.toml"
+    settings.write_text(re.sub(r"(?m)^name = .*", 'name = "flights"', settings.read_text()))
+    for name in ("mapper.py", "reducer.py"):
+        (tmp_path / name).symlink_to(CHECKOUT / name)
+    shims(tmp_path / ".venv" / "bin")
+    blocks = blocks_of(CHECKOUT / "README.md")
+    first = next(number for number, block in enumerate(blocks) if "--storage var/local export" in block.text)
+    assert run(as_script(blocks[first : first + 2]), tmp_path).splitlines()[-1] == "the same"
+
+
+@pytest.mark.cluster
+def test_the_tutorial(cluster, tmp_path):
+    """From one's own table to served predictions, by the tutorial's own commands."""
+    (tmp_path / "examples").symlink_to(CHECKOUT / "examples")
+    shims(tmp_path / "bin")
+    name, thrift, web = (
+        f"test_{uuid.uuid4().hex[:8]}",
+        cluster.config.port("thrift"),
+        cluster.config.port("namenode_web"),
+    )
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "CLUSTER_DIR": str(cluster.config.folder),
+        "PREDICTIONS_NAME": name,
+        "PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{thrift}",
+        "PREDICTIONS_HBASE_REGIONS": "1",  # made without a JVM
+        "PREDICTIONS_HADOOP_STORAGE": f"webhdfs://127.0.0.1:{web}/tests",
+    }
+    blocks = [block for block in blocks_of(CHECKOUT / "docs" / "tutorial.md") if block.mark != "set-up"]
+    try:
+        printed = run(as_script(blocks), tmp_path, **environment)
+    finally:
+        Storage(environment["PREDICTIONS_HADOOP_STORAGE"], name).delete(f"/tests/{name}")
+        settings = load_settings(tmp_path / "shop" / "predictions.toml")
+        server = settings.hbase.model_copy(update={"thrift": environment["PREDICTIONS_HBASE_THRIFT"]}).server()
+        with Connection(server) as connection:
+            for table in connection.tables():
+                if table.decode().partition(".")[0] == name:
+                    connection.delete_table(table.decode())
+    statuses = re.findall(r'^\{"id": "([\w-]+)", "status": "(\w+)"', printed, re.MULTILINE)
+    assert statuses == [("A-1900", "fresh"), ("A-1900", "changed"), ("A-1900", "fresh"), ("A-1", "fresh")]
+    assert "A-1900 is paid late with a probability of" in printed
+    assert re.search(r"^no-such-order +missing", printed, re.MULTILINE)
