@@ -112,7 +112,7 @@ def test_lookup_handles_each_status(answer, text):
 
 
 def test_lookup_handles_the_statuses_of_the_readme():
-    table = re.search(r"(?s)\| `unavailable` \|.*\n\| `fresh` \|", (CHECKOUT / "README.md").read_text())[0]
+    table = re.search(r"(?s)\| `unavailable` \|.*\n\| `fresh` \|", (CHECKOUT / "docs" / "client.md").read_text())[0]
     statuses = re.findall(r"(?m)^\| `(\w+)` \|", table)
     assert len(statuses) == 7
     for status in statuses:
