@@ -1,7 +1,7 @@
-"""Two releases' predictions side by side: how each is distributed, and what became of each record.
+"""Compare the predictions of two releases: their distributions, and the change of each record's prediction.
 
-Both come as prediction lines in the order of their row keys, so they are joined in one pass, with memory for a block of
-each; what was found in two ranges of row keys adds up.
+The prediction lines of both releases are sorted by row key, so one pass joins them, and memory holds one block of each
+release. The comparisons of two ranges of row keys can be added up.
 """
 
 import heapq
@@ -19,14 +19,15 @@ from predictions.comparison.distribution import BYTES, Bins, Distribution, Rows,
 from predictions.formats.record_line import NULL, bytes_before
 from predictions.formats.row_key import key_range, record_id
 
-EXAMPLES = 20  # of the records that changed most
-COARSE = 10  # fine bins in one of the population stability index: with more of these, chance alone moves small releases
+EXAMPLES = 20  # how many of the most changed records are kept
+# Fine bins per bin of the population stability index: with smaller bins, chance alone moves that of small releases.
+COARSE = 10
 COUNTS = ("both", "appeared", "gone", "changed")
-AMOUNT_EDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the histogram of changes
+AMOUNT_EDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # edges of the histogram of changes
 
 
 class Change(NamedTuple):
-    """A record whose prediction changed: by how much, its row key, and both predictions with their probabilities."""
+    """A changed prediction: the amount of the change, the row key, and both predictions with their probabilities."""
 
     amount: float
     row_key: bytes
@@ -36,16 +37,17 @@ class Change(NamedTuple):
 
 @dataclass
 class Comparison:
-    """A release's predictions beside those of the one before, or of a range of their row keys.
+    """The comparison of a release's predictions with an earlier release's, or of a range of their row keys.
 
     Args:
-        before, after: the distributions of each, over the same bins.
-        both: records that were scored in both, and failed in neither.
-        appeared, gone: records that only the later one has, or the earlier.
-        changed: of `both`, those with another prediction; of a classifier, another class.
-        moves: of a classifier, how many records went from one class to another.
-        amounts: of `both`, the histogram of how much changed, by `AMOUNT_EDGES`: of a regressor, the difference over
-            the spread of the earlier scores' bins; of a classifier, the probability that at least has moved.
+        before, after: the distributions of the earlier and the later release, with the same bins.
+        both: number of records that have a prediction in both releases.
+        appeared, gone: number of records that only the later, or only the earlier, release has.
+        changed: number of records of `both` whose prediction (for a classifier, the class) changed.
+        moves: for a classifier, the number of records that moved from one class to another.
+        amounts: histogram, by `AMOUNT_EDGES`, of the change of each record of `both`. For a regressor, the change is
+            the difference of the predictions, divided by the spread of the edges of the earlier release's bins; for a
+            classifier, it is the least probability that must have moved between classes.
         examples: the records that changed most.
     """
 
@@ -61,30 +63,30 @@ class Comparison:
 
     @classmethod
     def of(cls, bins: Bins) -> "Comparison":
-        """Return one of nothing yet."""
+        """Return an empty comparison."""
         return cls(Distribution(bins), Distribution(bins))
 
     @property
     def stability(self) -> float:
-        """The population stability index: the sum over bins of (after - before) * ln(after / before), in shares.
+        """Return the population stability index: the sum over all bins of (after - before) * ln(after / before).
 
-        A bin counts half a record more in each, so that an empty one does not make it infinite. A score counts in part
-        in each of the two bins next to it: a model of few distinct scores, of which one moved over an edge, is not
-        another one. Below 0.1 is commonly taken as stable, over 0.25 as another population (Siddiqi, Credit Risk
-        Scorecards, 2006).
+        `before` and `after` are the shares of the scores in a bin. Half a record is added to each bin of each release,
+        so that an empty bin does not make the index infinite. A score counts partly in each of the two nearest bins:
+        if a model gives few distinct scores and one of them crosses an edge, the index must not jump. An index below
+        0.1 is commonly considered stable, one over 0.25 a different population (Siddiqi, Credit Risk Scorecards, 2006).
         """
         return float(sum(share for _bin, share in self.drift))
 
     @property
     def drift(self) -> list[tuple[str, float]]:
-        """What each bin, or each of more than two classes, adds to the population stability index."""
+        """Return the contribution of each bin (with more than two classes, of each class) to the stability index."""
         if self.before.bins.classes and len(self.before.bins.classes) != 2:
             names = [str(text(label)) for label in self._classes]
             counts = [np.array([side.classes[label] for label in self._classes]) for side in self._sides]
         else:
             counts = [_coarse(side.histogram) for side in self._sides]
             bounds = self.before.bins.bounds
-            names = [f"{bounds[min(COARSE * place, len(bounds) - 1)]:.4g}" for place in range(len(counts[0]))]
+            names = [f"{bounds[min(COARSE * index, len(bounds) - 1)]:.4g}" for index in range(len(counts[0]))]
         return list(zip(names, _drift(*counts).tolist(), strict=True))
 
     @property
@@ -96,15 +98,15 @@ class Comparison:
         return sorted(self.before.classes.keys() | self.after.classes.keys())
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the comparison as a report for JSON."""
         return {
             "before": self.before.as_json(),
             "after": self.after.as_json(),
             **{name: getattr(self, name) for name in (*COUNTS, "stability")},
             "drift": [{"bin": name, "value": value} for name, value in self.drift],
             "moves": [
-                {"before": text(a), "after": text(b), "rows": count}
-                for (a, b), count in sorted(self.moves.items(), key=lambda move: (-move[1], move[0]))
+                {"before": text(before), "after": text(after), "rows": count}
+                for (before, after), count in sorted(self.moves.items(), key=lambda move: (-move[1], move[0]))
             ],
             "amounts": {"edges": AMOUNT_EDGES, "counts": self.amounts.tolist()},
             "examples": [
@@ -119,7 +121,7 @@ class Comparison:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return all of it for JSON, for `of_state`; bytes as the characters of the same numbers."""
+        """Return everything as JSON for `of_state`, with bytes as the characters of the same numbers (`BYTES`)."""
         return {
             "before": self.before.state(),
             "after": self.after.state(),
@@ -128,118 +130,119 @@ class Comparison:
             "amounts": self.amounts.tolist(),
             "examples": [
                 [
-                    each.amount,
-                    _decoded(each.row_key),
-                    *(list(map(_decoded, side)) for side in (each.before, each.after)),
+                    change.amount,
+                    _decoded(change.row_key),
+                    *(list(map(_decoded, answer)) for answer in (change.before, change.after)),
                 ]
-                for each in self.examples
+                for change in self.examples
             ],
         }
 
     @classmethod
     def of_state(cls, bins: Bins, state: dict[str, Any]) -> "Comparison":
-        """Return what `state` was taken of."""
-        found = cls(Distribution.of_state(bins, state["before"]), Distribution.of_state(bins, state["after"]))
+        """Restore the comparison from its `state`."""
+        comparison = cls(Distribution.of_state(bins, state["before"]), Distribution.of_state(bins, state["after"]))
         for name in COUNTS:
-            setattr(found, name, state[name])
-        found.moves = Counter({(before.encode(BYTES), after.encode(BYTES)): n for before, after, n in state["moves"]})
-        found.amounts = np.array(state["amounts"], dtype=np.int64)
-        found.examples = [
-            Change(amount, key.encode(BYTES), (a.encode(BYTES), b.encode(BYTES)), (c.encode(BYTES), d.encode(BYTES)))
+            setattr(comparison, name, state[name])
+        comparison.moves = Counter({(_encoded(before), _encoded(after)): n for before, after, n in state["moves"]})
+        comparison.amounts = np.array(state["amounts"], dtype=np.int64)
+        comparison.examples = [
+            Change(amount, _encoded(key), (_encoded(a), _encoded(b)), (_encoded(c), _encoded(d)))
             for amount, key, (a, b), (c, d) in state["examples"]
         ]
-        return found
+        return comparison
 
     def add(self, before: Rows, after: Rows) -> None:
-        """Add the rows of one range of row keys."""
-        ours, theirs = _shared(before.keys, after.keys)
-        scores = []
+        """Add the rows of both releases in one range of row keys."""
+        in_before, in_after = _shared(before.keys, after.keys)
+        scores_of_sides = []
         for side, rows in ((self.before, before), (self.after, after)):
-            fine = np.array([error == NULL for error in rows.errors], dtype=bool)
-            found = np.full(len(rows.keys), np.nan)
-            scored = rows if fine.all() else rows.take(np.flatnonzero(fine))
-            found[fine] = side.bins.scores(scored.predictions, scored.probabilities)
-            side.add(rows, found[fine])
-            scores.append(found)
-        old, new = before.take(ours), after.take(theirs)
+            is_scored = np.array([error == NULL for error in rows.errors], dtype=bool)
+            scores = np.full(len(rows.keys), np.nan)
+            scored = rows if is_scored.all() else rows.take(np.flatnonzero(is_scored))
+            scores[is_scored] = side.bins.scores(scored.predictions, scored.probabilities)
+            side.add(rows, scores[is_scored])
+            scores_of_sides.append(scores)
+        old, new = before.take(in_before), after.take(in_after)
         self.gone += len(before.keys) - len(old.keys)
         self.appeared += len(after.keys) - len(new.keys)
-        self._compare(old, new, scores[0][ours], scores[1][theirs])
+        self._compare(old, new, scores_of_sides[0][in_before], scores_of_sides[1][in_after])
 
-    def _compare(self, old: Rows, new: Rows, was: Values, now: Values) -> None:
-        valid = ~(np.isnan(was) | np.isnan(now))
+    def _compare(self, old: Rows, new: Rows, old_scores: Values, new_scores: Values) -> None:
+        valid = ~(np.isnan(old_scores) | np.isnan(new_scores))
         self.both += int(valid.sum())
         differ = np.fromiter(map(ne, old.predictions, new.predictions), dtype=bool, count=len(old.keys)) & valid
         self.changed += int(differ.sum())
         if self.before.bins.classes:
             for row in np.flatnonzero(differ).tolist():
                 self.moves[old.predictions[row], new.predictions[row]] += 1
-        amounts = np.where(valid, self._amounts(differ, was, now), 0.0)
+        amounts = np.where(valid, self._amounts(differ, old_scores, new_scores), 0.0)
         self.amounts = self.amounts + np.bincount(
             np.searchsorted(AMOUNT_EDGES, amounts[valid], side="right"), minlength=len(AMOUNT_EDGES) + 1
         )
         largest = np.argsort(-amounts, kind="stable")[:EXAMPLES].tolist()
-        found = [
+        self._keep_largest(
             Change(float(amounts[row]), old.keys[row], old.answer(row), new.answer(row))
             for row in largest
             if amounts[row]
-        ]
-        self._keep(found)
+        )
 
-    def _amounts(self, differ: Values, was: Values, now: Values) -> Values:
+    def _amounts(self, differ: Values, old: Values, new: Values) -> Values:
+        """Return the amount of each change, from the old and the new scores."""
         bins = self.before.bins
         if not bins.classes:
             edges = bins.edges
-            return np.abs(now - was) / ((edges[-1] - edges[0]) or 1.0)
+            return np.abs(new - old) / ((edges[-1] - edges[0]) or 1.0)
         if len(bins.classes) == 2:
-            return np.abs(now - was)
-        # The total variation is at least what the one class that each predicted has gained or lost.
-        gained, lost = now - np.minimum(was, 1 - was), was - np.minimum(now, 1 - now)
-        return np.where(differ, np.maximum(gained, lost), np.abs(now - was))
+            return np.abs(new - old)
+        # Only the probability of each predicted class is known. The total variation between the two distributions is at
+        # least what the newly predicted class has gained, and at least what the previously predicted one has lost.
+        gained, lost = new - np.minimum(old, 1 - old), old - np.minimum(new, 1 - new)
+        return np.where(differ, np.maximum(gained, lost), np.abs(new - old))
 
-    def _keep(self, changes: list[Change]) -> None:
-        # Of those that changed alike, always the same ones, however the ranges were cut.
-        found = [*self.examples, *changes]
-        self.examples = heapq.nsmallest(EXAMPLES, found, key=lambda change: (-change.amount, change.row_key))
+    def _keep_largest(self, changes: Iterable[Change]) -> None:
+        # Changes of the same amount are ordered by row key: the examples must not depend on how the ranges were cut.
+        candidates = [*self.examples, *changes]
+        self.examples = heapq.nsmallest(EXAMPLES, candidates, key=lambda change: (-change.amount, change.row_key))
 
     def merge(self, other: "Comparison") -> None:
-        """Add that of another range."""
+        """Add the comparison of another range of row keys."""
         self.before.merge(other.before)
         self.after.merge(other.after)
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.moves += other.moves
         self.amounts = self.amounts + other.amounts
-        self._keep(other.examples)
+        self._keep_largest(other.examples)
 
 
 EMPTY = Rows((), (), (), ())
 
 
 def compare(before: Iterable[bytes], after: Iterable[bytes], bins: Bins) -> Comparison:
-    """Compare two releases' predictions.
+    """Compare the predictions of two releases.
 
     Args:
-        before: blocks of the earlier one's prediction lines, in the order of their row keys.
-        after: of the later one's.
-        bins: the earlier one's.
+        before: blocks of the earlier release's prediction lines, sorted by row key.
+        after: the same of the later release.
+        bins: the bins of the earlier release.
     """
-    found = Comparison.of(bins)
+    comparison = Comparison.of(bins)
     for old, new in _aligned(map(Rows.of, filter(None, before)), map(Rows.of, filter(None, after))):
-        found.add(old, new)
-    return found
+        comparison.add(old, new)
+    return comparison
 
 
 def lines_between(
     points: Sequence[str], read: Callable[[int], Iterable[bytes]], start: bytes, stop: bytes
 ) -> Iterator[bytes]:
-    """Yield a release's prediction lines of a range of row keys, in blocks.
+    """Yield the prediction lines of a release in a range of row keys, in blocks.
 
     Args:
-        points: the split points between its parts, which may be others than those of the range.
-        read: returns the blocks of a part.
-        start: the first row key.
-        stop: the row key to stop before; empty for all.
+        points: the split points between the release's parts; the range may have other bounds.
+        read: a function that returns the blocks of a part.
+        start: the first row key of the range.
+        stop: the row key to stop before; an empty key means no limit.
     """
     for part in range(len(points) + 1):
         first, end = key_range(points, part)
@@ -248,14 +251,14 @@ def lines_between(
         for block in read(part):
             begin = 0 if block >= start else bytes_before(block, start)
             is_inside = not stop or block[block.rfind(b"\n", 0, -1) + 1 :] < stop
-            if kept := block[begin : None if is_inside else bytes_before(block, stop)]:
-                yield kept
+            if lines := block[begin : None if is_inside else bytes_before(block, stop)]:
+                yield lines
             if not is_inside:
                 return
 
 
 def _aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Rows, Rows]]:
-    """Yield rows of both that are all there is between two row keys."""
+    """Yield pairs of rows; each pair has all rows of both releases in one range of row keys."""
     old, new = next(before, None), next(after, None)
     while old and new:
         stop = min(old.keys[-1], new.keys[-1])
@@ -270,24 +273,28 @@ def _aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Ro
 
 
 def _shared(before: Sequence[bytes], after: Sequence[bytes]) -> tuple[slice | Values, slice | Values]:
-    """Return where the keys stand, in each, that both have."""
+    """Return the indexes, in `before` and in `after`, of the keys that both have."""
     if before == after:
         return slice(None), slice(None)
-    places = dict(zip(before, range(len(before)), strict=True))
-    pairs = [(places[key], row) for row, key in enumerate(after) if key in places]
-    found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    before_rows = dict(zip(before, range(len(before)), strict=True))
+    pairs = [(before_rows[key], row) for row, key in enumerate(after) if key in before_rows]
+    indexes = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return indexes[:, 0], indexes[:, 1]
 
 
 def _decoded(value: bytes) -> str:
     return value.decode(BYTES)
 
 
+def _encoded(characters: str) -> bytes:
+    return characters.encode(BYTES)
+
+
 def _coarse(histogram: Values) -> Values:
-    """Return a histogram of every tenth bin or so, each count shared by the two of them next to it, by its distance."""
-    places = (np.arange(len(histogram)) + 0.5) / COARSE
+    """Return a histogram with `COARSE` times fewer bins; each count is shared between the two nearest, by distance."""
+    positions = (np.arange(len(histogram)) + 0.5) / COARSE
     centers = np.arange((len(histogram) + COARSE - 1) // COARSE + 1)
-    return histogram @ np.maximum(0, 1 - np.abs(places[:, None] - centers))
+    return histogram @ np.maximum(0, 1 - np.abs(positions[:, None] - centers))
 
 
 def _drift(before: Values, after: Values) -> Values:

@@ -1,4 +1,4 @@
-"""How a release's predictions are distributed: a histogram of their scores, classes, and why records failed."""
+"""The distribution of a release's predictions: a histogram of the scores, the classes, and the reasons of failures."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import split_block
 from predictions.formats.record_line import NULL, escape, unescape
 
-REASONS = 100  # of failures that are told apart
+REASONS = 100  # how many different reasons of failures are counted; the rest count as `OTHERS`
 OTHERS = b"other reasons"
-BYTES = "latin-1"  # any bytes as text: a failed record's may be no UTF-8
-FINE_BINS = 100  # of a distribution's histogram; quantiles are read from it
-SHARES = tuple(edge / FINE_BINS for edge in range(1, FINE_BINS))  # of the labels, below the edges of the bins
+BYTES = "latin-1"  # decodes any bytes: those of a failed record may not be valid UTF-8
+FINE_BINS = 100  # of the histogram, which also gives the quantiles
+SHARES = tuple(edge / FINE_BINS for edge in range(1, FINE_BINS))  # the share of the labels below each edge of the bins
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 Values = np.ndarray
 
 
 class Rows(NamedTuple):
-    """Prediction lines, column by column, in the order of their row keys."""
+    """Prediction lines as columns, sorted by row key."""
 
     keys: Sequence[bytes]
     predictions: Sequence[bytes]
@@ -30,32 +30,33 @@ class Rows(NamedTuple):
     errors: Sequence[bytes]
 
     def take(self, rows: slice | Values) -> "Rows":
-        """Return some of them."""
+        """Return some of the rows."""
         if isinstance(rows, slice):
             return Rows(*(column[rows] for column in self))
         return Rows(*([column[row] for row in rows.tolist()] for column in self))
 
     @classmethod
     def of(cls, block: bytes) -> "Rows":
-        """Return those of a block; InputError where a line is none."""
+        """Parse a block of prediction lines; InputError if a line does not have six fields."""
         keys, predictions, probabilities, _record, _scored, errors = split_block(block)
         return cls(keys, predictions, probabilities, errors)
 
     def answer(self, row: int) -> tuple[bytes, bytes]:
-        """Return a row's prediction and probability."""
+        """Return the prediction and the probability of a row."""
         return self.predictions[row], self.probabilities[row]
 
 
 @dataclass(frozen=True)
 class Bins:
-    """What a prediction's score is, and the bins of its histogram.
+    """How predictions are scored, and the bins of the histogram of their scores.
 
-    The score of a regressor's prediction is its value. That of a classifier's is the probability of the second of two
-    classes, and of the predicted one where there are more.
+    For a regressor, the score is the predicted value. For a classifier with two classes, it is the probability of the
+    second class; with more classes, it is the probability of the predicted class.
 
     Args:
-        classes: a classifier's, escaped as in a prediction line, in the model's order; none of a regressor.
-        edges: of the bins, ascending; a score on an edge is in the bin above it.
+        classes: the classes of a classifier, escaped as in a prediction line, in the model's order; empty for a
+            regressor.
+        edges: the inner edges of the bins, ascending; a score on an edge belongs to the bin above it.
     """
 
     classes: tuple[bytes, ...]
@@ -63,48 +64,51 @@ class Bins:
 
     @property
     def bounds(self) -> tuple[float, ...]:
-        """Where each bin begins, and where the last one ends; of a regressor, the outermost ones have no other end."""
+        """Return where each bin begins, and where the last bin ends.
+
+        A regressor's outermost bins are open; the first and the last edge stand in for their missing bounds.
+        """
         return (0.0, *self.edges, 1.0) if self.classes else (self.edges[0], *self.edges, self.edges[-1])
 
     @classmethod
     def of_model(cls, model: ModelManifest) -> "Bins":
-        """Return those of a model: fixed ones for probabilities, a regressor's by its labels' quantiles."""
+        """Return the bins of a model: fixed bins of probabilities, or a regressor's quantiles of the labels."""
         if model.task == "regression":
             return cls((), tuple(model.training.quantiles or ()))
         return cls(tuple(escape(str(label).encode()) for label in model.classes or ()), SHARES)
 
     def are_like(self, other: "Bins") -> bool:
-        """Whether both are of classifiers, or both of regressors."""
+        """Return whether both are bins of classifiers, or both of regressors."""
         return bool(self.classes) == bool(other.classes)
 
     def scores(self, predictions: Sequence[bytes], probabilities: Sequence[bytes]) -> Values:
-        """Return the scores of predictions (shape: predictions)."""
+        """Return the score of each prediction (shape: predictions)."""
         if not self.classes:
             return _numbers(predictions)
-        found = _numbers(probabilities)
+        scores = _numbers(probabilities)
         if len(self.classes) == 2:
-            first = np.array([prediction == self.classes[0] for prediction in predictions], dtype=bool)
-            found = np.where(first, 1 - found, found)
-        return found
+            is_first_class = np.array([prediction == self.classes[0] for prediction in predictions], dtype=bool)
+            scores = np.where(is_first_class, 1 - scores, scores)
+        return scores
 
     def histogram(self, scores: Values) -> Values:
-        """Return how many scores each bin has (shape: edges + 1)."""
-        found = np.searchsorted(np.array(self.edges), scores, side="right")
-        return np.bincount(found, minlength=len(self.edges) + 1)
+        """Return the number of scores in each bin (shape: edges + 1)."""
+        bins = np.searchsorted(np.array(self.edges), scores, side="right")
+        return np.bincount(bins, minlength=len(self.edges) + 1)
 
 
 @dataclass
 class Distribution:
-    """The predictions of one release, or of a range of its row keys.
+    """The distribution of the predictions of a release, or of a range of its row keys.
 
     Args:
-        bins: of the histogram.
-        rows: all of them.
-        classes: of a classifier's predictions, how many there are of each.
-        failures: of records that could not be scored, how many for each reason.
-        histogram: of the scores.
+        bins: the bins of the histogram.
+        rows: number of rows, failed ones included.
+        classes: for a classifier, the number of predictions of each class.
+        failures: the number of records that could not be scored, by reason.
+        histogram: the number of scores in each bin.
         total: sum of the scores.
-        lowest, highest: of the scores.
+        lowest, highest: the lowest and the highest score.
     """
 
     bins: Bins
@@ -121,16 +125,16 @@ class Distribution:
 
     @property
     def failed(self) -> int:
-        """How many records could not be scored."""
+        """Return the number of records that could not be scored."""
         return self.failures.total()
 
     @property
     def mean(self) -> float | None:
-        """The mean score; None without any."""
+        """Return the mean score; None if there are no scores."""
         return self.total / (self.rows - self.failed) if self.rows > self.failed else None
 
     def quantile(self, share: float) -> float | None:
-        """Return the score below which a share of them is, interpolated in its bin; None without any."""
+        """Return the score below which this share of the scores lies, interpolated in its bin; None without scores."""
         if self.rows == self.failed:
             return None
         edges = [self.lowest, *np.clip(self.bins.edges, self.lowest, self.highest), self.highest]
@@ -138,7 +142,7 @@ class Distribution:
         return float(np.interp(share, shares, edges))
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for JSON; what is not known is None."""
+        """Return the distribution as a report for JSON; None stands for what is not known."""
         return {
             "rows": self.rows,
             "failed": self.failed,
@@ -150,7 +154,7 @@ class Distribution:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return all of it for JSON, for `of_state`; bytes as the characters of the same numbers."""
+        """Return everything as JSON for `of_state`, with bytes as the characters of the same numbers (`BYTES`)."""
         return {
             "rows": self.rows,
             "classes": {label.decode(BYTES): count for label, count in self.classes.items()},
@@ -162,19 +166,19 @@ class Distribution:
 
     @classmethod
     def of_state(cls, bins: Bins, state: dict[str, Any]) -> "Distribution":
-        """Return what `state` was taken of."""
-        found = cls(bins, state["rows"], total=state["total"])
-        found.classes, found.failures = (
+        """Restore the distribution from its `state`."""
+        distribution = cls(bins, state["rows"], total=state["total"])
+        distribution.classes, distribution.failures = (
             Counter({name.encode(BYTES): count for name, count in state[kind].items()})
             for kind in ("classes", "failures")
         )
-        found.histogram = np.array(state["histogram"], dtype=np.int64)
+        distribution.histogram = np.array(state["histogram"], dtype=np.int64)
         if state["ends"]:
-            found.lowest, found.highest = state["ends"]
-        return found
+            distribution.lowest, distribution.highest = state["ends"]
+        return distribution
 
     def add(self, rows: Rows, scores: Values) -> None:
-        """Add predictions; `scores` are those of them that did not fail."""
+        """Add rows; `scores` has the scores of those that did not fail."""
         self.rows += len(rows.keys)
         if len(scores) < len(rows.keys):
             for error in rows.errors:
@@ -190,7 +194,7 @@ class Distribution:
             self.highest = max(self.highest, float(scores.max()))
 
     def merge(self, other: "Distribution") -> None:
-        """Add those of another range."""
+        """Add the distribution of another range of row keys."""
         self.rows += other.rows
         self.classes += other.classes
         self.failures += other.failures
@@ -204,5 +208,5 @@ def _numbers(fields: Sequence[bytes]) -> Values:
 
 
 def text(value: bytes) -> str | None:
-    """Return a field of a prediction line as a person reads it; None for NULL."""
+    """Return a field of a prediction line as readable text; None for NULL."""
     return None if value == NULL else unescape(value).decode(errors="replace")
