@@ -30,8 +30,8 @@ def test_what_is_wrong_is_said_in_a_line(predictions, tmp_path):
     (tmp_path / "f").write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     (tmp_path / "g").write_bytes(b"no HFile")
     for name, code, message in (
-        ("f", 5, "f: at byte 0: a checksum is not that of its bytes"),
-        ("g", 5, "g: at byte 0: it is no HFile, or its end is missing"),
+        ("f", 5, "f: at byte 0: a checksum does not match its bytes"),
+        ("g", 5, "g: at byte 0: this is not an HFile, or its end is missing"),
         ("h", 2, "h: [Errno 2] No such file"),
         ("hdfs://nowhere/f", 2, "hdfs://nowhere/f: "),
     ):

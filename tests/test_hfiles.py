@@ -161,8 +161,11 @@ def blocks(path):
     ("row_keys", "message"),
     [
         ([b"a", b"c", b"b"], "row b'b' comes after b'c': sort the rows"),
-        ([b"a", b"b", b"b"], "row b'b' comes after b'b': .* keep one of each key"),
-        ([b"a", b"b" * (MAX_KEY_BYTES + 1)], r"row b'bbbb.*: its key has 32,768 bytes, HBase takes 32,767"),
+        ([b"a", b"b", b"b"], "row b'b' comes after b'b': .* keep one row per key"),
+        (
+            [b"a", b"b" * (MAX_KEY_BYTES + 1)],
+            r"row b'bbbb.*: its key has 32,768 bytes, but HBase allows at most 32,767",
+        ),
         ([b"", b"b"], "the row after b'' has an empty key"),
     ],
 )
@@ -188,7 +191,7 @@ def test_a_row_without_cells_is_named(tmp_path):
 
 @pytest.mark.parametrize("time", [-1, 1 << 63])
 def test_a_time_that_hbase_cannot_hold_is_named_with_its_row(tmp_path, time):
-    with pytest.raises(InputError, match=f"row b'b': {time} is no time"):
+    with pytest.raises(InputError, match=f"row b'b': {time} is not a time"):
         write(tmp_path / "f", ([b"a", b"b"], {b"x": [b"1", b"2"]}, [TIME, time]))
     write(tmp_path / "f", ([b"a"], {b"x": [b"1"]}, [(1 << 63) - 1]))
     assert read(tmp_path / "f") == [(b"a", b"p", b"x", (1 << 63) - 1, b"1")]
@@ -262,7 +265,7 @@ def test_blocks_that_were_left_out_or_exchanged_are_found(tmp_path):
     first, second, *_rest = (block.size for block in blocks(tmp_path / "f"))
     assert first == second
     exchanged = good[first : 2 * first] + good[:first] + good[2 * first :]
-    with pytest.raises(VerificationError, match="it says that the one before is at"):
+    with pytest.raises(VerificationError, match="the block gives a wrong offset for the previous one"):
         list(HFileReader(BytesIO(exchanged), "f").read())
     twice = good[:first] + good[:first] + good[2 * first :]
     with pytest.raises(VerificationError):

@@ -102,11 +102,14 @@ def test_lines_out_of_order_leave_neither(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"0001:2\t1", "a prediction line has 6 fields, this one 2"),
-        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000", "a prediction line has 6 fields, this one 5"),
-        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N\t7", "a prediction line has 6 fields, this one 7"),
-        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\tx\t\\N", "row b'0001:2': b'x' is no time"),
-        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t-1\t\\N", "row b'0001:2': b'-1' is no time"),
+        (b"0001:2\t1", "a prediction line has 6 fields, but this one has 2"),
+        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000", "a prediction line has 6 fields, but this one has 5"),
+        (
+            b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N\t7",
+            "a prediction line has 6 fields, but this one has 7",
+        ),
+        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\tx\t\\N", "row b'0001:2': b'x' is not a time"),
+        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t-1\t\\N", "row b'0001:2': b'-1' is not a time"),
         (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t9999999999999999999999\t\\N", "row b'0001:2': 9999999999999999999999 is"),
     ],
 )
@@ -123,7 +126,7 @@ def test_lines_that_are_none_are_named_and_leave_neither(tmp_path, line, message
 def test_a_reducer_that_cannot_write_says_so(tmp_path):
     (tmp_path / "file").touch()
     done = run_reducer(tmp_path, [], "--hfiles", "file")
-    message = b"no HFile can be written into file"
+    message = b"cannot write an HFile into file"
     assert (done.returncode, len(done.stderr.splitlines()), message in done.stderr) == (2, 1, True)
 
 

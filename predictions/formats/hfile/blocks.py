@@ -1,7 +1,8 @@
-"""The blocks of an HFile: a header, the data (packed, where there is a codec), a CRC32 for every 16,384 bytes of both.
+"""The blocks of an HFile: a header, the data (compressed if there is a codec), and checksums of both.
 
-The header, 33 bytes: kind (8), bytes that follow it (4), bytes of the data before it was packed (4), where the previous
-block of this kind is, or -1 (8), type of the checksums (1), bytes that one is of (4), bytes of header and data (4).
+There is a CRC32 for every 16,384 bytes of header and data. The header has 33 bytes: kind of the block (8), size of what
+follows the header (4), size of the data before compression (4), offset of the previous block of this kind, or -1 (8),
+type of the checksums (1), bytes per checksum (4), size of header and data without the checksums (4).
 """
 
 import struct
@@ -20,25 +21,26 @@ HEADER_BYTES = _HEADER.size
 
 
 class Codec(Enum):
-    """How blocks are packed; the numbers are HBase's."""
+    """How blocks are compressed; the numbers are HBase's."""
 
     GZ = 1
     NONE = 2
 
     def pack(self, data: bytes) -> bytes:
-        """Return data as it stands in a block; gzip's head has no time in it, so the same data give the same bytes."""
+        """Compress data; the same data give the same bytes, since zlib writes no time into the gzip header."""
         if self is Codec.NONE:
             return data
-        stream = zlib.compressobj(1, wbits=31)  # at 6, zlib's default, files were a fifth smaller in thrice the time
+        # Level 6, zlib's default, made files a fifth smaller, but took three times as long.
+        stream = zlib.compressobj(1, wbits=31)
         return stream.compress(data) + stream.flush()
 
     def unpack(self, data: bytes) -> bytes:
-        """Return what was packed."""
+        """Decompress data."""
         return data if self is Codec.NONE else zlib.decompress(data, wbits=31)
 
 
 class Block(NamedTuple):
-    """A block as it was read: its kind, its data, where the previous one of its kind is, and its size in the file."""
+    """A block that was read: its kind, its data, the offset of the previous block of its kind, its size in the file."""
 
     kind: bytes
     data: bytes
@@ -47,7 +49,7 @@ class Block(NamedTuple):
 
 
 def encode_block(kind: bytes, data: bytes, previous: int, codec: Codec) -> bytes:
-    """Return a block as it stands in the file."""
+    """Return the bytes of a block, as they are written to the file."""
     packed = codec.pack(data)
     size = HEADER_BYTES + len(packed)
     checked = range(0, size, CHECKED_BYTES)
@@ -58,34 +60,37 @@ def encode_block(kind: bytes, data: bytes, previous: int, codec: Codec) -> bytes
 
 
 def block_size(header: bytes) -> int:
-    """Return a block's size in the file, by its header.
+    """Return the size of a block in the file, from its header.
 
     Raises:
-        ValueError: there is none.
+        ValueError: this is not the header of a block.
     """
     if len(header) < HEADER_BYTES or header[:8] not in KINDS:
-        raise ValueError(f"no block begins with {header[:8]!r}")
+        raise ValueError(f"this is not a block: it begins with {header[:8]!r}")
     return HEADER_BYTES + int(_HEADER.unpack(header)[1])
 
 
 def decode_block(stored: bytes, codec: Codec) -> Block:
-    """Read a block.
+    """Read a block and verify its checksums.
 
     Raises:
-        ValueError, zlib.error: it is not what was written.
+        ValueError, zlib.error: the block is damaged.
     """
-    kind, _rest, unpacked, previous, checksum, every, size = _HEADER.unpack_from(stored)
-    if (checksum, every) != (_CRC32, CHECKED_BYTES):
-        raise ValueError(f"checksums of type {checksum} for {every:,} bytes each, not CRC32 for {CHECKED_BYTES:,}")
+    kind, _rest, unpacked_size, previous, checksum_type, checked_bytes, size = _HEADER.unpack_from(stored)
+    if (checksum_type, checked_bytes) != (_CRC32, CHECKED_BYTES):
+        raise ValueError(
+            f"the block has a checksum of type {checksum_type} for every {checked_bytes:,} bytes, "
+            f"not a CRC32 for every {CHECKED_BYTES:,}"
+        )
     count = -(-size // CHECKED_BYTES)
     if size < HEADER_BYTES or len(stored) != size + 4 * count:
-        raise ValueError("its sizes do not fit together")
+        raise ValueError("the sizes in the header of the block contradict each other")
     body = memoryview(stored)[:size]
     sums = struct.unpack_from(f">{count}I", stored, size)
     for start, expected in zip(range(0, size, CHECKED_BYTES), sums, strict=True):
         if zlib.crc32(body[start : start + CHECKED_BYTES]) != expected:
-            raise ValueError("a checksum is not that of its bytes")
+            raise ValueError("a checksum does not match its bytes")
     data = codec.unpack(bytes(body[HEADER_BYTES:]))
-    if len(data) != unpacked:
-        raise ValueError(f"{len(data):,} bytes of data, not {unpacked:,}")
+    if len(data) != unpacked_size:
+        raise ValueError(f"the block has {len(data):,} bytes of data, but its header says {unpacked_size:,}")
     return Block(kind, data, previous, len(stored))

@@ -1,8 +1,9 @@
-"""The cells of an HFile's data blocks, and their order.
+"""The cells in the data blocks of an HFile, and their order.
 
-A cell: length of its key (4 bytes), of its value (4), of the row key (2), the row key, length of the family (1), the
-family, the qualifier, the timestamp (8), the type (1: a put), the value. The key is all between the first two lengths
-and the value. Cells stand in the order of row key, family, qualifier and timestamp, the newest first.
+A cell is: length of its key (4 bytes), of its value (4), of the row key (2), the row key, length of the family (1), the
+family, the qualifier, the timestamp (8), the type (1 byte, always a put), the value. The key of a cell is everything
+between the first two lengths and the value. Cells are sorted by row key, family, qualifier and timestamp (newest
+first).
 """
 
 import struct
@@ -13,14 +14,14 @@ from typing import NamedTuple, cast
 PUT = 4
 
 _LENGTHS = struct.Struct(">iih")
-LENGTH_BYTES = 8  # before a key: its length and the value's
+LENGTH_BYTES = 8  # the lengths of key and value, which precede the key
 _KEY = struct.Struct(">h")
 _TAIL = struct.Struct(">qB")
-_KEY_OVERHEAD = 2 + 1 + _TAIL.size  # bytes of a key that are not row key, family or qualifier
+_KEY_OVERHEAD = 2 + 1 + _TAIL.size  # bytes of a key in addition to row key, family and qualifier
 
 
 class KeyValue(NamedTuple):
-    """A cell as it was read: row key, family, qualifier, timestamp in milliseconds since 1970, and value."""
+    """A cell that was read: row key, family, qualifier, timestamp in milliseconds since 1970, and value."""
 
     row: bytes
     family: bytes
@@ -30,22 +31,25 @@ class KeyValue(NamedTuple):
 
     @property
     def rank(self) -> tuple[bytes, bytes, bytes, int]:
-        """What cells are ordered by."""
+        """Return the sort key of the cell."""
         return self.row, self.family, self.qualifier, -self.time
 
 
 def encode_rows(
     keys: Sequence[bytes], family: bytes, columns: Mapping[bytes, Sequence[bytes | None]], times: Sequence[int]
 ) -> tuple[list[bytes], int, int]:
-    """Return rows as they stand in a data block, and the number of their cells and of the values' bytes.
+    """Encode rows for a data block.
 
     Args:
         keys: the row keys.
-        family: of all cells.
-        columns: by their qualifiers, of each row its value; None where it has no such cell.
-        times: the timestamp of each row's cells, in milliseconds since 1970.
+        family: the column family of all cells.
+        columns: for each qualifier, the value in each row; None if the row has no such cell.
+        times: for each row, the timestamp of its cells, in milliseconds since 1970.
+
+    Returns:
+        The encoded rows; the number of their cells; the size of the values in bytes.
     """
-    lengths = list(map(len, keys))
+    key_sizes = list(map(len, keys))
     pieces: list[Iterable[bytes]] = []
     cells = value_bytes = 0
     for qualifier in sorted(columns):
@@ -53,38 +57,38 @@ def encode_rows(
         values = columns[qualifier]
         absent = values.count(None)
         filled = [value or b"" for value in values] if absent else cast("Sequence[bytes]", values)
-        sizes = list(map(len, filled))
-        heads = _heads(_KEY_OVERHEAD + len(family) + len(qualifier), lengths, sizes)
+        value_sizes = list(map(len, filled))
+        heads = _heads(_KEY_OVERHEAD + len(family) + len(qualifier), key_sizes, value_sizes)
         if not absent:
             pieces += [heads, keys, tails, filled]
         elif absent < len(keys):
             rows = zip(values, zip(heads, keys, tails, filled, strict=False), strict=True)
             pieces.append([b"" if value is None else b"".join(row) for value, row in rows])
         cells += len(keys) - absent
-        value_bytes += sum(sizes)
+        value_bytes += sum(value_sizes)
     if not pieces:
         return [b""] * len(keys), 0, 0
     return list(map(b"".join, zip(*pieces, strict=False))), cells, value_bytes
 
 
-def _heads(rest: int, lengths: Sequence[int], sizes: Sequence[int]) -> Iterator[bytes]:
-    """Return what stands before the row key, for each row, from the lengths of key and value: few differ."""
-    if len(set(sizes)) == 1:
-        known = {row: _LENGTHS.pack(rest + row, sizes[0], row) for row in set(lengths)}
-        return map(known.__getitem__, lengths)
-    both = list(zip(lengths, sizes, strict=True))
-    heads = {(row, value): _LENGTHS.pack(rest + row, value, row) for row, value in set(both)}
-    return map(heads.__getitem__, both)
+def _heads(overhead: int, key_sizes: Sequence[int], value_sizes: Sequence[int]) -> Iterator[bytes]:
+    """Return the bytes before the row key, for each row. Few lengths differ, so each head is packed only once."""
+    if len(set(value_sizes)) == 1:
+        by_key_size = {size: _LENGTHS.pack(overhead + size, value_sizes[0], size) for size in set(key_sizes)}
+        return map(by_key_size.__getitem__, key_sizes)
+    sizes = list(zip(key_sizes, value_sizes, strict=True))
+    by_sizes = {(key, value): _LENGTHS.pack(overhead + key, value, key) for key, value in set(sizes)}
+    return map(by_sizes.__getitem__, sizes)
 
 
-def _tails(name: bytes, times: Sequence[int]) -> Iterator[bytes]:
-    """Return what stands between row key and value, for each row; mostly they are all alike."""
-    known = {time: name + _TAIL.pack(time, PUT) for time in set(times)}
-    return repeat(known[times[0]]) if len(known) == 1 else map(known.__getitem__, times)
+def _tails(column: bytes, times: Sequence[int]) -> Iterator[bytes]:
+    """Return the bytes between row key and value, for each row. Mostly all times are the same."""
+    by_time = {time: column + _TAIL.pack(time, PUT) for time in set(times)}
+    return repeat(by_time[times[0]]) if len(by_time) == 1 else map(by_time.__getitem__, times)
 
 
 def split_cells(rows: bytes) -> Iterator[bytes]:
-    """Yield the cells of encoded rows, still encoded."""
+    """Split encoded rows into their cells, still encoded."""
     start = 0
     while start < len(rows):
         key, value, _row = _LENGTHS.unpack_from(rows, start)
@@ -109,32 +113,32 @@ def decode_cells(block: bytes) -> Iterator[KeyValue]:
     """Yield the cells of a data block.
 
     Raises:
-        ValueError: it is not cells, one after another, each a put.
+        ValueError: the block is not a sequence of puts.
     """
     start = 0
     while start < len(block):
         if len(block) - start < _LENGTHS.size:
-            raise ValueError("its last cell is cut off")
+            raise ValueError("the last cell of the block is cut off")
         key, value, row = _LENGTHS.unpack_from(block, start)
         stop = start + LENGTH_BYTES + key + value
         if min(value, row) < 0 or key < row + _KEY_OVERHEAD or stop > len(block):
-            raise ValueError("a cell's lengths do not fit together")
+            raise ValueError("the lengths in a cell contradict each other")
         yield KeyValue(*decode_key(block[start + LENGTH_BYTES : stop - value]), block[stop - value : stop])
         start = stop
 
 
 def decode_key(key: bytes) -> tuple[bytes, bytes, bytes, int]:
-    """Return row key, family, qualifier and timestamp of a cell's key.
+    """Split the key of a cell into row key, family, qualifier and timestamp.
 
     Raises:
-        ValueError: it is none, or not a put's.
+        ValueError: this is not the key of a put.
     """
     (row,) = _KEY.unpack_from(key)
     family = 3 + row
     qualifier = family + key[family - 1]
     if len(key) < qualifier + _TAIL.size:
-        raise ValueError("a cell's lengths do not fit together")
+        raise ValueError("the lengths in a cell contradict each other")
     time, kind = _TAIL.unpack_from(key, len(key) - _TAIL.size)
     if kind != PUT:
-        raise ValueError(f"a cell of type {kind}, not a put")
+        raise ValueError(f"a cell has type {kind} and is not a put")
     return key[2 : 2 + row], key[family:qualifier], key[qualifier : -_TAIL.size], time

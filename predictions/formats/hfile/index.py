@@ -1,8 +1,9 @@
-"""The index of an HFile: for each data block where it is, its size in the file and its first key.
+"""The index of an HFile: the offset, size and first key of each data block.
 
-A root index block holds entries one after another: offset (8 bytes), size (4), the key's length as Hadoop's
-WritableUtils.writeVInt writes it, the key. A leaf or inner one begins with the number of its entries (4) and, for a
-search, where each begins and the last one ends (4 each); its entries are offset (8), size (4), key.
+A root index block is a sequence of entries: offset (8 bytes), size (4), length of the key as Hadoop's
+WritableUtils.writeVInt writes it, the key. A leaf or inner index block begins with the number of its entries (4) and,
+for binary search, the offset of each entry and of the end of the last one (4 each); its entries are offset (8), size
+(4), key.
 """
 
 import struct
@@ -11,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-_PLACE = struct.Struct(">qi")
-_MIDDLE = struct.Struct(">qii")
+_LOCATION = struct.Struct(">qi")
+_MIDDLE_KEY = struct.Struct(">qii")
 _COUNT = struct.Struct(">i")
 
 
 class Entry(NamedTuple):
-    """Where a block is, its size in the file and its first key."""
+    """An index entry: the offset of a block in the file, its size there, and its first key."""
 
     offset: int
     size: int
@@ -26,60 +27,60 @@ class Entry(NamedTuple):
 
 def encode_root(entries: Iterable[Entry]) -> bytes:
     """Return the data of a root index block."""
-    return b"".join(_PLACE.pack(*entry[:2]) + _encode_int(len(entry.key)) + entry.key for entry in entries)
+    return b"".join(_LOCATION.pack(*entry[:2]) + _encode_int(len(entry.key)) + entry.key for entry in entries)
 
 
 def decode_root(data: bytes, count: int) -> list[Entry]:
-    """Read so many entries of a root index block; behind them, HBase finds the middle key."""
+    """Read the first `count` entries of a root index block; HBase finds the middle key behind the last one."""
     entries, start = [], 0
     for _ in range(count):
-        length, key = _decode_int(data, start + _PLACE.size)
-        offset, size = _PLACE.unpack_from(data, start)
-        entries.append(Entry(offset, size, data[key : key + length]))
-        start = key + length
+        key_size, key_start = _decode_int(data, start + _LOCATION.size)
+        offset, size = _LOCATION.unpack_from(data, start)
+        start = key_start + key_size
+        entries.append(Entry(offset, size, data[key_start:start]))
     return entries
 
 
 def encode_index(entries: Sequence[Entry]) -> bytes:
     """Return the data of a leaf or inner index block."""
-    rows = [_PLACE.pack(*entry[:2]) + entry.key for entry in entries]
-    starts = list(accumulate(map(len, rows), initial=0))
-    return b"".join([struct.pack(f">{1 + len(starts)}i", len(rows), *starts), *rows])
+    encoded = [_LOCATION.pack(*entry[:2]) + entry.key for entry in entries]
+    bounds = list(accumulate(map(len, encoded), initial=0))
+    return b"".join([struct.pack(f">{1 + len(bounds)}i", len(encoded), *bounds), *encoded])
 
 
 def decode_index(data: bytes) -> list[Entry]:
     """Read a leaf or inner index block."""
     (count,) = _COUNT.unpack_from(data)
-    starts = struct.unpack_from(f">{count + 1}i", data, _COUNT.size)
-    rows = data[_COUNT.size * (count + 2) :]
-    return [_decode_entry(rows[start:stop]) for start, stop in pairwise(starts)]
+    bounds = struct.unpack_from(f">{count + 1}i", data, _COUNT.size)
+    encoded = data[_COUNT.size * (count + 2) :]
+    return [_decode_entry(encoded[start:stop]) for start, stop in pairwise(bounds)]
 
 
-def _decode_entry(row: bytes) -> Entry:
-    offset, size = _PLACE.unpack_from(row)
-    return Entry(offset, size, row[_PLACE.size :])
+def _decode_entry(data: bytes) -> Entry:
+    offset, size = _LOCATION.unpack_from(data)
+    return Entry(offset, size, data[_LOCATION.size :])
 
 
 def entry_size(entry: Entry) -> int:
-    """Return the bytes that an entry takes in a leaf or inner index block."""
-    return _COUNT.size + _PLACE.size + len(entry.key)
+    """Return the size of an entry in a leaf or inner index block, in bytes."""
+    return _COUNT.size + _LOCATION.size + len(entry.key)
 
 
 def encode_middle(leaves: Sequence[Entry], blocks: Sequence[int]) -> bytes:
-    """Return what stands behind the root's entries: the leaf that has the middle data block, and its place there.
+    """Return the middle key, which follows the root's entries: the leaf of the middle data block, and its index there.
 
     Args:
-        leaves: all of them.
-        blocks: how many data blocks each has.
+        leaves: the entries of all leaves.
+        blocks: the number of data blocks of each leaf.
     """
     ends = list(accumulate(blocks))
     middle = (ends[-1] - 1) // 2
     leaf = bisect_right(ends, middle)
-    return _MIDDLE.pack(leaves[leaf].offset, leaves[leaf].size, middle - (ends[leaf] - blocks[leaf]))
+    return _MIDDLE_KEY.pack(leaves[leaf].offset, leaves[leaf].size, middle - (ends[leaf] - blocks[leaf]))
 
 
 def _encode_int(value: int) -> bytes:
-    """Return a number, not below zero: up to 127 as a byte, else the count of its bytes and these."""
+    """Encode a number that is not negative: up to 127 as one byte, else as a byte for its size and its bytes."""
     if value <= 127:
         return bytes([value])
     data = value.to_bytes((value.bit_length() + 7) // 8, "big")
@@ -87,7 +88,7 @@ def _encode_int(value: int) -> bytes:
 
 
 def _decode_int(data: bytes, start: int) -> tuple[int, int]:
-    """Return a number and where it ends."""
+    """Read a number; return it and the offset of its end."""
     if data[start] <= 127:
         return data[start], start + 1
     end = start + 1 + 144 - data[start]

@@ -1,9 +1,9 @@
-"""A region's HFile, from its prediction lines, and what is known of it.
+"""Write the HFile of a region from its prediction lines, with a file of facts about it.
 
-    FOLDER/p/part-00000         the HFile, in a folder called as its column family; a region without rows has none
-    FOLDER/part-00000.json      its facts
+    FOLDER/p/part-00000         the HFile, in a folder named after its column family; a region without rows has none
+    FOLDER/part-00000.json      the facts
 
-The numbers are those of the part files, so of the release's regions.
+The numbers are those of the part files, and so of the release's regions.
 """
 
 import os
@@ -23,16 +23,16 @@ from predictions.formats.row_key import record_id
 
 @dataclass(frozen=True)
 class RegionFacts:
-    """What is known of a region's HFile.
+    """The facts about a region's HFile.
 
     Args:
-        rows: how many it has.
-        id_digest: of their record IDs.
-        cells: of these rows.
-        size: of the file, in bytes.
-        sha256: of the file, in hex.
-        first: the first row key.
-        last: the last one.
+        rows: number of rows.
+        id_digest: digest of their record IDs.
+        cells: number of cells.
+        size: size of the file in bytes.
+        sha256: SHA-256 of the file, in hex.
+        first: first row key.
+        last: last row key.
     """
 
     rows: int = 0
@@ -45,29 +45,29 @@ class RegionFacts:
 
     @property
     def bounds(self) -> tuple[bytes, bytes]:
-        """The first and the last row key."""
+        """Return the first and the last row key."""
         return self.first.encode(), self.last.encode()
 
 
 def hfile_name(part: int) -> str:
-    """Return the name of a region's HFile below the folder."""
+    """Return the path of a region's HFile in the folder."""
     return f"{FAMILY.decode()}/{part_name(part)}"
 
 
 def facts_name(part: int) -> str:
-    """Return the name of its facts below the folder."""
+    """Return the name of a region's file of facts in the folder."""
     return f"{part_name(part)}.json"
 
 
 class RegionFile:
-    """Writes a region's HFile and its facts, as a context; where that ends with an exception, there is neither.
+    """A context manager that writes a region's HFile and its facts; after an exception, neither file exists.
 
     Args:
-        folder: on this machine; it is made.
-        part: the region's number.
+        folder: the local folder to write to; it is created if it does not exist.
+        part: the number of the region.
 
     Raises:
-        InputError: nothing can be written there.
+        InputError: the folder cannot be written to.
     """
 
     def __init__(self, folder: str, part: int) -> None:
@@ -80,7 +80,7 @@ class RegionFile:
                 os.unlink(self._facts_path)  # of an earlier run
             self._hfile = HFileWriter(path, FAMILY)
         except OSError as error:
-            raise InputError(f"no HFile can be written into {folder}: {error}") from error
+            raise InputError(f"cannot write an HFile into {folder}: {error}") from error
         self._digest = NO_IDS
 
     def __enter__(self) -> Self:
@@ -92,28 +92,28 @@ class RegionFile:
     ) -> None:
         self._hfile.__exit__(kind, error, trace)
         if kind is None:
-            if written := self._hfile.facts:
+            if facts := self._hfile.facts:
                 self.facts = RegionFacts(
-                    rows=written.rows,
+                    rows=facts.rows,
                     id_digest=self._digest,
-                    cells=written.cells,
-                    size=written.size,
-                    sha256=written.sha256,
-                    first=written.first.decode(),
-                    last=written.last.decode(),
+                    cells=facts.cells,
+                    size=facts.size,
+                    sha256=facts.sha256,
+                    first=facts.first.decode(),
+                    last=facts.last.decode(),
                 )
             with open(f"{self._facts_path}.part", "wb") as file:
                 file.write(to_file(self.facts))
             os.replace(file.name, self._facts_path)
 
     def write(self, block: bytes) -> None:
-        """Add prediction lines, in the order of their row keys.
+        """Add prediction lines, sorted by row key.
 
         Raises:
-            InputError: they are not, they are none, or a row key is too long.
+            InputError: the lines are not sorted, are not prediction lines, or a row key is too long.
         """
         if block:
-            keys, of_rows, times = columns(block)
-            qualifiers = {column.removeprefix(FAMILY + b":"): values for column, values in of_rows.items()}
+            keys, values_by_column, times = columns(block)
+            qualifiers = {column.removeprefix(FAMILY + b":"): values for column, values in values_by_column.items()}
             self._hfile.write(keys, qualifiers, times)
             self._digest += IdDigest.of(map(record_id, keys))

@@ -1,7 +1,7 @@
-"""The end of an HFile: file info and trailer, both messages of Protocol Buffers.
+"""The end of an HFile: file info and trailer, both of them Protocol Buffers messages.
 
-The trailer is 4,096 bytes: its magic, a message with its length before it, zeros, and the version of the format. File
-info is a block: its magic, a message with its length before it, which repeats field 1: {1: name, 2: value}.
+The trailer has 4,096 bytes: its magic, the length of the message, the message, zeros, and the version of the format.
+File info is a block: its magic, the length of the message, and the message, which repeats field 1: {1: name, 2: value}.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ _NUMBER, _BYTES = 0, 2  # wire types
 
 
 class Field(IntEnum):
-    """The trailer's numbers. Offsets are from the file's beginning; sizes are of data before it was packed."""
+    """The numeric fields of the trailer; offsets count from the start of the file, sizes are before compression."""
 
     FILE_INFO_OFFSET = 1
     ROOT_INDEX_OFFSET = 2
@@ -35,7 +35,7 @@ class Field(IntEnum):
 
 
 def encode_trailer(fields: Mapping[Field, int]) -> bytes:
-    """Return the trailer."""
+    """Return the bytes of the trailer."""
     values: list[tuple[int, int | bytes]] = [*fields.items(), (_COMPARATOR_FIELD, _COMPARATOR)]
     message = b"".join(_field(number, value) for number, value in sorted(values))
     return (_MAGIC + _delimited(message)).ljust(TRAILER_BYTES - len(_VERSION), b"\0") + _VERSION
@@ -45,19 +45,20 @@ def decode_trailer(data: bytes) -> dict[Field, int]:
     """Read the trailer.
 
     Raises:
-        ValueError: it is none, of another version or order, or has a byte that `encode_trailer` would not write.
+        ValueError: this is not a trailer, it has another version or another order of cells, or it has a byte that
+            `encode_trailer` would not write.
     """
     if len(data) != TRAILER_BYTES or not data.startswith(_MAGIC):
-        raise ValueError("it is no HFile, or its end is missing")
+        raise ValueError("this is not an HFile, or its end is missing")
     if not data.endswith(_VERSION):
-        raise ValueError(f"it is an HFile of another version: {data[-len(_VERSION) :].hex()}")
+        raise ValueError(f"the HFile has version {data[-len(_VERSION) :].hex()}, not {_VERSION.hex()}")
     fields = dict(_fields(_undelimited(data[len(_MAGIC) :])))
     if fields.get(_COMPARATOR_FIELD) != _COMPARATOR:
-        raise ValueError(f"it is in the order of {fields.get(_COMPARATOR_FIELD)!r}")
-    found = {field: fields.get(field, 0) for field in Field}
-    if not all(isinstance(value, int) for value in found.values()) or encode_trailer(found) != data:
+        raise ValueError(f"the HFile is sorted by {fields.get(_COMPARATOR_FIELD)!r}, not {_COMPARATOR!r}")
+    numbers = {field: fields.get(field, 0) for field in Field}
+    if not all(isinstance(value, int) for value in numbers.values()) or encode_trailer(numbers) != data:
         raise ValueError("the trailer was changed")
-    return found
+    return numbers
 
 
 def encode_info(info: Mapping[bytes, bytes]) -> bytes:
@@ -67,9 +68,9 @@ def encode_info(info: Mapping[bytes, bytes]) -> bytes:
 
 
 def decode_info(data: bytes) -> dict[bytes, bytes]:
-    """Read the file info block; ValueError if it is none."""
+    """Read the data of the file info block; ValueError if it is something else."""
     if not data.startswith(_INFO_MAGIC):
-        raise ValueError(f"file info begins with {data[: len(_INFO_MAGIC)]!r}")
+        raise ValueError(f"this is not file info: it begins with {data[: len(_INFO_MAGIC)]!r}")
     pairs = [dict(_fields(pair)) for _number, pair in _fields(_undelimited(data[len(_INFO_MAGIC) :]))]
     return {pair[_NAME]: pair[_VALUE] for pair in pairs}
 
@@ -91,7 +92,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
             yield tag >> 3, message[start : start + value]
             start += value
         else:
-            raise ValueError(f"a field of type {tag & 7}")
+            raise ValueError(f"a field has the unknown type {tag & 7}")
 
 
 def _delimited(message: bytes) -> bytes:
@@ -104,7 +105,7 @@ def _undelimited(data: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Return a number: seven bits a byte, the lowest first, the highest bit set in all but the last."""
+    """Encode a number: seven bits per byte, lowest first; the high bit is set in every byte but the last."""
     data = bytearray()
     while value > 0x7F:
         data.append(value & 0x7F | 0x80)
@@ -113,7 +114,7 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(data: bytes, start: int) -> tuple[int, int]:
-    """Return a number and where it ends."""
+    """Read a number; return it and the offset of its end."""
     value = shift = 0
     while data[start] > 0x7F:
         value |= (data[start] & 0x7F) << shift

@@ -1,4 +1,4 @@
-"""Writes an HFile from rows in order, in one pass."""
+"""Write an HFile from sorted rows, in one pass."""
 
 import hashlib
 import os
@@ -31,21 +31,21 @@ from predictions.formats.row_key import MAX_KEY_BYTES
 BLOCK_BYTES = 64 << 10
 INDEX_BYTES = 128 << 10
 MAX_TIME = (1 << 63) - 1
-MIN_INDEX_ENTRIES = 16  # of an inner index block: each level has to be smaller than the one below
+MIN_INDEX_ENTRIES = 16  # of an inner index block, so that each level is smaller than the one below
 LAST_KEY = b"hfile.LASTKEY"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file holds.
+    """The facts about an HFile that was written.
 
     Args:
-        rows: how many.
-        cells: of these rows.
-        size: of the file, in bytes.
-        first: the first row key.
-        last: the last one.
-        sha256: of the file, in hex.
+        rows: number of rows.
+        cells: number of cells.
+        size: size of the file in bytes.
+        first: first row key.
+        last: last row key.
+        sha256: SHA-256 of the file, in hex.
     """
 
     rows: int
@@ -57,17 +57,17 @@ class Facts:
 
 
 class HFileWriter:
-    """Writes one HFile, as a context; where that ends with an exception or without a row, there is no file.
+    """A context manager that writes one HFile; after an exception, or without rows, there is no file.
 
-    Memory is constant but for a key of every leaf of the index: of 200 MB of rows, where keys are short. The same input
-    gives the same bytes: the time that the file has as that of its creation is the newest timestamp of its cells.
+    Memory is constant, except for one key per leaf of the index; with short keys, a leaf covers 200 MB of rows. The
+    same input gives the same bytes: the creation time in the file is the newest timestamp of its cells.
 
     Args:
-        path: of the file, which appears when it is whole.
+        path: the file's path; the file appears there once it is complete.
         family: the column family of all cells.
-        codec: how blocks are packed.
-        block_bytes: a data block ends with the row that makes it as large; a larger row is cut between its cells.
-        index_bytes: an index block ends with the entry that makes it as large.
+        codec: how blocks are compressed.
+        block_bytes: a data block ends with the row that brings it to this size; a larger row is split between cells.
+        index_bytes: an index block ends with the entry that brings it to this size.
     """
 
     def __init__(
@@ -78,17 +78,17 @@ class HFileWriter:
         block_bytes: int = BLOCK_BYTES,
         index_bytes: int = INDEX_BYTES,
     ) -> None:
-        self.facts: Facts | None = None  # once the file is there
+        self.facts: Facts | None = None  # None until the file is complete
         self._path, self._family = path, family
         self._block_bytes = block_bytes
         self._rows = self._cells = self._data_bytes = self._value_bytes = self._newest = 0
         self._first = self._last = b""
-        self._pieces: list[bytes] = []  # of the next block: rows, or cells of a large one
-        self._size = 0  # of these
+        self._pieces: list[bytes] = []  # the next data block: rows, or cells of a large row
+        self._size = 0  # bytes of these pieces
         self._last_piece = b""
         with suppress(FileNotFoundError):
             os.unlink(path)  # of an earlier run
-        self._file = open(f"{path}.part", "wb")  # noqa: SIM115, it is closed with the context
+        self._file = open(f"{path}.part", "wb")  # noqa: SIM115, __exit__ closes it
         self._blocks = _Blocks(self._file, codec)
         self._index = _Index(self._blocks, index_bytes)
 
@@ -114,24 +114,24 @@ class HFileWriter:
         """Write rows, column by column.
 
         Args:
-            keys: the row keys, ascending, and after those that were written before.
-            columns: by their qualifiers, of each row its value; None where it has no such cell.
-            times: the timestamp of each row's cells, in milliseconds since 1970.
+            keys: the row keys, ascending, and greater than all keys written before.
+            columns: for each qualifier, the value in each row; None if the row has no such cell.
+            times: for each row, the timestamp of its cells, in milliseconds since 1970.
 
         Raises:
-            InputError: a row's key is not in order, empty or too long, it has no cells, or its time is none of HBase's;
-                the message names it.
-            ValueError: there are not as many values or times as keys.
+            InputError: a row key is out of order, empty or too long, a row has no cells, or HBase cannot store its
+                time; the message names the row.
+            ValueError: the number of values or times differs from the number of keys.
         """
         if {len(times), *map(len, columns.values())} != {len(keys)}:
-            raise ValueError(f"{len(keys)} keys need as many times, and as many values of each column")
+            raise ValueError(f"{len(keys)} keys need as many times, and as many values in each column")
         if not keys:
             return
-        self._check(keys)
+        self._check_keys(keys)
         self._check_times(keys, times)
         rows, cells, value_bytes = encode_rows(keys, self._family, columns, times)
         if not all(rows):
-            raise InputError(f"row {keys[rows.index(b'')]!r} has no cells, and an HFile holds nothing else")
+            raise InputError(f"row {keys[rows.index(b'')]!r} has no cells, so an HFile cannot hold it")
         self._append(rows)
         self._rows += len(rows)
         self._cells += cells
@@ -139,32 +139,35 @@ class HFileWriter:
         self._newest = max(self._newest, *set(times))
         self._first, self._last = self._first or keys[0], keys[-1]
 
-    def _check(self, keys: Sequence[bytes]) -> None:
+    def _check_keys(self, keys: Sequence[bytes]) -> None:
         if not (self._last < keys[0] and all(map(lt, keys, keys[1:]))):
-            before, key = next(pair for pair in pairwise([self._last, *keys]) if not pair[0] < pair[1])
+            previous, key = next(pair for pair in pairwise([self._last, *keys]) if not pair[0] < pair[1])
             if not key:
-                raise InputError(f"the row after {before!r} has an empty key")
-            raise InputError(f"row {key!r} comes after {before!r}: sort the rows, and keep one of each key")
+                raise InputError(f"the row after {previous!r} has an empty key")
+            raise InputError(f"row {key!r} comes after {previous!r}: sort the rows, and keep one row per key")
         if max(map(len, keys)) > MAX_KEY_BYTES:
             key = max(keys, key=len)
-            raise InputError(f"row {key[:80]!r}...: its key has {len(key):,} bytes, HBase takes {MAX_KEY_BYTES:,}")
+            raise InputError(
+                f"row {key[:80]!r}...: its key has {len(key):,} bytes, but HBase allows at most {MAX_KEY_BYTES:,}"
+            )
 
     def _check_times(self, keys: Sequence[bytes], times: Sequence[int]) -> None:
         for time in set(times):
             if not 0 <= time <= MAX_TIME:
-                raise InputError(f"row {keys[times.index(time)]!r}: {time} is no time in milliseconds since 1970")
+                key = keys[times.index(time)]
+                raise InputError(f"row {key!r}: {time} is not a time in milliseconds since 1970 that HBase can store")
 
     def _append(self, pieces: list[bytes]) -> None:
         limit = self._block_bytes
         if max(map(len, pieces)) > limit:
             pieces = [piece for row in pieces for piece in (split_cells(row) if len(row) > limit else [row])]
         ends = list(accumulate(map(len, pieces)))
-        start = done = 0
+        start = added_bytes = 0
         while start < len(pieces):
-            stop = min(bisect_left(ends, done + limit - self._size, start) + 1, len(pieces))
+            stop = min(bisect_left(ends, added_bytes + limit - self._size, start) + 1, len(pieces))
             self._pieces += pieces[start:stop]
-            self._size += ends[stop - 1] - done
-            start, done = stop, ends[stop - 1]
+            self._size += ends[stop - 1] - added_bytes
+            start, added_bytes = stop, ends[stop - 1]
             if self._size >= limit:
                 self._end_block()
 
@@ -202,13 +205,13 @@ class HFileWriter:
 
 
 class _Blocks:
-    """Writes blocks one after another, and keeps count."""
+    """Writes the blocks of a file, and keeps track of offsets, sizes and the file's SHA-256."""
 
     def __init__(self, file: BinaryIO, codec: Codec) -> None:
         self.codec = codec
         self.offset = 0
-        self.unpacked = 0  # bytes of the blocks, if none were packed
-        self.last: dict[bytes, int] = {}  # of each kind of block, where the last one is
+        self.unpacked = 0  # size of the blocks before compression
+        self.last: dict[bytes, int] = {}  # offset of the last block of each kind
         self.digest = hashlib.sha256()
         self._file = file
 
@@ -222,36 +225,36 @@ class _Blocks:
         return entry
 
     def put(self, data: bytes) -> None:
-        """Write bytes."""
+        """Append bytes to the file, and count and hash them."""
         self._file.write(data)
         self.digest.update(data)
         self.offset += len(data)
 
 
 class _Index:
-    """Writes leaves between the data blocks, once they are large enough, and at the end the levels above."""
+    """Writes the index: each leaf once it is large enough, between data blocks, and the upper levels at the end."""
 
     def __init__(self, blocks: _Blocks, index_bytes: int) -> None:
         self._blocks = blocks
         self._index_bytes = index_bytes
         self._size = 0  # bytes of all index blocks
-        self._open: list[Entry] = []  # data blocks of the leaf to come
-        self._open_size = 0
+        self._leaf: list[Entry] = []  # entries of the next leaf
+        self._leaf_size = 0
         self._leaves: list[Entry] = []
-        self._counts: list[int] = []  # data blocks of each leaf
+        self._counts: list[int] = []  # number of data blocks of each leaf
 
     def add(self, block: Entry) -> None:
-        """Enter a data block, the last one that was written."""
-        self._open.append(block)
-        self._open_size += entry_size(block)
-        if self._open_size >= self._index_bytes:
+        """Add the data block that was written last."""
+        self._leaf.append(block)
+        self._leaf_size += entry_size(block)
+        if self._leaf_size >= self._index_bytes:
             self._end_leaf()
 
     def finish(self) -> dict[Field, int]:
-        """Write the rest and return what the trailer says of it."""
-        root, levels, middle = self._open, 1, b""
+        """Write the rest of the index, and return its fields in the trailer."""
+        root, levels, middle = self._leaf, 1, b""
         if self._leaves:
-            if self._open:
+            if self._leaf:
                 self._end_leaf()
             root, levels, middle = self._leaves, 2, encode_middle(self._leaves, self._counts)
             while len(root) > MIN_INDEX_ENTRIES and len(encode_root(root)) > self._index_bytes:
@@ -266,9 +269,9 @@ class _Index:
         }
 
     def _end_leaf(self) -> None:
-        self._leaves.append(self._write(LEAF_INDEX, self._open))
-        self._counts.append(len(self._open))
-        self._open, self._open_size = [], 0
+        self._leaves.append(self._write(LEAF_INDEX, self._leaf))
+        self._counts.append(len(self._leaf))
+        self._leaf, self._leaf_size = [], 0
 
     def _write(self, kind: bytes, entries: Sequence[Entry]) -> Entry:
         data = encode_index(entries)
