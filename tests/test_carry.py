@@ -244,7 +244,7 @@ def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_pat
         path = damaged.part("scored", 0)
         with open(path, "ab") as file:
             file.write(b"ffff:x\tcut off\n")
-        with pytest.raises((InternalError, InputError), match="a prediction line has 6 fields, this one 2"):
+        with pytest.raises((InternalError, InputError), match="a prediction line has 6 fields, but this one has 2"):
             again(settings, second, "pipe", damaged, True, processes=True)
     finally:
         shutil.rmtree(damaged.path)

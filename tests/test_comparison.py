@@ -170,6 +170,6 @@ def test_quantiles_are_near_those_of_the_scores():
 
 
 def test_a_line_that_is_none_is_named():
-    with pytest.raises(InputError, match="a prediction line has 6 fields, this one 2"):
+    with pytest.raises(InputError, match="a prediction line has 6 fields, but this one has 2"):
         compare([b"0001:a\t1\n"], [], BINARY)
     assert split_lines(b"") == []

@@ -95,10 +95,10 @@ def test_an_older_manifest_lacks_some_keys_and_a_newer_one_has_others():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"{", "x: not the JSON that"),
-        (b"[]", "x: not the JSON that"),
-        (b'{"format": 1}', "x: not the JSON that"),
-        (b'{"format": 2}', "x: format 2, this"),
+        (b"{", "x: not the expected JSON"),
+        (b"[]", "x: not the expected JSON"),
+        (b'{"format": 1}', "x: not the expected JSON"),
+        (b'{"format": 2}', "x: has format 2, but this"),
     ],
 )
 def test_what_is_no_manifest_is_refused(kind, data, message):

@@ -70,7 +70,7 @@ def test_every_trusted_type_exists_and_none_is_a_function():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not the JSON that should be there"), ('{"format": 99}', "format 99, this version reads")],
+    [("{", "not the expected JSON"), ('{"format": 99}', "has format 99, but this version reads")],
 )
 def test_a_manifest_that_cannot_be_read_is_named(saved, text, message):
     (saved / "model.json").write_text(text)

@@ -305,8 +305,8 @@ def test_wrong_arguments_show_the_usage(task, name, arguments, message):
     ("data", "message"),
     [
         (None, b"No such file"),
-        (b"0001:2\t1", b"not the JSON that should be there"),
-        (b"[]", b"not the JSON that should be there"),
+        (b"0001:2\t1", b"not the expected JSON"),
+        (b"[]", b"not the expected JSON"),
     ],
 )
 def test_a_file_that_names_no_served_release_is_refused(task, tmp_path, data, message):

@@ -66,4 +66,4 @@ def test_parts_are_named_as_hadoop_names_them(part, name):
 def test_a_file_of_another_name_is_no_part(name):
     with pytest.raises(InputError) as error:
         part_number(name)
-    assert str(error.value) == f"{name}: no part file: they are called part-00000, part-00001 and so on"
+    assert str(error.value) == f"{name}: not a part file; part files are called part-00000, part-00001 and so on"

@@ -157,7 +157,7 @@ def test_a_pipe_typed_by_hand_loads_a_part(connection, plan, tmp_path):
 def test_a_pipe_of_another_part_is_refused_in_a_line(plan, tmp_path):
     (tmp_path / "plan.json").write_bytes(to_file(replace(plan, points=["8000"])))
     command = [sys.executable, "-m", "loader", f"{tmp_path}/plan.json"]
-    for name, message in (("part-00001", "is another part's"), ("part-1", "part-1: no part file")):
+    for name, message in (("part-00001", "is another part's"), ("part-1", "part-1: not a part file")):
         done = subprocess.run([*command, name], input=DATA, cwd=CHECKOUT, capture_output=True)
         [line] = done.stderr.decode().splitlines()
         assert (done.returncode, line.startswith("loader: "), message in line) == (2, True, True)

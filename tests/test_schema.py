@@ -34,7 +34,7 @@ def test_cells_of_a_failed_record_and_of_a_text():
 
 
 def test_a_line_of_another_shape_is_refused():
-    with pytest.raises(InputError, match="6 fields, this one 2"):
+    with pytest.raises(InputError, match="6 fields, but this one has 2"):
         parse_line(b"a\tb\n")
 
 

@@ -1,7 +1,7 @@
-"""Counters: what each stage of a job counted, as Hadoop Streaming takes them and as its report shows them.
+"""The counters of a job: write them for Hadoop Streaming, and read them from its report.
 
 A script writes `reporter:counter:GROUP,NAME,AMOUNT` to stderr (Hadoop Streaming's documentation, "How do I update
-counters in streaming applications?"). Hadoop adds them up over the attempts that were committed, in signed 64 bits.
+counters in streaming applications?"). Hadoop adds up those of the committed attempts, in signed 64 bits.
 """
 
 import re
@@ -14,17 +14,17 @@ _REPORTED = re.compile(rf"^\s*{GROUP}\s*\n((?:\s+[\w ]+=-?\d+\s*\n)+)", re.MULTI
 
 
 class Outcome(NamedTuple):
-    """What a run of the scripts comes to: their counters, and the job that it was, if it was one."""
+    """The counters of a finished mapper and reducer run, and the job ID, or None if no Hadoop job ran."""
 
     counters: dict[str, int]
     job: str | None = None
 
 
 def report(stderr: TextIO, **counts: int) -> None:
-    """Write the counts, each once: a counter line costs Hadoop about a millisecond.
+    """Write a counter line for each count; call it once per task, as each line costs Hadoop about a millisecond.
 
-    A count from 2**63 on, as a digest may be, is written in two's complement; whatever wraps, the sum modulo 2**64 is
-    right.
+    A count of 2**63 or more (an ID digest can be that large) is written in two's complement. The sums may wrap around,
+    but they are right modulo 2**64.
     """
     for name, count in counts.items():
         stderr.write(f"reporter:counter:{GROUP},{name},{_signed(count)}\n")
@@ -32,7 +32,7 @@ def report(stderr: TextIO, **counts: int) -> None:
 
 
 def parse_lines(stderr: str) -> dict[str, int]:
-    """Return the sums of the counter lines in what scripts wrote to stderr, as Hadoop would report them."""
+    """Add up the counter lines in the scripts' stderr, and return the sums as Hadoop would report them."""
     sums = Counter[str]()
     for name, amount in _WRITTEN.findall(stderr):
         sums[name] += int(amount)
@@ -40,12 +40,12 @@ def parse_lines(stderr: str) -> dict[str, int]:
 
 
 def parse_report(text: str) -> dict[str, int]:
-    """Return our group's counters from what `hadoop jar` prints at the end of a job.
+    """Return this project's counters from the report that `hadoop jar` prints at the end of a job.
 
-    Hadoop's local job runner prints those of each task before them.
+    Hadoop's local job runner prints the counters of each task first, so the last group holds the job's.
     """
-    found = _REPORTED.findall(text)
-    pairs = (line.split("=") for line in found[-1].splitlines()) if found else ()
+    groups = _REPORTED.findall(text)
+    pairs = (line.split("=") for line in groups[-1].splitlines()) if groups else ()
     return {name.strip(): int(count) for name, count in pairs}
 
 

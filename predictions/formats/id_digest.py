@@ -1,7 +1,7 @@
-"""The ID digest: which records there are, in 64 bits, whatever their order.
+"""The ID digest: 64 bits that identify a set of record IDs, in any order.
 
-It is the sum of the xxh3_64 of the escaped record IDs, modulo 2**64, written in 16 hex digits. The digests of two sets
-without a record in common add up to that of both.
+It is the sum of the xxh3_64 hashes of the escaped record IDs, modulo 2**64, written as 16 hex digits. The digests of
+two sets with no record in common add up to the digest of their union.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import xxhash
 
 
 class IdDigest(int):
-    """The digest of a set of record IDs; sums and multiples of digests are digests."""
+    """The digest of a set of record IDs; a sum or a multiple of digests is a digest too."""
 
     def __new__(cls, value: int = 0) -> "IdDigest":
         return super().__new__(cls, value % (1 << 64))
@@ -20,7 +20,7 @@ class IdDigest(int):
     def of(cls, record_ids: Iterable[bytes]) -> "IdDigest":
         """Return the digest of escaped record IDs."""
         digests = np.frombuffer(b"".join(map(xxhash.xxh3_64_digest, record_ids)), dtype=">u8")
-        return cls(int(digests.sum(dtype=np.uint64)))  # numpy's sum wraps, as it is to
+        return cls(int(digests.sum(dtype=np.uint64)))  # numpy's sum wraps around, as it should
 
     @classmethod
     def parse(cls, text: str) -> "IdDigest":

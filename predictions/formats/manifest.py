@@ -1,6 +1,7 @@
-"""The manifests of a release, as JSON: `manifest.json` says what each stage did, `model/model.json` what the model is.
+"""The manifests of a release: `manifest.json` says what each stage did, `model/model.json` describes the model.
 
-Each stage adds its part. That no record was lost or swapped is proven by the counts and the ID digests of the parts.
+Each stage adds its own section to `manifest.json`. The counts and ID digests of the sections prove that no record was
+lost or swapped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,11 @@ from predictions.formats.record_line import Column
 
 MANIFEST = "manifest.json"
 MODEL_MANIFEST = "model.json"
-FORMAT = 1  # of both
+FORMAT = 1  # of both manifests
 
 
 class Account(NamedTuple):
-    """What one step says of the records: what it did, with how many, and the digest of their IDs."""
+    """What one step did to the records: the step, the number of records, and the digest of their IDs."""
 
     step: str
     rows: int
@@ -27,10 +28,10 @@ class Account(NamedTuple):
 
 
 def mismatches(accounts: Sequence[Account]) -> Iterator[str]:
-    """Yield where two accounts of the same records differ, a line each; none where no record was lost or swapped.
+    """Yield a line for each pair of accounts that differ; nothing if no record was lost or swapped.
 
     Args:
-        accounts: the first and the second are of the same records, the third and the fourth, and so on.
+        accounts: pairs of accounts, flat: the first and second are of the same records, so are the third and fourth.
     """
     for before, after in zip(accounts[::2], accounts[1::2], strict=True):
         if before[1:] != after[1:]:
@@ -39,7 +40,7 @@ def mismatches(accounts: Sequence[Account]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The moment of which the records are: ISO 8601, and the database's own name for it, where it has one."""
+    """The moment at which the records were read: its time in ISO 8601, and the database's snapshot ID, if any."""
 
     time: str
     id: str | None = None
@@ -50,13 +51,13 @@ class Export:
     """What was exported.
 
     Args:
-        rows: records.
-        labelled: of these, with a label.
-        id_digest: of their IDs.
-        unfit_ids: IDs that cannot be row keys.
-        parts: files.
-        bytes: of these.
-        seconds: that it took.
+        rows: number of records.
+        labelled: number of records with a label.
+        id_digest: digest of the record IDs.
+        unfit_ids: number of IDs that cannot be row keys.
+        parts: number of files.
+        bytes: size of these files.
+        seconds: time taken.
     """
 
     rows: int = 0
@@ -76,18 +77,18 @@ class Scored:
     """What was scored.
 
     Args:
-        read: lines.
-        scored, failed: of the rows, those with and without a prediction.
-        duplicates: lines left out, since the same record had come before.
-        unreadable: lines that are no record.
-        carried: of the rows, those with the line of an earlier release.
-        rows: prediction lines.
-        id_digest: of their IDs.
-        duplicates_digest: of the lines left out.
-        split_points: between the regions.
-        carried_from: that earlier release.
-        job: its ID; None where no job scored.
-        seconds: that it took.
+        read: number of lines read.
+        scored, failed: number of rows with and without a prediction.
+        duplicates: number of lines left out because the same record came twice.
+        unreadable: number of unreadable lines.
+        carried: number of rows that were carried over from an earlier release.
+        rows: number of prediction lines.
+        id_digest: digest of the IDs of the rows.
+        duplicates_digest: digest of the IDs of the lines left out.
+        split_points: the split points between the regions.
+        carried_from: the release whose lines were carried over.
+        job: the ID of the Hadoop job; None if the records were scored without one.
+        seconds: time taken.
     """
 
     read: int = 0
@@ -106,18 +107,18 @@ class Scored:
 
     @property
     def parts(self) -> int:
-        """How many regions, and part files."""
+        """Return the number of regions, which is also the number of part files."""
         return len(self.split_points) + 1
 
     @property
     def lines(self) -> int:
-        """How many lines are accounted for."""
+        """Return the number of input lines that are accounted for."""
         return self.scored + self.failed + self.duplicates + self.unreadable
 
 
 @dataclass(frozen=True)
 class Part:
-    """What was loaded of one part file: its rows, and the digest of their IDs."""
+    """What was loaded from one part file: the number of rows, and the digest of their IDs."""
 
     rows: int = 0
     id_digest: IdDigest = NO_IDS
@@ -125,7 +126,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded: all rows, the seconds that it took, and what each part has."""
+    """What was loaded: the number of rows, the seconds taken, and the rows of each part."""
 
     rows: int = 0
     seconds: float = 0.0
@@ -137,14 +138,14 @@ class Training:
     """How a model was trained and measured.
 
     Args:
-        labelled: records to choose from.
-        sample: of these, chosen.
-        seed: of the choice.
-        fitted, holdout: of the sample, those that it was fitted on and those that it was measured on.
-        metrics, baseline: of the model, and of one that knows no feature, on the holdout.
-        calibration: means of what was predicted and of what was so, in bins of the holdout.
-        quantiles: of a regressor's labels, the edges of the bins of its predictions.
-        seconds: that it took.
+        labelled: number of labelled records, from which the sample was drawn.
+        sample: number of records in the sample.
+        seed: random seed of the sample.
+        fitted, holdout: number of sampled records that the model was fitted on, and measured on.
+        metrics, baseline: metrics on the holdout, of the model and of one that uses no feature.
+        calibration: the holdout in bins by prediction, with the mean prediction and the mean outcome of each bin.
+        quantiles: for a regressor, quantiles of the labels: the edges of the bins of its predictions.
+        seconds: time taken.
     """
 
     labelled: int = 0
@@ -161,18 +162,19 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelManifest:
-    """What `model.json` says of the model beside it.
+    """The contents of `model.json`, which describes the model in the same folder.
 
     Args:
-        sha256: of the model's file.
-        versions: of the libraries that it was trained with.
+        sha256: SHA-256 of the model's file, in hex.
+        versions: versions of the libraries that the model was trained with.
         id: the column of the record ID.
-        features, label: the other columns of its record lines.
+        features, label: the other columns of the record lines.
         task: `classification` or `regression`.
-        classes: of a classifier, in the order of its probabilities.
-        estimator, params: the class and its parameters.
-        training: how it was trained.
-        golden: record lines with the answers at training, to be replayed wherever it is loaded.
+        classes: the classes of a classifier, in the order of its probabilities.
+        estimator, params: the estimator's class and its parameters.
+        training: how the model was trained.
+        golden: the golden records: record lines with their predictions at training, to be replayed wherever the model
+            is loaded.
     """
 
     format: int = FORMAT
@@ -190,13 +192,13 @@ class ModelManifest:
 
     @property
     def names(self) -> str:
-        """The columns, for messages."""
+        """Return the columns as text, for messages."""
         return _names(self.features, self.label)
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which model scored a release, as its `model.json` has it."""
+    """The facts about the model that scored a release, copied from its `model.json`."""
 
     estimator: str
     sha256: str
@@ -206,16 +208,16 @@ class ModelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `manifest.json` says of a release.
+    """The contents of `manifest.json`, which describes a release.
 
     Args:
-        name: of the predictions.
-        release: its ID.
-        source: the table or the query, and the column of the ID.
+        name: the name of the predictions.
+        release: the release ID.
+        source: the table or the query, and the column of the record ID.
         id, features, label: the columns of the record lines.
         snapshot: the moment of the export.
-        export, scored, loaded: what the stages did; None of what was not done yet.
-        model, task: which model scored it.
+        export, scored, loaded: what each stage did; None for a stage that has not run yet.
+        model, task: the model that scored the release, and its task.
     """
 
     format: int = FORMAT
@@ -234,12 +236,12 @@ class Manifest:
 
     @property
     def names(self) -> str:
-        """The columns, for messages."""
+        """Return the columns as text, for messages."""
         return _names(self.features, self.label)
 
     @property
     def accounts(self) -> list[Account]:
-        """What each step of a loaded release says, for `mismatches`."""
+        """Return the accounts of all steps of a loaded release, for `mismatches`."""
         assert self.scored
         assert self.loaded
         parts = self.loaded.parts
@@ -251,14 +253,14 @@ class Manifest:
 
     @property
     def done(self) -> dict[str, Any]:
-        """What is to be kept: what was not done yet is left out."""
+        """Return the fields to write; those of stages that have not run yet are left out."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def exported_and_scored(export: Export, scored: Scored) -> list[Account]:
-    """Return the accounts of the records that were exported.
+    """Return the accounts of the exported records: at the export, and after scoring.
 
-    An unreadable line has no ID, so these differ for a release with one.
+    An unreadable line has no ID, so the two accounts differ if there was one.
     """
     digest = scored.id_digest + scored.duplicates_digest
     return [

@@ -1,14 +1,15 @@
-"""The prediction line, from the mapper to the loader, and the cells that it becomes in HBase.
+"""The prediction line, which goes from the mapper to the loader, and its cells in HBase.
 
 A line is `rowkey TAB prediction TAB probability TAB record TAB scored TAB error`, escaped like a record line:
 
 - `prediction`: the predicted label or value, `\\N` for a record that could not be scored;
-- `probability`: of the predicted label, `\\N` for regressors;
-- `record`: the fingerprint of the record as scored (`records.fingerprints`);
-- `scored`: milliseconds since 1970 (UTC) of the release in which this value was computed;
+- `probability`: the probability of the predicted label, `\\N` for regressors;
+- `record`: the fingerprint of the record as scored (`record_line.fingerprints`);
+- `scored`: the start of the release that computed this value, in milliseconds since 1970 (UTC);
 - `error`: why the record could not be scored, else `\\N`.
 
-Each of the fields but the first and `scored` is a cell of the row, if not `\\N`; `scored` is their timestamp.
+Each field except the row key and `scored` becomes a cell of the row, unless it is `\\N`; `scored` is the timestamp of
+the cells.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +22,13 @@ from predictions.errors import InputError
 from predictions.formats.record_line import NULL, SEPARATOR, field_ends, split_columns, split_lines, unescape
 
 FAMILY = b"p"
-MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, the key included
+MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, which includes the key
 CELLS = tuple(b"%b:%b" % (FAMILY, name) for name in (b"prediction", b"probability", b"record", b"error"))
 _NAMES = {column: column.decode().partition(":")[2] for column in CELLS}
 
 
 class PredictionLine(NamedTuple):
-    """A prediction line's fields, still escaped."""
+    """The fields of a prediction line, still escaped."""
 
     row_key: bytes
     prediction: bytes
@@ -39,29 +40,30 @@ class PredictionLine(NamedTuple):
 
 FIELDS = len(PredictionLine._fields)
 NOT_UNIQUE = b"the ID stands for different records"
-END_OF_SCORED = SEPARATOR + NULL + b"\n"  # of a line without an error, and of no other
-END_OF_UNSCORED = SEPARATOR + NULL + END_OF_SCORED  # without a time: of a line that is to be filled in
+END_OF_SCORED = SEPARATOR + NULL + b"\n"  # every line without an error ends like this, and no other line does
+END_OF_UNSCORED = SEPARATOR + NULL + END_OF_SCORED  # no time either: the reducer fills this line in
 END_OF_CONFLICT = SEPARATOR + NOT_UNIQUE + b"\n"
 
 
 def not_unique(line: PredictionLine) -> bytes:
-    """Return the line, without its line feed, of an ID that stands for different records."""
+    """Return the line (without line feed) that says that its ID stands for different records."""
     return SEPARATOR.join(line._replace(prediction=NULL, probability=NULL, error=NOT_UNIQUE))
 
 
 def merge(lines: list[bytes]) -> bytes:
-    """Return the one line, without its line feed, for lines of one row key, at least one."""
+    """Merge the lines of one row key, at least one, into a single line (all without line feeds)."""
     if len(lines) == 1:
         return lines[0]
     parsed = list(map(parse_line, lines))
     if len({line.record for line in parsed}) == 1 and NOT_UNIQUE not in {line.error for line in parsed}:
-        # The same record in two blocks may differ in a last digit: any choice would do that is always the same.
+        # The same record scored in two blocks may differ in the last digit. Which line is kept does not matter, as long
+        # as it is always the same one.
         return min(lines)
-    return not_unique(min(parsed, key=attrgetter("record")))  # whatever the order they came in
+    return not_unique(min(parsed, key=attrgetter("record")))  # the result must not depend on the order of the lines
 
 
 def conflicting_keys(block: bytes) -> Iterator[bytes]:
-    """Yield the row keys of IDs that stand for different records, in a block of prediction lines."""
+    """Yield the row key of each ID that stands for different records, in a block of prediction lines."""
     if END_OF_CONFLICT in block:
         for line in split_lines(block):
             if line.endswith(END_OF_CONFLICT[:-1]):
@@ -69,19 +71,19 @@ def conflicting_keys(block: bytes) -> Iterator[bytes]:
 
 
 def parse_line(line: bytes) -> PredictionLine:
-    """Read a prediction line; its line feed may be there or not.
+    """Parse a prediction line, with or without its line feed.
 
     Raises:
         InputError: the line does not have six fields.
     """
     fields = line.rstrip(b"\n").split(SEPARATOR)
     if len(fields) != FIELDS:
-        raise InputError(f"a prediction line has {FIELDS} fields, this one {len(fields)}: {line[:80]!r}")
+        raise InputError(f"a prediction line has {FIELDS} fields, but this one has {len(fields)}: {line[:80]!r}")
     return PredictionLine(*fields)
 
 
 def fields_of(block: bytes) -> np.ndarray:
-    """Return where the fields of a block of prediction lines end, as `records.field_ends`.
+    """Return where the fields of a block of prediction lines end, as `record_line.field_ends` does.
 
     Raises:
         InputError: a line does not have six fields.
@@ -89,41 +91,42 @@ def fields_of(block: bytes) -> np.ndarray:
     try:
         return field_ends(block, FIELDS)
     except ValueError as error:
-        parse_line(split_lines(block)[error.args[0]])  # says what is wrong
+        parse_line(split_lines(block)[error.args[0]])  # raises the error that shows the line
         raise
 
 
 def split_block(block: bytes) -> list[list[bytes]]:
-    """Return the six fields of a block of prediction lines column by column; InputError where a line is none."""
+    """Return the six columns of a block of prediction lines; InputError if a line does not have six fields."""
     fields_of(block)
     return split_columns(block, FIELDS)
 
 
 def cells(line: PredictionLine) -> dict[bytes, bytes]:
-    """Return the cells (column to value) of a prediction line."""
+    """Return the cells of a prediction line, as a dictionary from column to value."""
     values = (line.prediction, line.probability, line.record, line.error)
     return {column: unescape(value) for column, value in zip(CELLS, values, strict=True) if value != NULL}
 
 
 def columns(block: bytes) -> tuple[list[bytes], dict[bytes, Sequence[bytes | None]], list[int]]:
-    """Return the rows of a block of prediction lines column by column; `cells` gives the same of a line.
+    """Return the cells of a block of prediction lines, column by column; `cells` does the same for a single line.
 
     Args:
         block: whole lines, at least one.
 
     Returns:
-        The row keys; by each column that any of the rows has, what it has there, None for nothing; the timestamps.
+        The row keys; for each column that at least one row has, the value in each row (None if the row has no such
+        cell); the timestamps, in milliseconds since 1970.
 
     Raises:
-        InputError: a line does not have six fields, or no time.
+        InputError: a line does not have six fields, or its time is not a number.
     """
     keys, prediction, probability, record, scored, error = split_block(block)
-    values = zip(CELLS, map(_values, (prediction, probability, record, error)), strict=True)
-    return keys, {column: of_rows for column, of_rows in values if of_rows}, _times(keys, scored)
+    pairs = zip(CELLS, map(_values, (prediction, probability, record, error)), strict=True)
+    return keys, {column: values for column, values in pairs if values}, _times(keys, scored)
 
 
 def _values(fields: list[bytes]) -> Sequence[bytes | None]:
-    """Return a column's values; none at all where all of them are NULL."""
+    """Return the values of a column, None for NULL; an empty sequence if all of them are NULL."""
     if b"\\" not in b"".join(fields):
         return fields
     if fields.count(NULL) == len(fields):
@@ -132,14 +135,15 @@ def _values(fields: list[bytes]) -> Sequence[bytes | None]:
 
 
 def _times(keys: list[bytes], scored: list[bytes]) -> list[int]:
-    known = {}
-    for text in set(scored):  # one, mostly: a release's
+    times = {}
+    for text in set(scored):  # mostly a single text: lines of one release have the same time
         if not text.isdigit():
-            raise InputError(f"row {keys[scored.index(text)]!r}: {text[:80]!r} is no time in milliseconds since 1970")
-        known[text] = int(text)
-    return [known[text] for text in scored]
+            key = keys[scored.index(text)]
+            raise InputError(f"row {key!r}: {text[:80]!r} is not a time in milliseconds since 1970")
+        times[text] = int(text)
+    return [times[text] for text in scored]
 
 
 def texts(row: Mapping[bytes, bytes]) -> dict[str, str | None]:
-    """Return a row's cells by their plain names (`prediction`, ...), None for a cell that is not there."""
+    """Return the cells of a row as text, by plain name (`prediction`, ...); None for a cell that the row lacks."""
     return {name: row[column].decode(errors="replace") if column in row else None for column, name in _NAMES.items()}

@@ -1,9 +1,9 @@
-"""The record line: what the export writes, the mapper reads and the fingerprint is taken of.
+"""The record line: the export writes it, the mapper reads it, and the fingerprint is computed from it.
 
-The format is the text format of PostgreSQL's COPY (its documentation, "File Formats", "Text Format"): one record a
-line, fields separated by a tab, `\\N` for NULL, a backslash escape for each byte that could be taken for either.
-The first field is the record ID, then come the model's features, last the label. Whatever the data, a line is one
-line to every reader: no raw line feed, carriage return or tab is left in a field.
+The format is the text format of PostgreSQL's COPY (its documentation, "File Formats", "Text Format"): one record per
+line, fields separated by tabs, `\\N` for NULL, and a backslash escape for each byte that could be mistaken for a
+separator or a NULL. The first field is the record ID, then come the model's features, and last the label. Whatever the
+data, every reader sees one line, since no raw line feed, carriage return or tab is left in a field.
 """
 
 import gzip
@@ -39,14 +39,14 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the source: its name and its type, `integer`, `real`, `date` (or date and time) or `text`."""
+    """A column of the source: its name, and its type: `integer`, `real`, `date` (with or without a time) or `text`."""
 
     name: str
     type: str
 
     @property
     def is_number(self) -> bool:
-        """Whether the model takes the column as a number; else it is a category."""
+        """Return whether the model takes the column as a number; otherwise it is a category."""
         return self.type != "text"
 
     def __str__(self) -> str:
@@ -54,12 +54,12 @@ class Column:
 
 
 def escape(value: bytes) -> bytes:
-    """Return a field's bytes as they stand in a line; NULL is not a value and has its own spelling, `NULL`."""
+    """Escape a value for a line. NULL is not a value: write `NULL` as it is."""
     return _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0]], value)
 
 
 def unescape(field: bytes) -> bytes:
-    """Return the value of a field that is not `NULL`, the inverse of `escape`.
+    """Return the value of a field that is not `NULL`; the inverse of `escape`.
 
     As in PostgreSQL, a backslash before any other character stands for that character.
     """
@@ -69,22 +69,22 @@ def unescape(field: bytes) -> bytes:
 
 
 def unpacked(stream: IO[bytes], name: str) -> IO[bytes]:
-    """Return the stream of a file of lines, unpacked where the file's name says that a job has packed it."""
+    """Return the stream of a file of lines, decompressed if the file's name ends with `PACKED`."""
     return cast("IO[bytes]", gzip.GzipFile(fileobj=stream)) if name.endswith(PACKED) else stream
 
 
 def read_blocks(stream: IO[bytes], size: int = BLOCK_BYTES, end: bytes = b"\n") -> Iterator[bytes]:
-    """Yield a stream in blocks of whole lines, of about `size` bytes.
+    """Yield the stream as blocks of whole lines, of about `size` bytes each.
 
-    A line ends at a line feed and nowhere else. A last line without one is given `end`.
+    Only a line feed ends a line. If the last line has none, `end` is appended to it.
     """
     pieces: list[bytes] = []
     while piece := stream.read(size):
-        whole = piece.rfind(b"\n") + 1
-        if whole:
-            yield b"".join([*pieces, piece[:whole]])
+        lines_end = piece.rfind(b"\n") + 1
+        if lines_end:
+            yield b"".join([*pieces, piece[:lines_end]])
             pieces = []
-        pieces.append(piece[whole:])
+        pieces.append(piece[lines_end:])
     if rest := b"".join(pieces):
         yield rest + end
 
@@ -95,32 +95,32 @@ def split_lines(block: bytes) -> list[bytes]:
 
 
 def join_lines(lines: Iterable[bytes]) -> bytes:
-    """Return a block of lines, at least one, the inverse of `split_lines`."""
+    """Join lines, at least one, into a block; the inverse of `split_lines`."""
     return b"\n".join(lines) + b"\n"
 
 
 def field_ends(block: bytes, fields: int) -> np.ndarray:
-    """Return where the fields of a block of lines end, as offsets of the separators (shape: lines, fields).
+    """Return the offset of the separator or line feed behind each field of a block (shape: lines, fields).
 
     Args:
         block: whole lines, at least one.
         fields: the number of fields of each line.
 
     Raises:
-        ValueError: a line has another number of fields; `args` has its index and the number of its fields.
+        ValueError: a line has another number of fields; `args` is the index of the line and its number of fields.
     """
     characters = np.frombuffer(block, dtype=np.uint8)
     separators = np.flatnonzero((characters == _TAB) | (characters == _LINE_FEED))
     rows = block.count(b"\n")
     if len(separators) != rows * fields or (characters[separators[fields - 1 :: fields]] != _LINE_FEED).any():
-        found = [line.count(SEPARATOR) + 1 for line in split_lines(block)]
-        index = next(index for index, count in enumerate(found) if count != fields)
-        raise ValueError(index, found[index])
+        counts = [line.count(SEPARATOR) + 1 for line in split_lines(block)]
+        index = next(index for index, count in enumerate(counts) if count != fields)
+        raise ValueError(index, counts[index])
     return separators.reshape(rows, fields)
 
 
 def first_fields(block: bytes, ends: np.ndarray) -> list[bytes]:
-    """Return the first field of each line; `ends` is what `field_ends` found."""
+    """Return the first field of each line of a block; `ends` is the result of `field_ends`."""
     starts = [0, *(ends[:-1, -1] + 1).tolist()]
     return [block[start:end] for start, end in zip(starts, ends[:, 0].tolist(), strict=True)]
 
@@ -133,10 +133,10 @@ def split_records(block: bytes, fields: int) -> tuple[list[bytes], list[bytes]]:
         fields: the number of fields of each line: ID, features, label.
 
     Returns:
-        For each line its first field, and what lies between that and the last: the features as they stand there.
+        The first field of each line; and for each line the bytes of its features, escaped and with tabs between them.
 
     Raises:
-        ValueError: as `field_ends`.
+        ValueError: as in `field_ends`.
     """
     ends = field_ends(block, fields)
     bounds = zip((ends[:, 0] + 1).tolist(), ends[:, -2].tolist(), strict=True)
@@ -144,27 +144,30 @@ def split_records(block: bytes, fields: int) -> tuple[list[bytes], list[bytes]]:
 
 
 def bytes_before(block: bytes, key: bytes) -> int:
-    """Return how many bytes of a block the lines before a key take; no key has a tab, so lines are ordered as keys."""
+    """Return the size of the lines of a block that come before a key, in bytes.
+
+    No key contains a tab, so lines are in the same order as their keys.
+    """
     return sum(len(line) + 1 for line in split_lines(block) if line < key)
 
 
 def split_columns(block: bytes, fields: int) -> list[list[bytes]]:
-    """Return the fields of a block of lines column by column; each line has this number of them."""
-    flat = block[:-1].replace(b"\n", SEPARATOR).split(SEPARATOR)
-    return [flat[column::fields] for column in range(fields)]
+    """Return the columns of a block of lines, each with a field per line; every line must have `fields` fields."""
+    all_fields = block[:-1].replace(b"\n", SEPARATOR).split(SEPARATOR)
+    return [all_fields[column::fields] for column in range(fields)]
 
 
 def write_rows(rows: Iterable[Iterable[bytes]]) -> bytes:
-    """Return the lines, each with its line feed, of rows of escaped fields; at least one."""
+    """Return the block of lines for rows of escaped fields, at least one row."""
     return join_lines(map(SEPARATOR.join, rows))
 
 
 def fingerprints(features: Iterable[bytes]) -> list[bytes]:
-    """Return the fingerprints of records as scored: xxh3_64 of their feature fields, in 16 hex digits each.
+    """Return the fingerprint of each record: the xxh3_64 of its feature fields, as 16 hex digits.
 
     Args:
-        features: of each record, the fields as they stand in its line, in the model's order, tabs between. The label
-            is left out: learning whether a flight was late does not make its prediction stale.
+        features: for each record its feature fields, escaped as in the record line, in the model's order, with tabs
+            between them. The label is left out: learning whether a flight was late does not make its prediction stale.
     """
     digests = b"".join(map(xxhash.xxh3_64_digest, features))
     return digests.hex("\n", xxhash.xxh3_64().digest_size).encode().split(b"\n")

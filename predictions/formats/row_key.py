@@ -1,8 +1,8 @@
-"""The row key: where a record's prediction stands in HBase, computed from the record ID alone.
+"""The row key of a record's prediction in HBase, computed from the record ID alone.
 
-Four hex digits, a colon and the record ID as it is escaped in the record line, for example `e8b7:42`. The digits are
-the upper half of the CRC-32 of those same bytes. They spread any kind of ID evenly over the regions without a look
-at the data, and since keys and IDs are compared as bytes everywhere, streaming, `LC_ALL=C sort` and HBase agree.
+It is four hex digits, a colon, and the record ID, escaped as in the record line: for example `e8b7:42`. The digits are
+the upper half of the CRC-32 of the escaped ID. They spread IDs of any kind evenly over the regions, without knowing the
+data. Keys and IDs are compared as bytes everywhere, so Hadoop Streaming, `LC_ALL=C sort` and HBase sort them alike.
 """
 
 import struct
@@ -12,14 +12,14 @@ from zlib import crc32
 from predictions.formats.record_line import NULL, escape, unescape
 
 PREFIX_DIGITS = 4
-MAX_KEY_BYTES = 0x7FFF  # HBase keeps the length of a row key in a signed 16-bit number
+MAX_KEY_BYTES = 0x7FFF  # HBase stores the length of a row key as a signed 16-bit number
 MAX_ID_BYTES = MAX_KEY_BYTES - PREFIX_DIGITS - 1
 
-_UNUSUAL = (b"\\", b"\b", b"\f", b"\r", b"\v")  # in an ID; without them there is nothing to look at closely
+_UNUSUAL = (b"\\", b"\b", b"\f", b"\r", b"\v")  # an ID without these bytes needs no check of its escapes
 
 
 def row_keys(record_ids: Sequence[bytes]) -> list[bytes]:
-    """Return the row keys of escaped record IDs; at least one."""
+    """Return the row keys of escaped record IDs, at least one."""
     prefixes = struct.pack(f">{len(record_ids)}H", *(crc32(record_id) >> 16 for record_id in record_ids))
     digits = prefixes.hex("\n", PREFIX_DIGITS // 2).encode().split(b"\n")
     return list(map(b":".join, zip(digits, record_ids, strict=True)))
@@ -31,7 +31,7 @@ def record_id(key: bytes) -> bytes:
 
 
 def unfit(record_ids: Sequence[bytes]) -> dict[int, str]:
-    """Return which fields, taken from record lines, cannot be row keys as IDs: their index, and the reason."""
+    """Find the IDs of record lines that cannot be row keys; return the reason for each, by its index."""
     joined = b"\n".join(record_ids)
     if (
         joined.isascii()
@@ -44,14 +44,14 @@ def unfit(record_ids: Sequence[bytes]) -> dict[int, str]:
 
 
 def why_unfit(record_id: bytes) -> str | None:
-    """Return why an escaped record ID cannot be a row key; None where it can."""
+    """Return why an escaped record ID cannot be a row key; None if it can."""
     if not record_id:
         return "the ID is empty"
     if record_id == NULL:
         return "the ID is NULL"
     if len(record_id) > MAX_ID_BYTES:
         return f"the ID is {len(record_id):,} bytes long, a row key takes {MAX_ID_BYTES:,}"
-    # Two spellings of one ID would be two row keys.
+    # Two spellings of one ID would become two row keys.
     if escape(unescape(record_id)) != record_id:
         return "the ID is not escaped as COPY escapes it"
     try:
@@ -62,16 +62,16 @@ def why_unfit(record_id: bytes) -> str | None:
 
 
 def split_points(regions: int) -> list[bytes]:
-    """Return the first row key of each region but the first, as HBase's HexStringSplit computes them.
+    """Return the first row key of each region except the first one, as HBase's HexStringSplit computes them.
 
     Args:
-        regions: how many regions, 1 to 65,536.
+        regions: number of regions, 1 to 65,536.
     """
     size = 16**PREFIX_DIGITS // regions
     return [f"{size * region:0{PREFIX_DIGITS}x}".encode() for region in range(1, regions)]
 
 
 def key_range(points: Sequence[str], part: int) -> tuple[bytes, bytes]:
-    """Return the row keys between which a part lies: its first one and that of the next, empty at the ends."""
+    """Return the first row key of a part and that of the next part; an empty key means no limit."""
     bounds = ["", *points, ""]
     return bounds[part].encode(), bounds[part + 1].encode()

@@ -1,9 +1,9 @@
-"""Lines that are no record: another number of fields, or an ID that cannot be a row key.
+"""Unreadable lines: lines with a wrong number of fields, or with an ID that cannot be a row key.
 
-There is no row for them to stand in, yet none may be lost. The mapper gives each a prediction line of its own kind,
-`unreadable:SPLIT:LINE` in place of the row key and the reason and the line in `error`, so that it goes the way that all
-lines go: only what a committed attempt wrote arrives, once. It sorts behind every row key. The driver takes these lines
-out, writes them into one file and refuses the job.
+They have no row key, but none of them may be lost. The mapper writes a special prediction line for each, with
+`unreadable:SPLIT:LINE` in place of the row key, and with the reason and the line in `error`. So they travel like all
+other lines, and only those of committed attempts arrive, once each. They sort behind every row key. `predictions score`
+takes them out of the job's output, writes them to one file, and refuses the job.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,11 +25,11 @@ from predictions.formats.row_key import unfit, why_unfit
 KEY = b"unreadable:"  # "u" is greater than any hex digit
 FILE = "unreadable.txt"
 HEAD = b"split\tline\treason\ttext\n"
-_BETWEEN = b": "
+_REASON_END = b": "
 
 
 class Unreadable(NamedTuple):
-    """A line that is no record: its split, its number there (from 1), the reason, and its bytes."""
+    """An unreadable line: its input split, its line number in it (from 1), the reason, and its bytes."""
 
     split: str
     number: int
@@ -38,7 +38,7 @@ class Unreadable(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """A block's records, and its other lines."""
+    """The records of a block (as a block, by ID and by features), and its unreadable lines."""
 
     block: bytes
     record_ids: list[bytes]
@@ -47,21 +47,21 @@ class Sifted(NamedTuple):
 
 
 def records(block: bytes) -> bytes:
-    """Return the lines of a sorted block that stand for records."""
+    """Return the prediction lines of a sorted block without the unreadable lines at its end."""
     if block.startswith(KEY):
         return b""
-    first = block.find(b"\n" + KEY)
-    return block if first < 0 else block[: first + 1]
+    records_end = block.find(b"\n" + KEY)
+    return block if records_end < 0 else block[: records_end + 1]
 
 
 def sift(block: bytes, fields: int, split: str, first: int) -> Sifted:
-    """Part the records of a block from its other lines.
+    """Separate the records of a block from its unreadable lines.
 
     Args:
         block: whole lines, at least one.
         fields: the number of fields of a record line.
-        split: which the block is of.
-        first: the number of the block's first line there.
+        split: the input split of the block.
+        first: the line number of the block's first line in that split.
     """
     try:
         record_ids, features = split_records(block, fields)
@@ -70,51 +70,51 @@ def sift(block: bytes, fields: int, split: str, first: int) -> Sifted:
     else:
         if not unfit(record_ids):
             return Sifted(block, record_ids, features, [])
-    records, others = [], []
+    readable, unreadable = [], []
     for number, line in enumerate(split_lines(block), first):
         if reason := _why_unreadable(line, fields):
-            others.append(Unreadable(split, number, reason, line))
+            unreadable.append(Unreadable(split, number, reason, line))
         else:
-            records.append(line)
-    if not records:
-        return Sifted(b"", [], [], others)
-    block = join_lines(records)
-    return Sifted(block, *split_records(block, fields), others)
+            readable.append(line)
+    if not readable:
+        return Sifted(b"", [], [], unreadable)
+    block = join_lines(readable)
+    return Sifted(block, *split_records(block, fields), unreadable)
 
 
 def _why_unreadable(line: bytes, fields: int) -> str | None:
-    found = line.count(SEPARATOR) + 1
-    if found != fields:
-        return f"{found} fields, not {fields}"
+    count = line.count(SEPARATOR) + 1
+    if count != fields:
+        return f"{count} fields, not {fields}"
     return why_unfit(line.partition(SEPARATOR)[0])
 
 
 def prediction_lines(lines: Iterable[Unreadable], scored: bytes) -> bytes:
-    """Return the lines that carry unreadable lines through the job; at least one."""
+    """Return the prediction lines that carry unreadable lines, at least one, through the job."""
     return write_rows(
         [
             b"%b%b:%012d" % (KEY, escape(split.encode()), number),
             *(NULL, NULL, NULL, scored),
-            escape(reason.encode() + _BETWEEN + line),
+            escape(reason.encode() + _REASON_END + line),
         ]
         for split, number, reason, line in lines
     )
 
 
 def find(block: bytes) -> Iterator[Unreadable]:
-    """Yield the unreadable lines that a block of prediction lines carries."""
+    """Yield the unreadable lines in a block of prediction lines."""
     if KEY not in block:
         return
     for line in split_lines(block):
         if line.startswith(KEY):
             fields = parse_line(line)
             split, _colon, number = unescape(fields.row_key.removeprefix(KEY)).decode(errors="replace").rpartition(":")
-            reason, _between, text = unescape(fields.error).partition(_BETWEEN)
+            reason, _end, text = unescape(fields.error).partition(_REASON_END)
             yield Unreadable(split, int(number), reason.decode(), text)
 
 
 def file_lines(lines: Iterable[Unreadable]) -> bytes:
-    """Return lines of the file for a person: split, line number, reason and the line as it stands, tabs between."""
+    """Return the lines of `unreadable.txt`: split, line number, reason and the line unchanged, with tabs between."""
     return b"".join(
         b"%b\t%d\t%b\t%b\n" % (split.encode(), number, reason.encode(), text) for split, number, reason, text in lines
     )
