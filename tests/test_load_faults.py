@@ -165,7 +165,7 @@ class Trial:
 
     def _rows(self):
         """How many rows the checkpoints say are loaded."""
-        if not Releases(self._connection, self._name).is_there:
+        if not Releases(self._connection, self._name).table_exists:
             return 0
         pages = self._connection.scan(self._name, b"load:", b"load;", [CHECKPOINT])
         return sum(json.loads(row.cells[CHECKPOINT].value)["rows"] for page in pages for row in page)

@@ -145,7 +145,7 @@ def test_ids_from_hell_are_answered_and_nothing_happens(client, served):
         ]
         assert list(connection.iterdump()) == before
     for bad in (None, 1.0, True, b"order-001", ["order-001"], 10**5_000):
-        with pytest.raises(InputError, match="is no record ID"):
+        with pytest.raises(InputError, match="is not a record ID"):
             client.get(bad)
     with pytest.raises(InputError, match="not several"):
         client.get_many("order-001")
@@ -449,7 +449,7 @@ def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeyp
             started = time.monotonic()
             answer = client.get("order-001")
             assert time.monotonic() - started < bound + SLACK
-            assert (answer.status, "was not there within" in answer.error) == ("changed", True)
+            assert (answer.status, "was not loaded within" in answer.error) == ("changed", True)
         assert len(silent.accepted) == 1
         assert client.get("order-002").status == "fresh"
 
@@ -491,7 +491,7 @@ def test_predictions_join_a_data_frame(client, truth):
     for bad, told in (
         (frame.rename(columns={"id": "key"}), "no column 'id'"),
         (frame.assign(release=1), "release already"),
-        (frame.assign(id=1.5), "1.5 is no record ID"),
+        (frame.assign(id=1.5), "1.5 is not a record ID"),
         (frame[["id", "id"]], "several columns 'id'"),
     ):
         with pytest.raises(InputError, match=told):

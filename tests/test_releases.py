@@ -192,7 +192,7 @@ def test_of_two_operators_at_once_one_is_told(operated, two):
         if any(isinstance(result, RefusedError) for result in results):
             break
     assert sorted(map(str, results)) == sorted(
-        [first, str(RefusedError(f"another release became current just now; look at it before {first} replaces it"))]
+        [first, str(RefusedError(f"another release became current just now; check it before {first} replaces it"))]
     )
 
 

@@ -1,9 +1,10 @@
-"""The connection to HBase of loader and client: every request goes through here, HappyBase's hands do the work.
+"""All HBase requests of the loader and the client go through `Connection`, on top of HappyBase.
 
-A connection never answers with another request's reply (see `predictions.hbase.transport`), belongs to the thread and
-process that made it, gives up within its time, connects anew by itself, and repeats what may be repeated.
+A connection never returns the reply to another request (see `predictions.hbase.transport`), belongs to one thread of
+one process, keeps its time limit, reconnects when it was cut, and repeats the requests that may be repeated.
 """
 
+import logging
 import os
 import random
 import threading
@@ -22,17 +23,19 @@ from predictions.hbase.reasons import may_pass, reason_of
 from predictions.hbase.server import Server
 from predictions.hbase.transport import Channel
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
-IDLE_SECONDS = 30.0  # the server closes a connection that was idle for 60
-ATTEMPT_SECONDS = 60.0  # after which a request is given up and made again, if there is time left
-WAIT_SECONDS = 5.0  # the longest time between two attempts
+IDLE_SECONDS = 30.0  # reconnect after that: the server closes a connection that was idle for 60 s
+ATTEMPT_SECONDS = 60.0  # limit of one attempt; then the request is made again, if there is time left
+WAIT_SECONDS = 5.0  # longest pause between two attempts
 FIRST_WAIT_SECONDS = 0.1
-GRACE_SECONDS = 0.5  # for a reply that may have come while whoever asked for it did something else
-_KEYS = b"FirstKeyOnlyFilter() AND KeyOnlyFilter()"  # of a row its first cell, of that no value
+GRACE_SECONDS = 0.5  # for a reply that may have arrived while the caller was doing something else
+_KEYS_ONLY = b"FirstKeyOnlyFilter() AND KeyOnlyFilter()"  # the first cell of each row, without its value
 
 
 class RejectedError(ServiceError):
-    """HBase answered, and will not do what it was asked however often it is: to repeat the command is no use."""
+    """HBase answered and refused the request; it would refuse it again, so repeating the command does not help."""
 
     exit_code = RefusedError.exit_code
 
@@ -45,7 +48,7 @@ class RejectedError(ServiceError):
 
 
 class Region(NamedTuple):
-    """A region of a table: its first row key and the server that has it."""
+    """A region of a table: its first row key and the `HOST:PORT` of the server that has it."""
 
     start: bytes
     server: str
@@ -59,24 +62,25 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row as it was read."""
+    """A row: its key and its cells by column (`FAMILY:QUALIFIER`)."""
 
     key: bytes
     cells: dict[bytes, Cell]
 
 
 class Connection:
-    """A connection to HBase for one thread, which opens with the first request.
+    """A connection to HBase for one thread; the first request opens it.
 
-    Each request raises ServiceError where HBase could not be had within `server.timeout` seconds, and by `deadline`;
-    RejectedError where it refuses; and RuntimeError in another thread or process than that which made or adopted it.
+    Each request raises ServiceError if HBase does not answer within `server.timeout` seconds or by `deadline`;
+    RejectedError if HBase refuses it; and RuntimeError outside the thread and process that made or adopted the
+    connection.
 
     Args:
         server: the Thrift server.
-        waiting: called with the reason each time before a request is made again.
+        waiting: called with the reason before each repetition of a request, which is also logged.
     """
 
-    deadline = float("inf")  # by the monotonic clock, of whatever is requested until another one is set
+    deadline = float("inf")  # by the monotonic clock, for all requests until it is set anew
 
     def __init__(self, server: Server, waiting: Callable[[str], None] = lambda _reason: None) -> None:
         self._server = server
@@ -92,17 +96,17 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close it; a further request would open it anew."""
+        """Close it; the next request opens it again."""
         if self._channel:
             self._channel.close()
             self._channel = None
 
     def adopt(self) -> None:
-        """Make the calling thread the one that it belongs to; whose it was must not use it any more."""
+        """Hand the connection over to the calling thread; the previous owner must not use it again."""
         self._owner = os.getpid(), threading.get_ident()
 
     def forget(self) -> None:
-        """Let go of it in a forked process, without a word to the server: it is the parent's."""
+        """Drop it in a forked process without telling the server: it belongs to the parent process."""
         self.close()
 
     def tables(self) -> set[bytes]:
@@ -110,36 +114,36 @@ class Connection:
         return set(self._request(lambda hbase: hbase.tables()))
 
     def create_table(self, name: str, family: str) -> None:
-        """Make a table with one region and one column family, unless it is there."""
+        """Make a table with one region and one column family, unless it exists."""
 
         def create(hbase: happybase.Connection) -> None:
-            with suppress(AlreadyExists):  # somebody was faster: another run, or this one's first attempt
+            with suppress(AlreadyExists):  # made by another run, or by the first attempt of this one
                 hbase.create_table(name, {family: {}})
 
         self._request(create)
 
     def delete_table(self, name: str) -> None:
-        """Remove a table, which must be there."""
+        """Remove a table, which must exist."""
         self._request(lambda hbase: hbase.delete_table(name, disable=True), repeat=False)
 
     def regions(self, table: str) -> list[Region]:
-        """Return a table's regions in the order of their row keys; none where there is no such table."""
-        found = self._request(lambda hbase: hbase.table(table).regions())
-        return [Region(region["start_key"], f"{region['server_name'].decode()}:{region['port']}") for region in found]
+        """Return a table's regions in the order of their row keys; an empty list if there is no such table."""
+        regions = self._request(lambda hbase: hbase.table(table).regions())
+        return [Region(region["start_key"], f"{region['server_name'].decode()}:{region['port']}") for region in regions]
 
     def row(self, table: str, key: bytes, columns: Sequence[bytes] | None = None) -> dict[bytes, Cell]:
-        """Return a row's cells by their columns; none where there is no such row."""
-        found = self._request(lambda hbase: hbase.table(table).row(key, columns=columns, include_timestamp=True))
-        return {column: Cell(*cell) for column, cell in found.items()}
+        """Return a row's cells by column; an empty dictionary if there is no such row."""
+        cells = self._request(lambda hbase: hbase.table(table).row(key, columns=columns, include_timestamp=True))
+        return {column: Cell(*cell) for column, cell in cells.items()}
 
     def send_rows(self, table: str, keys: Sequence[bytes], columns: Sequence[bytes] = ()) -> "Sent":
-        """Send a request for rows, which `receive` waits for; between the two, this connection has no other one.
+        """Send a request for rows, and let `receive` wait for them; the connection takes no other request in between.
 
-        What goes wrong is found, and the request made again, when the rows are waited for; their time counts from here.
+        Errors show in `receive`, which makes the request again; its time limit starts here.
 
         Args:
-            table: whose rows.
-            keys: the row keys. Rows that are not there are left out.
+            table: the table's name.
+            keys: the row keys. Rows that do not exist are left out.
             columns: columns or families; all by default.
         """
         self._check_owner()
@@ -147,44 +151,46 @@ class Connection:
         call = "getRowsWithColumns" if columns else "getRows"
         if columns:
             arguments["columns"] = columns
-        started, lost = time.monotonic(), None
+        started, send_error = time.monotonic(), None
         try:
             self._open(started + self._attempt_seconds(started)).client.begin(call, arguments)
         except (OSError, TException) as error:
-            lost = error
-        return Sent(call, arguments, started, lost)
+            send_error = error
+        return Sent(call, arguments, started, send_error)
 
     def receive(self, sent: "Sent") -> list[Row]:
-        """Return the rows that `send_rows` has asked for."""
+        """Wait for the rows that `send_rows` requested, and return them."""
 
-        def reply() -> Any:
-            if sent.lost or not self._channel:
-                raise sent.lost or TTransportException()
+        def receive_reply() -> Any:
+            if sent.error or not self._channel:
+                raise sent.error or TTransportException()
             deadline = sent.time + self._attempt_seconds(sent.time)
             self._channel.until(max(deadline, time.monotonic() + GRACE_SECONDS))
             return self._channel.client.end(sent.call)
 
         rows = self._request(
-            lambda hbase: getattr(hbase.client, sent.call)(**sent.arguments), first=reply, since=sent.time
+            lambda hbase: getattr(hbase.client, sent.call)(**sent.arguments),
+            first_attempt=receive_reply,
+            started=sent.time,
         )
         return list(map(_row, rows))
 
     def put(self, table: str, key: bytes, cells: Mapping[bytes, bytes], timestamp: int | None = None) -> None:
-        """Write a row's cells, all or none of them."""
+        """Write a row's cells, all of them or none."""
         self._request(lambda hbase: hbase.table(table).put(key, cells, timestamp=timestamp))
 
     def put_rows(self, table: str, rows: Sequence[tuple[bytes, Mapping[bytes, bytes]]], timestamp: int) -> None:
-        """Write rows; given the timestamp, to write them twice equals writing them once.
+        """Write rows; since the timestamp is given, writing them twice has the same effect as writing them once.
 
         Args:
-            table: whose rows.
+            table: the table's name.
             rows: each row's key and cells.
-            timestamp: of all the cells, in milliseconds since 1970.
+            timestamp: timestamp of all cells, in milliseconds since 1970.
 
         Raises:
-            RejectedError: HBase refuses one of them, or several; others may have been written.
+            RejectedError: HBase refuses at least one of the rows; others may have been written.
         """
-        # Unset, `isDelete` and `writeToWAL` are what the server takes them for: false and true.
+        # `isDelete` and `writeToWAL` stay unset: the server's defaults are false and true.
         batch = [
             BatchMutation(key, [Mutation(None, column, value, None) for column, value in cells.items()])
             for key, cells in rows
@@ -194,36 +200,36 @@ class Connection:
     def check_and_put(
         self, table: str, key: bytes, column: bytes, expected: bytes | None, value: bytes, repeat: bool = False
     ) -> bool:
-        """Write a cell if it has the expected value, in one step, and return whether it had.
+        """Write a cell if it has the expected value, in one atomic step, and return whether it was written.
 
         Args:
-            table: the table.
-            key: the row's.
-            column: the cell's.
-            expected: its value, None for no cell.
-            value: the new one.
-            repeat: whether it may be tried again where the answer was lost. The first one may have been done.
+            table: the table's name.
+            key: the row key.
+            column: the cell's column.
+            expected: the value that the cell must have; None if there must be no cell.
+            value: the new value.
+            repeat: whether to try again if the answer was lost. The first attempt may have succeeded.
         """
-        put = Mutation(column=column, value=value)  # Thrift 1 has this call, HappyBase does not wrap it
+        put = Mutation(column=column, value=value)  # HappyBase does not wrap this call of Thrift 1
         return self._request(
             lambda hbase: hbase.client.checkAndPut(table.encode(), key, column, expected, put, {}), repeat
         )
 
     def delete_row(self, table: str, key: bytes) -> None:
-        """Remove a row, if it is there."""
+        """Remove a row, if it exists."""
         self._request(lambda hbase: hbase.client.deleteAllRow(table.encode(), key, {}))
 
     def scan(
         self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes] = (), page_rows: int = 5_000
     ) -> Iterator[list[Row]]:
-        """Yield the rows of a range in order, in pages; where a page is lost, the scan goes on behind the last one.
+        """Yield the rows of a range in order, in pages; after a lost page, the scan resumes behind the last row read.
 
         Args:
-            table: whose rows.
-            start: the first row key; empty for the table's first.
-            stop: the row key to stop before; empty for the table's end.
+            table: the table's name.
+            start: the first row key; empty for the start of the table.
+            stop: the row key to stop before; an empty key means no limit.
             columns: columns or families; all by default.
-            page_rows: rows of a page.
+            page_rows: number of rows in a page.
         """
         for page in self._pages(table, start, stop, columns, page_rows, None):
             yield list(map(_row, page))
@@ -231,61 +237,62 @@ class Connection:
     def keys(
         self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes] = (), page_rows: int = 5_000
     ) -> Iterator[list[bytes]]:
-        """Yield the row keys of a range, as `scan` does the rows; no value is sent."""
-        for page in self._pages(table, start, stop, columns, page_rows, _KEYS):
+        """Yield the row keys of a range, in pages as `scan` does; the server sends no values."""
+        for page in self._pages(table, start, stop, columns, page_rows, _KEYS_ONLY):
             yield [row.row for row in page]
 
     def _pages(
-        self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes], page_rows: int, only: bytes | None
+        self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes], page_rows: int, row_filter: bytes | None
     ) -> Iterator[list[Any]]:
         scanner: tuple[happybase.Connection, int] | None = None
 
-        def page(hbase: happybase.Connection) -> list[Any]:
+        def next_page(hbase: happybase.Connection) -> list[Any]:
             nonlocal scanner
-            if scanner is None or scanner[0] is not hbase:  # the old one went with its connection
+            if scanner is None or scanner[0] is not hbase:  # a scanner ends with its connection
                 scan = TScan(
                     startRow=start,
                     stopRow=stop or None,
                     columns=list(columns) or None,
                     caching=page_rows,
-                    filterString=only,
+                    filterString=row_filter,
                 )
                 scanner = hbase, hbase.client.scannerOpenWithScan(table.encode(), scan, {})
             return hbase.client.scannerGetList(scanner[1], page_rows)
 
-        while found := self._request(page):
-            yield found
-            start = found[-1].row + b"\0"
+        while page := self._request(next_page):
+            yield page
+            start = page[-1].row + b"\0"
         if scanner and self._channel and self._channel.happybase is scanner[0]:
-            with suppress(ServiceError):  # all rows are there, and the server forgets scanners by itself
+            with suppress(ServiceError):  # all rows were read, and the server drops unused scanners anyway
                 self._request(lambda hbase: hbase.client.scannerClose(scanner[1]), repeat=False)
 
     def _request(
         self,
         request: Callable[[happybase.Connection], T],
         repeat: bool = True,
-        first: Callable[[], T] | None = None,
-        since: float | None = None,
+        first_attempt: Callable[[], T] | None = None,
+        started: float | None = None,
     ) -> T:
-        """Make a request, with a connection that is open, and again where it failed and may be repeated.
+        """Make a request over an open connection; if it fails and may be repeated, make it again.
 
         Args:
-            request: what to do with a HappyBase connection.
-            repeat: whether it may be done twice.
-            first: the first attempt, if that is another one.
-            since: when that was begun, by the monotonic clock.
+            request: called with the HappyBase connection.
+            repeat: whether the request may be made twice.
+            first_attempt: called for the first attempt instead of `request`.
+            started: when the request was begun, by the monotonic clock; by default now.
         """
         self._check_owner()
-        started = time.monotonic() if since is None else since
+        if started is None:
+            started = time.monotonic()
         deadline = min(started + self._server.timeout, self.deadline)
-        # One that is lost leaves time for another, where there may be another.
+        # If the request may be repeated, a lost attempt must leave time for another.
         attempt_seconds = self._attempt_seconds(started) if repeat else deadline - started
         wait, longest, attempts = FIRST_WAIT_SECONDS, min(WAIT_SECONDS, self._server.timeout / 10), 0
         while True:
             is_sent, attempts = False, attempts + 1
             try:
-                if first and attempts == 1:
-                    answer = first()
+                if first_attempt and attempts == 1:
+                    answer = first_attempt()
                 else:
                     channel = self._open(min(deadline, time.monotonic() + attempt_seconds))
                     is_sent = True
@@ -293,12 +300,14 @@ class Connection:
                 self._used = time.monotonic()
                 return answer
             except (OSError, TException) as error:
-                pause = random.uniform(0, min(wait, longest))  # noqa: S311, so that clients do not come all at once
+                pause = random.uniform(0, min(wait, longest))  # noqa: S311, so that clients do not all return at once
                 may_repeat = may_pass(error) and (repeat or not is_sent)
-                # A pause that would not fit is the end: short ones let no patience go unused.
+                # Give up if the pause would pass the deadline; pauses are short, so little of the time goes unused.
                 if not may_repeat or time.monotonic() + pause >= deadline:
                     raise self._error(error, attempts) from error
-                self._waiting(reason_of(error))
+                reason = reason_of(error)
+                logger.info("HBase's Thrift server at %s: %s; trying again", self._server.address, reason)
+                self._waiting(reason)
             time.sleep(pause)
             wait = min(2 * wait, longest)
 
@@ -308,7 +317,7 @@ class Connection:
 
     def _check_owner(self) -> None:
         if self._owner != (os.getpid(), threading.get_ident()):
-            raise RuntimeError("a connection belongs to the thread and the process that made it: open one here")
+            raise RuntimeError("a connection belongs to the thread and the process that made it; open another one here")
 
     def _open(self, deadline: float) -> Channel:
         if self._channel and self._channel.is_open and time.monotonic() - self._used > IDLE_SECONDS:
@@ -323,24 +332,24 @@ class Connection:
         server, reason = self._server, reason_of(error)
         if not may_pass(error):
             if isinstance(error, (OSError, TTransportException)):
-                return ServiceError(f"HBase's Thrift server at {server.address}: {reason}; is hbase.thrift right?")
-            return RejectedError(f"HBase refuses, through the Thrift server at {server.address}: {reason}", reason)
+                return ServiceError(f"HBase's Thrift server at {server.address}: {reason}; check hbase.thrift")
+            return RejectedError(f"HBase refuses the request (Thrift server {server.address}): {reason}", reason)
         tries = f"tried {attempts} times in " if attempts > 1 else "waited "
         return ServiceError(
             f"HBase's Thrift server at {server.address}: {reason}; {tries}{server.timeout:g} s at most "
-            f"({server.timeout_setting}); is it running (hadoop/cluster status), and are hbase.thrift, transport, "
-            "protocol and tls right?"
+            f"({server.timeout_setting}); check that it runs (hadoop/cluster status), and check hbase.thrift, "
+            "transport, protocol and tls"
         )
 
 
 class Sent(NamedTuple):
-    """A request for rows that `Connection.send_rows` has sent, unless it was lost on its way."""
+    """A request for rows that `Connection.send_rows` has sent or, if there is an `error`, failed to send."""
 
     call: str
     arguments: dict[str, Any]
     time: float  # by the monotonic clock
-    lost: Exception | None
+    error: Exception | None
 
 
-def _row(found: Any) -> Row:
-    return Row(found.row, {column: Cell(cell.value, cell.timestamp) for column, cell in found.columns.items()})
+def _row(result: Any) -> Row:
+    return Row(result.row, {column: Cell(cell.value, cell.timestamp) for column, cell in result.columns.items()})

@@ -1,12 +1,13 @@
-"""One run at a time for a name: a lease in HBase, which a run renews for as long as it lives.
+"""Allow one run at a time for a name: a lease in HBase, which the run renews as long as it is alive.
 
-Table NAME, row `run`, cell `r:run`: JSON of who holds it and how often it was renewed, `{}` where nobody does. It
-changes only by a check-and-put against the bytes that were read. That a holder is alive is seen by its cell changing:
-no clocks are compared, no process of another machine is asked for. Nothing relies on the lease for safety: two runs at
-once would make two releases, and of two switches one is told.
+Table NAME, row `run`, cell `r:run`: JSON with the run that holds the lease and the number of renewals, `{}` if it is
+free. It changes only by a check-and-put against the bytes that were read. A run is seen to be alive because its cell
+changes: clocks are not compared, and no process on another machine is queried. Safety does not depend on the lease: two
+runs at once would make two releases, and of two activations at once, one fails.
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -23,8 +24,10 @@ from predictions.hbase.connection import Connection
 from predictions.hbase.releases import FAMILY, Releases
 from predictions.hbase.server import Server
 
+logger = logging.getLogger(__name__)
+
 RENEW_SECONDS = 2.0
-SILENT_SECONDS = 10.0  # without a renewal, after which a holder is taken for dead
+SILENT_SECONDS = 10.0  # a run without a renewal for that long counts as dead
 
 _ROW, _CELL = b"run", f"{FAMILY}:run".encode()
 _FREE: dict[str, Any] = {}
@@ -36,11 +39,11 @@ def lease(server: Server, name: str, report: Callable[[str], None]) -> Iterator[
 
     Args:
         server: HBase's Thrift server.
-        name: of the predictions.
-        report: called with a line of text where another run holds it that may be dead.
+        name: name of the predictions.
+        report: called with a line of text if another run holds the lease and may be dead.
 
     Raises:
-        RefusedError: another run holds it, and is alive.
+        RefusedError: another run holds the lease and is alive.
         ServiceError: HBase cannot be reached.
     """
     since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -59,38 +62,43 @@ def lease(server: Server, name: str, report: Callable[[str], None]) -> Iterator[
 
 
 def _take(connection: Connection, name: str, mine: dict[str, Any], report: Callable[[str], None]) -> None:
-    read = _read(connection, name)
-    if holder := _decode(read):
-        report(f"{_describe(holder)} has not ended; whether it is alive shows within {SILENT_SECONDS:g} s")
+    value = _read(connection, name)
+    if holder := _decode(value):
+        message = f"{_describe(holder)} holds the lease; waiting {SILENT_SECONDS:g} s to see whether it is alive"
+        logger.info("%s: %s", name, message)
+        report(message)
         deadline = time.monotonic() + SILENT_SECONDS
-        while (now := _read(connection, name)) == read and time.monotonic() < deadline:
+        while (new_value := _read(connection, name)) == value and time.monotonic() < deadline:
             time.sleep(RENEW_SECONDS / 4)
-        if now != read and (holder := _decode(now)):
-            raise RefusedError(f"{name}: {_describe(holder)} is under way; wait for its end")
-        read = now
-    if not connection.check_and_put(name, _ROW, _CELL, read, to_cell(mine | {"renewed": 0})):
-        raise RefusedError(f"{name}: another run began just now; wait for its end")
+        if new_value != value and (holder := _decode(new_value)):
+            raise RefusedError(f"{name}: {_describe(holder)} is active; wait until it ends")
+        value = new_value
+    if not connection.check_and_put(name, _ROW, _CELL, value, to_cell(mine | {"renewed": 0})):
+        raise RefusedError(f"{name}: another run started just now; wait until it ends")
 
 
 def _renew(server: Server, name: str, mine: dict[str, Any], ended: threading.Event) -> None:
-    """Show that this run is alive until it ends, and free the lease then; stop where another run has taken it."""
-    count = 0
+    """Renew the lease until the run ends, then free it; stop if another run has taken it."""
+    renewals = 0
     with Connection(server) as connection:
         while not ended.wait(RENEW_SECONDS):
-            count += 1
-            # Where HBase does not answer, it does not answer another run either.
-            with suppress(PredictionsError):
-                if not _replace(connection, name, mine, mine | {"renewed": count}):
+            renewals += 1
+            try:
+                if not _replace(connection, name, mine, mine | {"renewed": renewals}):
+                    logger.info("%s: another run has taken the lease; it is not renewed any more", name)
                     return
+            except PredictionsError as error:
+                # Go on: while HBase does not answer, another run cannot take the lease either.
+                logger.info("%s: the lease was not renewed: %s; trying again in %g s", name, error, RENEW_SECONDS)
         with suppress(PredictionsError):
             _replace(connection, name, mine, _FREE)
 
 
 def _replace(connection: Connection, name: str, mine: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Replace the lease and return whether it was still this run's."""
-    read = _read(connection, name)
-    is_mine = _decode(read).get("run") == mine["run"]
-    return is_mine and connection.check_and_put(name, _ROW, _CELL, read, to_cell(new))
+    """Replace the lease; return whether this run still held it."""
+    value = _read(connection, name)
+    is_mine = _decode(value).get("run") == mine["run"]
+    return is_mine and connection.check_and_put(name, _ROW, _CELL, value, to_cell(new))
 
 
 def _read(connection: Connection, name: str) -> bytes | None:
@@ -99,7 +107,7 @@ def _read(connection: Connection, name: str) -> bytes | None:
 
 
 def _describe(holder: dict[str, Any]) -> str:
-    return f"a run by process {holder['pid']} of {holder['host']}, begun at {holder['since']},"
+    return f"another run (process {holder['pid']} on {holder['host']}, started at {holder['since']})"
 
 
 def _decode(value: bytes | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A pool of connections: each is lent to one thread at a time, and none goes over into a forked process."""
+"""A pool of connections: each is lent to one thread at a time, and a forked process uses none of its parent's."""
 
 import os
 import time
@@ -8,49 +8,49 @@ from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-IDLE_SECONDS = 30.0  # after which one that nobody needs is closed
+IDLE_SECONDS = 30.0  # an unused connection is closed after that
 
 
 class Lendable(Protocol):
-    """What can be lent."""
+    """A connection that a pool can lend."""
 
     def adopt(self) -> None:
-        """Make the calling thread the one that it belongs to."""
+        """Hand it over to the calling thread."""
 
     def close(self) -> None:
         """Close it."""
 
     def forget(self) -> None:
-        """Let go of it in a forked process, where it is the parent's."""
+        """Drop it in a forked process: it belongs to the parent process."""
 
 
 T = TypeVar("T", bound=Lendable)
 
 
 class Pool(Generic[T]):
-    """As many as were ever needed at once and not idle for long.
+    """Keeps as many connections as were needed at once, until they are idle for too long.
 
-    No lock is held at any time, so none can be left locked by a fork: a deque's ends are safe for threads.
+    It uses no lock, so a fork cannot inherit a locked one: the two ends of a deque are thread-safe.
 
     Args:
-        make: makes one.
+        make: opens a connection.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
-        self._idle: deque[tuple[float, T]] = deque()  # each with the time of its return, the last one at the right
+        self._idle: deque[tuple[float, T]] = deque()  # with the time of return, the latest at the right
         self._is_closed = False
         _pools.add(self)
 
     @contextmanager
     def lend(self) -> Iterator[T]:
-        """Lend one to the calling thread; whatever goes wrong while it is lent closes it.
+        """Lend a connection to the calling thread; an exception while it is lent closes it.
 
         Raises:
             RuntimeError: the pool is closed.
         """
         if self._is_closed:
-            raise RuntimeError("it is closed: make a new one")
+            raise RuntimeError("the pool is closed; make a new one")
         try:
             _returned, lent = self._idle.pop()
         except IndexError:
@@ -69,20 +69,20 @@ class Pool(Generic[T]):
         try:
             while self._is_closed or self._idle[0][0] < now - IDLE_SECONDS:
                 self._idle.popleft()[1].close()
-        except IndexError:  # another thread was faster
+        except IndexError:  # another thread took the last one
             pass
 
     def close(self) -> None:
-        """Close those that are not lent, and those that are when they come back."""
+        """Close all connections, those that are lent when they come back."""
         self._is_closed = True
         while self._idle:
             self._idle.popleft()[1].close()
 
     def after_fork(self) -> None:
-        """Let go, in a forked process, of what is its parent's."""
+        """Drop, in a forked process, the connections that belong to the parent process."""
         inherited, self._idle = self._idle, deque()
-        for _returned, each in inherited:
-            each.forget()
+        for _returned, connection in inherited:
+            connection.forget()
 
 
 _pools: WeakSet[Pool[Any]] = WeakSet()

@@ -1,4 +1,4 @@
-"""What went wrong with a request, by what HBase or the wire says: whether it may pass, and the reason in a line."""
+"""Judge a failed request by its exception: whether the same request may succeed later, and the reason in one line."""
 
 import re
 import ssl
@@ -9,25 +9,25 @@ from Hbase_thrift import IOError as HbaseIOError
 from thriftpy2.thrift import TApplicationException, TException
 from thriftpy2.transport import TTransportException
 
-# The names of exceptions that HBase will raise again, however often it is asked. It hands them on as text; its flag
-# `canRetry` is true even for some of these (RetriesExhaustedWithDetailsException about a column family that is not
-# there), and DoNotRetryIOException has children that pass (NoServerForRegionException).
-_FOR_GOOD = re.compile(
+# Exceptions that HBase would raise again at every attempt. It sends their names as text; its flag `canRetry` does not
+# help, since it is true even for some of these (RetriesExhaustedWithDetailsException about a missing column family),
+# and DoNotRetryIOException has subclasses that may pass (NoServerForRegionException).
+_PERMANENT = re.compile(
     r"\b(DoNotRetryIOException|IllegalArgumentException|NoSuchColumnFamilyException|FailedSanityCheckException"
     r"|ConstraintException|AccessDeniedException|TableNotFoundException|InvalidFamilyOperationException)\b"
-    # A put into a table that is not there: the table's name stands where the exception's would.
+    # A put into a missing table: the name of the table stands in the place of the exception.
     r"|Failed \d+ actions?: (?!\S*(?:Exception|Error):)\S+: \d+ times?, servers with issues: null"
 )
-# What it makes of a region that no server has at the moment, because it is split, moved or taken over.
+# HBase says so while no server has the region, because it is being split, moved or taken over.
 _BETWEEN_SERVERS = "Internal error processing getTableRegions"
 _PACKAGE = re.compile(r"\b(?:[a-z][a-z0-9]*\.)+(?=[A-Z])")
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
+    """Return whether the same request may succeed later."""
     if isinstance(error, HbaseIOError):
-        return not _FOR_GOOD.search(_first_line(error))
-    if isinstance(error, TApplicationException):  # a Java exception that the Thrift server did not foresee
+        return not _PERMANENT.search(_first_line(error))
+    if isinstance(error, TApplicationException):  # a Java exception that the Thrift server does not handle
         return _first_line(error) == _BETWEEN_SERVERS
     if isinstance(error, IllegalArgument):
         return False
@@ -37,14 +37,14 @@ def may_pass(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException | None) -> str:
-    """Return in a line, without the names of Java's packages, what went wrong."""
+    """Return what went wrong in one line, without the names of Java packages."""
     if isinstance(error, TTransportException) and isinstance(error.__context__, OSError):
-        error = error.__context__  # thriftpy2 says no more than that it could not connect
+        error = error.__context__  # thriftpy2 itself says only that it could not connect
     elif isinstance(error, TTransportException) and error.type == TTransportException.END_OF_FILE:
         return "the server closed the connection"
     return _PACKAGE.sub("", _first_line(error))
 
 
 def _first_line(error: Any) -> str:
-    said = getattr(error, "message", None) or str(error) or type(error).__name__
-    return (said.decode(errors="replace") if isinstance(said, bytes) else said).splitlines()[0]
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    return (text.decode(errors="replace") if isinstance(text, bytes) else text).splitlines()[0]

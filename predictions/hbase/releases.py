@@ -1,11 +1,11 @@
-"""What HBase knows of the releases: table NAME, family `r`.
+"""Keep the releases and the pointer in HBase: table NAME, family `r`.
 
-Row `release:ID` has `r:manifest`, `r:state` (building, loaded, refused, dropped; claimed by a check that there is none
-yet), `r:gates` (what the gates said, in JSON), and `r:load`, to which the checkpoints of its load belong
-(`loader.checkpoints`).
-Row `pointer` has one cell, `r:pointer`: JSON with a serial number, the current release, those that were current before
-it, and those that were rolled back from, each oldest first. It changes only by a check-and-put against the bytes that
-were read, so of two writers at once one is told.
+Row `release:ID` has `r:manifest`, `r:state` (building, loaded, refused, dropped; a release is claimed by a check that
+it has no state yet), `r:gates` (the verdict of the gates, in JSON), and `r:load`, the ID of the load to which the
+checkpoints belong (`loader.checkpoints`).
+Row `pointer` has one cell, `r:pointer`: JSON with a serial number, the served release (`current`), the releases that
+were served before it, and the releases that were rolled back from, each list oldest first. It changes only by a
+check-and-put against the bytes that were read, so of two writers at once, one fails.
 """
 
 import json
@@ -27,12 +27,12 @@ NOT_LOADED = "not loaded"
 
 _POINTER_ROW, _POINTER = b"pointer", b"r:pointer"
 _MANIFEST, _STATE, _LOAD, _GATES = b"r:manifest", b"r:state", b"r:load", b"r:gates"
-_OVERTAKEN = "another release became current just now; look at it before {} replaces it"
+_OVERTAKEN = "another release became current just now; check it before {} replaces it"
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """Which release is served, which ones were before it, and which were rolled back from (oldest first)."""
+    """The served release, the releases served before it, and those that were rolled back from (oldest first)."""
 
     serial: int = 0
     current: str | None = None
@@ -41,22 +41,22 @@ class Pointer:
 
     @property
     def previous(self) -> str | None:
-        """The release that a rollback makes current again."""
+        """The release that a rollback would serve again."""
         return self.history[-1] if self.history else None
 
     def after(self, release: str) -> "Pointer":
-        """Return the pointer once a release has become the current one."""
+        """Return the pointer after the activation of a release."""
         history = [*self.history, self.current] if self.current else self.history
         return Pointer(self.serial + 1, release, history, [other for other in self.rolled_back if other != release])
 
     def back(self) -> "Pointer":
-        """Return the pointer once the release before the current one is current again; there must be one."""
+        """Return the pointer after a rollback; there must be a previous release."""
         assert self.current
         return Pointer(self.serial + 1, self.history[-1], self.history[:-1], [*self.rolled_back, self.current])
 
 
 class Known(NamedTuple):
-    """A release whose load was begun: its state, its manifest once it is loaded, what the gates said once asked."""
+    """A release in HBase: its state, its manifest once it is loaded, and the gates' verdict once they have run."""
 
     state: str
     manifest: Manifest | None
@@ -64,19 +64,19 @@ class Known(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A release.
+    """A release, as `predictions releases` lists it.
 
     Args:
-        release: its ID.
-        role: `current`, `previous` (where a rollback goes), `rolled back` or none.
-        state: as in HBase; `not loaded` where HBase knows nothing of it.
-        rows: predictions; None where it is not scored.
-        failed: records of these that could not be scored.
-        estimator: the model's class.
+        release: release ID.
+        role: `current` (served), `previous` (a rollback serves it again), `rolled back`, or empty.
+        state: state in HBase; `not loaded` if HBase has no entry for the release.
+        rows: number of predictions; None if the release is not scored.
+        failed: number of these whose record could not be scored.
+        estimator: class of the model.
         model: the first digits of the model's SHA-256.
-        refused_by: the gates that it did not pass; None where they were never asked.
-        forced: why it became current all the same.
-        bytes: of its files in the storage.
+        refused_by: the gates that the release failed; None if the gates did not run.
+        forced: the reason for which it was activated despite that.
+        bytes: size of its files in the storage.
     """
 
     release: str
@@ -99,32 +99,32 @@ class Releases:
         self._name = name
 
     @property
-    def is_there(self) -> bool:
-        """Whether anything was ever loaded under this name."""
+    def table_exists(self) -> bool:
+        """Whether the table NAME exists: the first load or run under this name makes it."""
         return self._name.encode() in self._connection.tables()
 
     def make_table(self) -> None:
-        """Make the table NAME, unless it is there."""
-        if not self.is_there:
+        """Make the table NAME, unless it exists."""
+        if not self.table_exists:
             self._connection.create_table(self._name, FAMILY)
 
     def claim(self, release: str) -> None:
-        """Enter a release as being built; one that is being built already goes on."""
-        # Asked twice, the second time changes nothing.
+        """Enter a release as being built, unless it has a state already."""
+        # Safe to repeat: a second attempt changes nothing.
         self._connection.check_and_put(self._name, _row(release), _STATE, None, BUILDING.encode(), repeat=True)
 
     def state(self, release: str) -> str | None:
-        """Return a release's state, None where it was never loaded."""
-        value = self._value(_row(release), _STATE) if self.is_there else None
+        """Return a release's state; None if it was never loaded."""
+        value = self._value(_row(release), _STATE) if self.table_exists else None
         return value.decode() if value else None
 
     def load_id(self, release: str) -> str | None:
-        """Return the ID of the load that the release's table was made for, None where there is none."""
+        """Return the ID of the load for which the release's table was made; None if there is none."""
         value = self._value(_row(release), _LOAD)
         return value.decode() if value else None
 
     def start_load(self, release: str) -> str:
-        """Give the release's table, which is to be made now, a new load ID and return it."""
+        """Store a new load ID for the release's table, which the caller makes next, and return it."""
         load_id = uuid.uuid4().hex[:12]
         self._connection.put(self._name, _row(release), {_LOAD: load_id.encode()})
         return load_id
@@ -135,14 +135,14 @@ class Releases:
         self._connection.put(self._name, _row(release), cells)
 
     def manifest(self, release: str) -> Manifest:
-        """Return the manifest of a release; InputError where it is not loaded."""
+        """Return the manifest of a release; raise InputError if it is not loaded."""
         value = self._value(_row(release), _MANIFEST)
         if value is None:
-            raise InputError(f"release {release} is not loaded; `predictions load` loads it")
+            raise InputError(f"release {release} is not loaded; load it with `predictions load`")
         return self._manifest(_row(release), value)
 
     def pointer(self) -> Pointer:
-        """Return the pointer; an empty one where no release was ever made current, or loaded."""
+        """Return the pointer; an empty one if no release was ever activated."""
         return self.receive_pointer(self.send_pointer())
 
     def send_pointer(self) -> Sent:
@@ -150,18 +150,18 @@ class Releases:
         return self._connection.send_rows(self._name, [_POINTER_ROW], [_POINTER])
 
     def receive_pointer(self, sent: Sent) -> Pointer:
-        """Return the pointer that `send_pointer` has asked for."""
+        """Wait for the pointer that `send_pointer` requested, and return it."""
         try:
             rows = self._connection.receive(sent)
         except RejectedError:
-            if self.is_there:
+            if self.table_exists:
                 raise
             return Pointer()  # nothing was ever loaded
         return _pointer(rows[0].cells[_POINTER].value if rows else None)
 
     def known(self) -> dict[str, Known]:
-        """Return what is known of every release that was ever loaded here, oldest first."""
-        if not self.is_there:
+        """Return the state, manifest and verdict of every release in HBase by ID, oldest first."""
+        if not self.table_exists:
             return {}
         rows = chain.from_iterable(self._connection.scan(self._name, _row(""), _row("~"), [_STATE, _MANIFEST, _GATES]))
         return {row.key.decode().partition(":")[2]: self._known(row) for row in rows if _STATE in row.cells}
@@ -178,63 +178,64 @@ class Releases:
         return document.read(Manifest, value, f"row {row.decode()} of table {self._name}")
 
     def judge(self, release: str, state: str, verdict: dict[str, Any]) -> None:
-        """Keep what the gates said of a release, which is `loaded` or `refused` then."""
+        """Store the gates' verdict on a release and its state, `loaded` or `refused`."""
         self._connection.put(self._name, _row(release), {_STATE: state.encode(), _GATES: document.to_cell(verdict)})
 
     def drop(self, release: str) -> None:
-        """Enter a release as dropped, before its table is."""
+        """Enter a release as dropped; the caller drops its table afterwards."""
         self._connection.put(self._name, _row(release), {_STATE: DROPPED.encode()})
 
     def activate(self, release: str, force: bool = False, serial: int | None = None) -> Pointer:
-        """Make a loaded release the current one, in one write.
+        """Serve a loaded release from now on, by one write to the pointer.
 
         Args:
-            release: its ID.
-            force: make it current though it was rolled back from.
-            serial: of the pointer that the release was compared with; by default that which is there now.
+            release: release ID.
+            force: activate it even if it was rolled back from.
+            serial: serial number of the pointer at the time of the comparison; by default that of the pointer now.
 
         Raises:
             InputError: the release is not loaded.
-            RefusedError: it was rolled back from, or another activation came between.
+            RefusedError: it was rolled back from, or the pointer has changed in the meantime.
         """
         self.require(release, LOADED)
-        read, old = self._read()
+        value, old = self._read()
         if old.current == release:
             return old
         if serial not in (None, old.serial):
             raise RefusedError(_OVERTAKEN.format(release))
         if release in old.rolled_back and not force:
-            raise RefusedError(f"release {release} was rolled back from; --force REASON makes it current all the same")
-        return self._switch(read, old.after(release))
+            raise RefusedError(f"release {release} was rolled back from; pass --force REASON to activate it again")
+        return self._switch(value, old.after(release))
 
     def rollback(self) -> Pointer:
-        """Make the release current again that was before the current one, in one write.
+        """Serve the previous release again, by one write to the pointer.
 
         Raises:
-            InputError: there is none, or it is not loaded any more.
-            RefusedError: another activation came between.
+            InputError: there is no previous release, or it is not loaded any more.
+            RefusedError: the pointer has changed in the meantime.
         """
-        read, old = self._read() if self.is_there else (None, Pointer())
+        value, old = self._read() if self.table_exists else (None, Pointer())
         if not old.previous:
-            raise InputError(f"no release was current before {old.current or 'one ever was'}: nothing to go back to")
+            reason = f"no release was served before {old.current}" if old.current else "no release was ever served"
+            raise InputError(f"{reason}: nothing to go back to")
         self.require(old.previous, LOADED)
-        return self._switch(read, old.back())
+        return self._switch(value, old.back())
 
     def require(self, release: str, *states: str) -> None:
-        """Raise InputError unless a release is in one of these states."""
+        """Raise InputError unless a release has one of these states."""
         state = self.state(release)
         if state not in states:
-            raise InputError(f"release {release} is {state or 'not loaded'}; `predictions load` loads it")
+            raise InputError(f"release {release} is {state or NOT_LOADED}; load it with `predictions load`")
 
-    def _switch(self, read: bytes | None, new: Pointer) -> Pointer:
-        """Write a pointer in the place of the one that was read."""
+    def _switch(self, old_value: bytes | None, new: Pointer) -> Pointer:
+        """Replace the pointer if its cell still has the old value."""
         value = document.to_cell(new)
         try:
-            switched = self._connection.check_and_put(self._name, _POINTER_ROW, _POINTER, read, value)
+            switched = self._connection.check_and_put(self._name, _POINTER_ROW, _POINTER, old_value, value)
         except RejectedError:
             raise
         except ServiceError:
-            if self._read()[0] != value:  # the answer was lost: whether it was done is seen
+            if self._read()[0] != value:  # the answer was lost, but the cell shows whether the write succeeded
                 raise
             switched = True
         if not switched:
@@ -251,13 +252,13 @@ class Releases:
 
 
 def listed(release: str, pointer: Pointer, known: Known, size: int) -> Listed:
-    """Return a release as it is listed.
+    """Return a release in the form in which it is listed.
 
     Args:
-        release: its ID.
-        pointer: says what its role is.
-        known: its state, its manifest if there is one, what the gates said if they were asked.
-        size: bytes of its files.
+        release: release ID.
+        pointer: the pointer, which gives the role.
+        known: the release in HBase.
+        size: size of its files in bytes.
     """
     scored, model = (known.manifest.scored, known.manifest.model) if known.manifest else (None, None)
     verdict = known.verdict or {}

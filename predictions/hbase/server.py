@@ -1,22 +1,22 @@
-"""Where HBase's Thrift server is, how it is spoken to, and how long a request may take."""
+"""The address of HBase's Thrift server, its protocol, and the time limit of a request."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Server:
-    """A Thrift server, as a connection needs to know it; plain values, to be handed to a job's tasks as JSON.
+    """A Thrift server; all values are plain, since a job's tasks get them as JSON.
 
     Args:
-        host: its name or address.
-        port: its port.
-        transport: `buffered`, or `framed` as `hbase thrift start -f` speaks.
-        protocol: `binary`, or `compact` as `hbase thrift start -c` speaks.
-        tls: whether to encrypt, and to check the server's certificate. HBase's own Thrift server speaks TLS over HTTP
-            alone (`hbase.thrift.ssl.enabled`), which this is not: it is for a TLS proxy before it.
-        ca: path of the certificates to trust, PEM; by default the system's.
-        timeout: seconds that a request may take with all its repetitions.
-        timeout_setting: the name of that setting, for messages.
+        host: name or address.
+        port: port.
+        transport: `buffered`, or `framed` for a server started by `hbase thrift start -f`.
+        protocol: `binary`, or `compact` for a server started by `hbase thrift start -c`.
+        tls: whether to encrypt and to check the server's certificate. This needs a TLS proxy in front of the server:
+            HBase's own Thrift server speaks TLS only over HTTP (`hbase.thrift.ssl.enabled`), which is not supported.
+        ca: path of the trusted certificates, PEM; by default the system's.
+        timeout: seconds that a request may take, with all its repetitions.
+        timeout_setting: the name of the setting for `timeout`, for messages.
     """
 
     host: str

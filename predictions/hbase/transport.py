@@ -1,8 +1,8 @@
-"""How requests travel: sockets that keep a deadline, and a Thrift client that takes no reply but its own.
+"""Sockets that keep a deadline, and a Thrift client that accepts only the reply to its own request.
 
-thriftpy2 gives every request the number 0 and takes whatever reply comes next (Thriftpy/thriftpy2#130,
-python-happybase/happybase#60): after a request that was given up, the next one gets its answer, another record's row.
-Here each request has a number of its own, its reply must bear it, and a transport is closed at whatever goes wrong.
+thriftpy2 numbers every request 0 and accepts any reply (Thriftpy/thriftpy2#130, python-happybase/happybase#60): after
+an abandoned request, the next one gets the reply to it, another record's row. Here each request has its own number,
+its reply must have the same one, and any exception closes the transport.
 """
 
 import os
@@ -28,7 +28,7 @@ _NUMBERS = 1 << 31  # a request's number is a signed 32-bit integer
 
 
 class _DeadlineSocket(TSocket):
-    """A socket that ends at a time: with a timeout for each read, a server that trickles would never be given up."""
+    """A socket with a deadline: with a timeout for each read, a server that trickles bytes would keep it waiting."""
 
     deadline = float("inf")
     sock: socket.socket | ssl.SSLSocket | None
@@ -49,7 +49,7 @@ class _DeadlineSocket(TSocket):
 
     def close(self) -> None:
         if self.sock and self._process != os.getpid():
-            self.sock.close()  # a forked process must not shut down what is its parent's
+            self.sock.close()  # a forked process must not shut down its parent's connection
             self.sock = None
         super().close()
 
@@ -66,13 +66,13 @@ class _DeadlineSocket(TSocket):
 
 
 class _DeadlineTlsSocket(_DeadlineSocket, TSSLSocket):
-    """The same, encrypted."""
+    """A socket with a deadline, encrypted."""
 
 
 class _Numbered:
-    """A protocol whose replies must bear the number of the request."""
+    """A protocol that accepts a reply only if it has the number of the request."""
 
-    expected = 0
+    expected = 0  # the number of the last request
 
     def read_message_begin(self) -> Any:
         name, kind, number = super().read_message_begin()  # type: ignore[misc]
@@ -90,7 +90,7 @@ class _Compact(_Numbered, TCompactProtocol):
 
 
 class _Client(TClient):
-    """A client that numbers its requests and closes its transport at any exception, an interrupt too."""
+    """A client that numbers its requests and closes its transport at any exception, including an interrupt."""
 
     _seqid: int
 
@@ -110,11 +110,11 @@ class _Client(TClient):
             return super()._recv(_api)
         except (OSError, TException):
             raise
-        except Exception as error:  # whatever thriftpy2 stumbles over in what is no reply
-            raise TProtocolException(TProtocolException.INVALID_DATA, f"this is not Thrift: {error}") from error
+        except Exception as error:  # thriftpy2 raises any exception on bytes that are not a reply
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"the reply is not Thrift: {error}") from error
 
     def begin(self, call: str, arguments: dict[str, Any]) -> None:
-        """Send a request whose reply `end` takes; until then there is no other one."""
+        """Send a request; `end` must receive its reply before the next request."""
         try:
             self._send(call, **arguments)
         except BaseException:
@@ -122,7 +122,7 @@ class _Client(TClient):
             raise
 
     def end(self, call: str) -> Any:
-        """Wait for the reply to the request that `begin` sent, and return what a call of it would."""
+        """Wait for the reply to the request that `begin` sent, and return its result."""
         try:
             return self._recv(call)
         except BaseException:
@@ -142,7 +142,7 @@ _PROTOCOLS = {"binary": _Binary, "compact": _Compact}
 
 
 class Channel:
-    """A HappyBase connection over one such socket, opened."""
+    """An open HappyBase connection over a socket with a deadline."""
 
     def __init__(self, server: Server, deadline: float) -> None:
         if server.tls:
@@ -151,7 +151,7 @@ class Channel:
             self._socket = _DeadlineSocket(server.host, server.port)
         self.until(deadline)
         self.happybase = happybase.Connection(server.host, server.port, autoconnect=False)
-        # HappyBase's own are slower (pure Python) and know neither deadlines nor numbers.
+        # HappyBase's own transport and client are slower (pure Python), without deadlines and numbers.
         self.happybase.transport = _TRANSPORTS[server.transport](self._socket)
         self.client = _Client(Hbase, _PROTOCOLS[server.protocol](self.happybase.transport, decode_response=False))
         self.happybase.client = self.client
@@ -162,7 +162,7 @@ class Channel:
         return self._socket.is_open()
 
     def until(self, deadline: float) -> None:
-        """Let what follows end at this time, by the monotonic clock."""
+        """Set the deadline of what follows, by the monotonic clock."""
         self._socket.deadline = deadline
 
     def close(self) -> None:

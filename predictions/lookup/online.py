@@ -1,4 +1,4 @@
-"""Score now: records that a release does not have, or that have changed since, by the model of that very release."""
+"""Score records online that are new or have changed since the release, with the release's own model."""
 
 import os
 import tempfile
@@ -15,118 +15,126 @@ from threadpoolctl import ThreadpoolController
 from predictions.errors import InputError, PredictionsError, ServiceError
 from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.record_line import NULL, SEPARATOR, escape, join_lines, unescape
-from predictions.lookup.answer import Answer, Answers
+from predictions.lookup.answer import Answer, AnswerBuilder
 from predictions.lookup.served import ServedRelease
 from predictions.scoring.model import MODEL_FILE, Model, load_model
 from predictions.sources.reader import Record
 from predictions.storage import Storage
 
 STATUSES = ("unscored", "changed")
-LOAD_SECONDS = 10.0  # for which a lookup waits for a model that is being loaded, counted from the beginning of that
-RETRY_SECONDS = 30.0  # after which one that could not be loaded is tried again
+LOAD_SECONDS = 10.0  # lookups wait for a model for that long, counted from the start of its loading
+RETRY_SECONDS = 30.0  # a model that could not be loaded is tried again after that
 
 
 @dataclass
 class _Loading:
-    """A model that is being loaded, in a thread that nobody has to wait for: the storage may hang."""
+    """A model that a thread is loading; since the storage may hang, the time to wait for it is limited."""
 
     model: Future[tuple[Model, ThreadpoolController]] = field(default_factory=Future)
-    since: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     def wait(self) -> tuple[Model, ThreadpoolController]:
-        """Return the model, and what holds its libraries to one thread."""
+        """Return the model, and the controller that can limit its libraries to one thread."""
         try:
-            return self.model.result(max(0.0, self.since + LOAD_SECONDS - time.monotonic()))
+            return self.model.result(max(0.0, self.started + LOAD_SECONDS - time.monotonic()))
         except NotYetError:
-            raise ServiceError(f"the model was not there within {LOAD_SECONDS:g} s") from None
+            raise ServiceError(f"the model was not loaded within {LOAD_SECONDS:g} s") from None
 
     @property
-    def is_over(self) -> bool:
-        """Whether it has failed, or hangs, for so long that it is worth another try."""
+    def should_retry(self) -> bool:
+        """Whether the loading has failed or hangs, and began long enough ago to try again."""
         failed = not self.model.done() or self.model.exception() is not None
-        return failed and time.monotonic() > self.since + RETRY_SECONDS
+        return failed and time.monotonic() > self.started + RETRY_SECONDS
 
 
 class Scorer:
-    """Scores records by the current release's model, which it loads when it first needs it.
+    """Score records with the served release's model, which is loaded on first use.
 
     Args:
-        storage: where the releases' folders are, as in `hadoop.storage`.
-        name: of the predictions.
+        storage: URL or folder of the releases, as in `hadoop.storage`.
+        name: name of the predictions.
     """
 
     def __init__(self, storage: str, name: str) -> None:
-        Storage(storage, name)  # to see that the URL is one
+        Storage(storage, name)  # raises InputError if the URL is wrong
         self._storage = storage
         self._name = name
-        self._loadings: dict[tuple[int, str], _Loading] = {}  # by process, since threads do not go over a fork
+        self._loadings: dict[tuple[int, str], _Loading] = {}  # by process ID, since a fork has no threads, and by model
 
     def rescore(
-        self, answers: Sequence[Answer], records: Mapping[str, Record], making: Answers, current: ServedRelease
+        self, answers: Sequence[Answer], records: Mapping[str, Record], builder: AnswerBuilder, served: ServedRelease
     ) -> list[Answer]:
-        """Return the answers, those to records `unscored` or `changed` with a prediction of the record as it is.
+        """Return the answers; those that are `unscored` or `changed` get a prediction for the record as it is now.
 
-        Where the model cannot be had, they stay as they are, and `error` says why.
+        If the model cannot be loaded, these answers stay as they are, and their `error` says why.
 
         Args:
-            answers: to any IDs.
-            records: by ID, those that the database has.
-            making: what makes such answers.
-            current: the release whose model scores.
+            answers: the answers of a lookup.
+            records: the records of the lookup, by ID.
+            builder: builds the new answers.
+            served: the release whose model is used.
         """
-        wanted = {found.id: found for found in answers if found.status in STATUSES}
-        if not wanted:
+        to_score = {answer.id: answer for answer in answers if answer.status in STATUSES}
+        if not to_score:
             return list(answers)
         try:
-            scored = self._score(wanted, records, making, current)
+            scored = self._score(to_score, records, builder, served)
         except PredictionsError as error:
-            scored = {name: replace(found, error=f"it cannot be scored now: {error}") for name, found in wanted.items()}
-        return [scored.get(found.id, found) for found in answers]
+            message = f"the record cannot be scored now: {error}"
+            scored = {record_id: replace(answer, error=message) for record_id, answer in to_score.items()}
+        return [scored.get(answer.id, answer) for answer in answers]
 
     def _score(
-        self, wanted: Mapping[str, Answer], records: Mapping[str, Record], making: Answers, current: ServedRelease
+        self,
+        answers: Mapping[str, Answer],
+        records: Mapping[str, Record],
+        builder: AnswerBuilder,
+        served: ServedRelease,
     ) -> dict[str, Answer]:
-        model, threads = self._loading(current).wait()
-        lines = [SEPARATOR.join((escape(name.encode()), making.features(records[name]), NULL)) for name in wanted]
-        # One thread: a forked process whose parent has run more would wait for them for ever.
+        model, threads = self._loading(served).wait()
+        lines = [
+            SEPARATOR.join((escape(record_id.encode()), builder.features(records[record_id]), NULL))
+            for record_id in answers
+        ]
+        # One thread only: a process forked after the libraries have started more would wait for those for ever.
         with threads.limit(limits=1):
             scores = model.score(join_lines(lines))
-        fields = zip(wanted.values(), scores.predictions, scores.probabilities, scores.errors, strict=True)
-        return {found.id: making.online(found, *map(_text, of_one)) for found, *of_one in fields}
+        results = zip(answers.values(), scores.predictions, scores.probabilities, scores.errors, strict=True)
+        return {answer.id: builder.online_answer(answer, *map(_text, fields)) for answer, *fields in results}
 
-    def _loading(self, current: ServedRelease) -> _Loading:
-        """Return the loading of a release's model, begun now unless it was before; no lock, for the sake of forks."""
-        key = os.getpid(), current.model
-        known = self._loadings.get(key)
-        if known and known.is_over:
+    def _loading(self, served: ServedRelease) -> _Loading:
+        """Return the loading of a release's model; start it if needed. There is no lock that a fork could inherit locked."""
+        key = os.getpid(), served.model
+        last = self._loadings.get(key)
+        if last and last.should_retry:
             self._loadings.pop(key, None)
-        mine = _Loading()
-        loading = self._loadings.setdefault(key, mine)
-        if loading is mine:
-            Thread(target=self._load, args=(current, key, mine.model), daemon=True).start()
+        new = _Loading()
+        loading = self._loadings.setdefault(key, new)
+        if loading is new:
+            Thread(target=self._load, args=(served, key, new.model), daemon=True).start()
         return loading
 
     def _load(
-        self, current: ServedRelease, key: tuple[int, str], target: Future[tuple[Model, ThreadpoolController]]
+        self, served: ServedRelease, key: tuple[int, str], target: Future[tuple[Model, ThreadpoolController]]
     ) -> None:
         try:
-            model = self._read(current, key[1])
-            target.set_result((model, ThreadpoolController()))  # of the libraries that are loaded by now
-        except BaseException as error:  # whoever waits for it gets it
+            model = self._read(served, key[1])
+            target.set_result((model, ThreadpoolController()))  # made here, since it sees only loaded libraries
+        except BaseException as error:  # raised again in the threads that wait for the model
             target.set_exception(error)
             return
-        for other in self._loadings.keys() - {key}:  # the models of releases before
+        for other in self._loadings.keys() - {key}:  # models of earlier releases
             self._loadings.pop(other, None)
 
-    def _read(self, current: ServedRelease, sha256: str) -> Model:
-        assert current.release
-        folder = Storage(self._storage, self._name).release(current.release)
+    def _read(self, served: ServedRelease, sha256: str) -> Model:
+        assert served.release
+        folder = Storage(self._storage, self._name).release(served.release)
         with tempfile.TemporaryDirectory(prefix="model.") as local:
             for name in (MODEL_FILE, MODEL_MANIFEST):
                 (Path(local) / name).write_bytes(folder.read(f"model/{name}"))
             model = load_model(Path(local) / MODEL_MANIFEST)
         if model.manifest.sha256 != sha256:
-            raise InputError(f"{folder.path}/model is not the model of the release: another sha256")
+            raise InputError(f"{folder.path}/model is not the release's model: its SHA-256 differs from the manifest's")
         return model
 
 

@@ -1,4 +1,4 @@
-"""The predictions that are served: which release is current, and its rows, for a client's lookups."""
+"""Look up rows of the served release."""
 
 import time
 from bisect import bisect_left
@@ -13,16 +13,16 @@ from predictions.hbase.pool import Pool
 from predictions.hbase.releases import Releases
 from predictions.settings import Settings
 
-POINTER_SECONDS = 0.5  # for which a pointer that was read is taken for the current one
-MIN_ROWS = 250  # of a request, where there are others beside it: below that, one alone takes less time
+POINTER_SECONDS = 0.5  # a pointer is used for that long before it is read again
+MIN_ROWS = 250  # a lookup is split into parallel requests of at least that many rows; below, one request is faster
 
 
 class ServedRelease(NamedTuple):
-    """The release that was current at a time, by the monotonic clock; None before any was."""
+    """The served release, None before the first activation, and the time at which its pointer was requested."""
 
     release: str | None
     manifest: Manifest | None
-    since: float
+    requested: float  # by the monotonic clock
 
     @property
     def model(self) -> str:
@@ -39,23 +39,23 @@ class ServedRelease(NamedTuple):
         return self.manifest.scored.split_points
 
     @property
-    def is_now(self) -> bool:
-        """Whether it can still be taken for the current one."""
-        return time.monotonic() < self.since + POINTER_SECONDS
+    def is_recent(self) -> bool:
+        """Whether the pointer was read so recently that it need not be read again."""
+        return time.monotonic() < self.requested + POINTER_SECONDS
 
 
 class ServedRows(NamedTuple):
-    """Rows of the release that was current when they were asked for, by their row keys."""
+    """Rows by row key, and the release that they were read from."""
 
-    current: ServedRelease
+    served: ServedRelease
     rows: dict[bytes, Row]
 
 
 class ReleaseRows:
-    """Looks rows of the current release up, for any number of threads.
+    """Look up rows of the served release, from any number of threads.
 
     Args:
-        settings: where HBase is, and the name of the predictions.
+        settings: the settings, for HBase and the name of the predictions.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -63,119 +63,119 @@ class ReleaseRows:
         server = settings.hbase.server()
         self.timeout = server.timeout
         self._pool = Pool(lambda: Connection(server))
-        self.current: ServedRelease | None = None  # when it was last asked for
+        self.served: ServedRelease | None = None  # as last read, by any thread
 
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
 
-    def send(self, keys: Sequence[bytes], lent: ExitStack) -> "RowLookup":
-        """Send what is needed to find rows of the current release.
+    def send(self, keys: Sequence[bytes], loans: ExitStack) -> "RowLookup":
+        """Send the first requests of a lookup in the served release.
 
         Args:
-            keys: the row keys, each of them once.
-            lent: to which connections are lent; to be left when the rows were received.
+            keys: the row keys, each once.
+            loans: gives the connections back to the pool; the caller leaves it once the rows are received.
         """
-        return RowLookup(self, sorted(keys), lent)
+        return RowLookup(self, sorted(keys), loans)
 
-    def lend(self, lent: ExitStack) -> Connection:
-        """Return a connection, which is given back with what else is lent."""
-        return lent.enter_context(self._pool.lend())
+    def lend(self, loans: ExitStack) -> Connection:
+        """Return a connection of the pool, which `loans` gives back."""
+        return loans.enter_context(self._pool.lend())
 
     def send_pointer(self, connection: Connection) -> Sent:
-        """Ask which release is current."""
+        """Send the request for the pointer."""
         return Releases(connection, self.name).send_pointer()
 
     def receive_pointer(self, connection: Connection, sent: Sent) -> ServedRelease:
-        """Return the release that was current when `send_pointer` was asked for it."""
-        releases, known = Releases(connection, self.name), self.current
+        """Return the release that was served when `send_pointer` requested the pointer."""
+        releases, last = Releases(connection, self.name), self.served
         release = releases.receive_pointer(sent).current
-        if known and known.release == release:
-            manifest = known.manifest
+        if last and last.release == release:
+            manifest = last.manifest
         else:
             manifest = releases.manifest(release) if release else None
-        current = ServedRelease(release, manifest, sent.time)
-        if not self.current or self.current.since < sent.time:  # another thread's may be a newer one
-            self.current = current
-        return current
+        served = ServedRelease(release, manifest, sent.time)
+        if not self.served or self.served.requested < sent.time:  # another thread may have read a newer pointer
+            self.served = served
+        return served
 
 
 class RowLookup:
-    """A lookup of rows, over as many connections as it has requests at once: begun here, ended by `receive`."""
+    """A lookup of rows, over one connection for each parallel request; `receive` returns the rows."""
 
-    def __init__(self, served: ReleaseRows, keys: list[bytes], lent: ExitStack) -> None:
-        self._served = served
+    def __init__(self, release_rows: ReleaseRows, keys: list[bytes], loans: ExitStack) -> None:
+        self._release_rows = release_rows
         self._keys = keys
-        self._lent = lent
-        self._deadline = time.monotonic() + served.timeout
+        self._loans = loans
+        self._deadline = time.monotonic() + release_rows.timeout
         self._connections: list[Connection] = []
         self._first = self._lend()
         self._pointer: Sent | None = None
-        known = served.current
-        if known and known.is_now:
-            self._send(known)
+        served = release_rows.served
+        if served and served.is_recent:
+            self._send(served)
         else:
-            self._pointer = served.send_pointer(self._first)
+            self._pointer = release_rows.send_pointer(self._first)
 
     def receive(self) -> ServedRows:
-        """Wait for the rows, if need be of a release that became the current one since.
+        """Wait for the rows; if another release was activated in the meantime, read them from that one.
 
         Raises:
             ServiceError: HBase did not answer in time.
-            InputError: the current release's entry is gone.
+            InputError: the served release has no manifest in HBase any more.
         """
         if self._pointer:
-            # HBase has time, however much of it somebody else has taken since the lookup began.
+            # Leave HBase some time even if the caller has used up the lookup's in between.
             self._deadline = max(self._deadline, time.monotonic() + GRACE_SECONDS)
             self._first.deadline = self._deadline
-            current = self._served.receive_pointer(self._first, self._pointer)
-            self._send(current if current.is_now else self._read())
+            served = self._release_rows.receive_pointer(self._first, self._pointer)
+            self._send(served if served.is_recent else self._read_pointer())
         while True:
-            began, found, refused = time.monotonic(), None, None
+            started, served_rows, rejection = time.monotonic(), None, None
             try:
-                found = ServedRows(self._current, {row.key: row for row in self._rows()})
+                served_rows = ServedRows(self._served, {row.key: row for row in self._receive_rows()})
             except RejectedError as error:
-                refused = error  # its table may be gone
-            if found and time.monotonic() < began + POINTER_SECONDS:
-                return found
-            newer = self._read()
-            if newer.release == self._current.release:
-                if refused:
-                    raise refused
-                assert found
-                return found
+                rejection = error  # the release's table may have been dropped
+            if served_rows and time.monotonic() < started + POINTER_SECONDS:
+                return served_rows
+            newer = self._read_pointer()
+            if newer.release == self._served.release:
+                if rejection:
+                    raise rejection
+                assert served_rows
+                return served_rows
             self._send(newer)
 
-    def _send(self, current: ServedRelease) -> None:
-        """Ask for the rows of a release."""
-        self._current = current
+    def _send(self, served: ServedRelease) -> None:
+        """Send the requests for the rows of a release."""
+        self._served = served
         self._sent: list[tuple[Connection, Sent]] = []
-        if current.release is None or not self._keys:
+        if served.release is None or not self._keys:
             return
-        table = release_table(self._served.name, current.release)
-        groups = _by_region(self._keys, current.split_points)
+        table = release_table(self._release_rows.name, served.release)
+        groups = _by_region(self._keys, served.split_points)
         for _group in groups[len(self._connections) :]:
             self._lend()
         for connection, group in zip(self._connections, groups, strict=False):
             self._sent.append((connection, connection.send_rows(table, group)))
 
-    def _rows(self) -> list[Row]:
+    def _receive_rows(self) -> list[Row]:
         return [row for connection, sent in self._sent for row in connection.receive(sent)]
 
-    def _read(self) -> ServedRelease:
-        return self._served.receive_pointer(self._first, self._served.send_pointer(self._first))
+    def _read_pointer(self) -> ServedRelease:
+        return self._release_rows.receive_pointer(self._first, self._release_rows.send_pointer(self._first))
 
     def _lend(self) -> Connection:
-        connection = self._served.lend(self._lent)
+        connection = self._release_rows.lend(self._loans)
         connection.deadline = self._deadline
         self._connections.append(connection)
         return connection
 
 
-def _by_region(keys: list[bytes], points: list[str]) -> list[list[bytes]]:
-    """Return ordered row keys in groups of whole regions, together so large that each is worth a request."""
+def _by_region(keys: list[bytes], split_points: list[str]) -> list[list[bytes]]:
+    """Cut sorted row keys at split points into groups that are each large enough for a request of their own."""
     groups, start = [], 0
-    for point in points:
+    for point in split_points:
         end = bisect_left(keys, point.encode())
         if min(end - start, len(keys) - end) >= MIN_ROWS:
             groups.append(keys[start:end])
