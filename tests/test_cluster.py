@@ -168,6 +168,7 @@ def installed(tmp_path_factory):
     assert {path.name for path in packages.iterdir() if path.suffix not in (".pth", ".dist-info")} == {
         *("predictions", "loader"),
     }
+    assert all((packages / name / "py.typed").is_file() for name in ("predictions", "loader"))
     return environment
 
 
