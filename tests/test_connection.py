@@ -1,5 +1,6 @@
 """The connection to HBase: what it answers, and how it fails, where plain HappyBase would lie or wait for ever."""
 
+import logging
 import os
 import random
 import re
@@ -296,17 +297,22 @@ class Clock:
         self.now += seconds
 
 
-def test_a_refused_connection_is_tried_again_until_patience_is_used_up(monkeypatch):
+def test_a_refused_connection_is_tried_again_until_patience_is_used_up(monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "predictions.hbase")
     for _turn in range(100):  # since the waits are drawn at random
         clock = Clock()
         for module in (predictions.hbase.connection, predictions.hbase.transport):
             monkeypatch.setattr(module, "time", clock)
         server = Server("127.0.0.1", Listener().port, timeout=2, timeout_setting="hbase.setting")
+        caplog.clear()
         error, reasons = gives_up(server)
         assert "Connection refused" in str(error)
         assert "2 s at most (hbase.setting)" in str(error)
         assert set(reasons) == {"[Errno 111] Connection refused"}
         assert 0.8 * 2 < clock.now <= 2
+        assert {record.levelno for record in caplog.records} == {logging.INFO}
+        line = f"HBase's Thrift server at {server.address}: {reasons[0]}; trying again"
+        assert caplog.messages == [line] * len(reasons)
 
 
 def test_a_host_that_nobody_knows_is_named():

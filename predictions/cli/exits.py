@@ -20,6 +20,8 @@ def log_to_stderr() -> None:
     logger = logging.getLogger("predictions")
     logger.addHandler(logging.StreamHandler())
     logger.setLevel(logging.INFO)
+    # The service logs a failed request once; the repetitions of its requests to HBase would be a line each.
+    logging.getLogger("predictions.hbase").setLevel(logging.WARNING)
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
