@@ -77,7 +77,7 @@ def look_up(page, record_id):
     """As a person does who has no mouse: the field has the focus already, with what was typed before selected."""
     page.keyboard.type(record_id)
     page.keyboard.press("Enter")
-    expect(page.locator("#asked")).to_have_text(record_id)
+    expect(page.locator("#answer-id")).to_have_text(record_id)
 
 
 def test_a_record_is_looked_up_by_keyboard_and_stands_beside_its_prediction(page, running, served):
@@ -102,17 +102,17 @@ def test_a_record_is_looked_up_by_keyboard_and_stands_beside_its_prediction(page
 
 def test_an_address_is_a_link_to_an_answer_and_back_goes_back(page, running):
     page.goto(f"{running.url}/#order-001")
-    expect(page.locator("#asked")).to_have_text("order-001")
+    expect(page.locator("#answer-id")).to_have_text("order-001")
     look_up(page, "order-002")
     page.go_back()
-    expect(page.locator("#asked")).to_have_text("order-001")
+    expect(page.locator("#answer-id")).to_have_text("order-001")
     expect(page.get_by_label("Record ID")).to_have_value("order-001")
     page.goto(running.url)
     look_up(page, "order-001")
     page.go_back()
     expect(page.locator("#answer")).to_be_hidden()
     page.goto(f"{running.url}/#a%0Ab")  # not what the field makes of it
-    expect(page.locator("#asked")).to_have_text("a\nb", use_inner_text=False)
+    expect(page.locator("#answer-id")).to_have_text("a\nb", use_inner_text=False)
 
 
 def test_numbers_are_shown_as_they_are_in_the_database(page, running):
@@ -167,7 +167,7 @@ def test_a_service_with_a_token_asks_for_it(page, served, tmp_path):
         page.keyboard.press("Enter")
         expect(page.locator("#problem")).to_be_empty()
         expect(page.get_by_label("Token of this service")).to_be_focused()
-        expect(page.locator("#unlisted")).to_contain_text("send the token")
+        expect(page.locator("#releases-problem")).to_contain_text("send the token")
         page.keyboard.type(TOKEN)
         page.keyboard.press("Enter")
         expect(page.locator("#releases tr")).to_have_count(1)

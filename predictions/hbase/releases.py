@@ -251,22 +251,22 @@ class Releases:
         return cell.value if cell else None
 
 
-def listed(release: str, pointer: Pointer, known: Known, size: int) -> Listed:
+def listed(release: str, pointer: Pointer, entry: Known, size: int) -> Listed:
     """Return a release in the form in which it is listed.
 
     Args:
         release: release ID.
         pointer: the pointer, which gives the role.
-        known: the release in HBase.
+        entry: the release's entry in HBase.
         size: size of its files in bytes.
     """
-    scored, model = (known.manifest.scored, known.manifest.model) if known.manifest else (None, None)
-    verdict = known.verdict or {}
+    scored, model = (entry.manifest.scored, entry.manifest.model) if entry.manifest else (None, None)
+    verdict = entry.verdict or {}
     gates = verdict.get("gates")
     return Listed(
         release,
         role(pointer, release),
-        known.state,
+        entry.state,
         scored.rows if scored else None,
         scored.failed if scored else None,
         model.estimator if model else None,

@@ -103,7 +103,7 @@ class Scorer:
         return {answer.id: builder.online_answer(answer, *map(_text, fields)) for answer, *fields in results}
 
     def _loading(self, served: ServedRelease) -> _Loading:
-        """Return the loading of a release's model; start it if needed. There is no lock that a fork could inherit locked."""
+        """Return the loading of a release's model; start it if needed. No lock: a fork could inherit it locked."""
         key = os.getpid(), served.model
         last = self._loadings.get(key)
         if last and last.should_retry:

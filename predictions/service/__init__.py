@@ -1,1 +1,1 @@
-"""The lookup as a service over HTTP, with a page for people: `predictions serve`."""
+"""Lookups over HTTP, with a web page: `predictions serve`."""

@@ -1,4 +1,4 @@
-"""The service's routes: each is a lookup of the client, or what HBase knows of the releases."""
+"""The routes of the service: lookups by the client, the releases in HBase, metrics, health and the page."""
 
 import logging
 import secrets
@@ -27,7 +27,7 @@ from predictions.service.metrics import Metrics
 from predictions.service.schemas import AnswerOut, AnswersOut, ErrorOut, HealthOut, Lookup, ReleasesOut
 from predictions.settings import TOKEN_VARIABLE, Settings
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 RECORDS = "/records/"
@@ -44,7 +44,7 @@ HEADERS = {
 
 
 class RecordIdConvertor(PathConvertor):
-    """A path of any characters: Starlette's own ends at a line feed, and such a lookup would find no route."""
+    """A path of any characters; Starlette's own stops at a line feed, so an ID with one would find no route."""
 
     regex = r"[\s\S]*"
 
@@ -60,16 +60,16 @@ def make_app(settings: Settings, client: Client, token: str | None, hosts: Colle
     """Return the service as an ASGI application.
 
     Args:
-        settings: where HBase is, and the name of the predictions.
-        client: what looks records up.
-        token: that every request but those for the page and `/healthz` must bear; None for none.
-        hosts: under which names it may be asked, where there is no token.
+        settings: the settings, for HBase and the name of the predictions.
+        client: the client that looks records up.
+        token: required in every request except those for the page and `/healthz`; None for no token.
+        hosts: the host names that a request may use if there is no token.
     """
     app = FastAPI(
         title=f"Predictions: {settings.name}",
         description="Records of a database and their predictions.",
         version="1",
-        docs_url=None,  # a page that would load scripts from elsewhere
+        docs_url=None,  # this page would load scripts from another site
         redoc_url=None,
         redirect_slashes=False,  # `/records/` is the lookup of an empty ID
         max_body_size=MAX_BODY_BYTES,
@@ -77,21 +77,22 @@ def make_app(settings: Settings, client: Client, token: str | None, hosts: Colle
     metrics = Metrics()
     app.include_router(_lookups(client, metrics), dependencies=[Depends(_bearer(token))], responses=_BAD)
     app.include_router(_operations(settings, metrics), dependencies=[Depends(_bearer(token))], responses=_BAD)
-    app.include_router(_open(client))
+    app.include_router(_public(client))
     if token is None:
-        # Nobody else's page, its name made to lead here (DNS rebinding), is to read what is for this machine alone.
+        # Without a token, the records are for this machine only. A page of another site could read them by making its
+        # own name resolve to this address (DNS rebinding).
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    app.middleware("http")(_around(metrics))  # around the one before, too
-    app.exception_handler(RequestValidationError)(_invalid)
-    app.exception_handler(StarletteHTTPException)(_refused)
-    app.exception_handler(PredictionsError)(_failed)
+    app.middleware("http")(_middleware(metrics))  # added last, so it also sees what the one above refuses
+    app.exception_handler(RequestValidationError)(_on_invalid_request)
+    app.exception_handler(StarletteHTTPException)(_on_http_error)
+    app.exception_handler(PredictionsError)(_on_predictions_error)
     return app
 
 
-def _around(metrics: Metrics) -> Callable[[Request, RequestResponseEndpoint], Awaitable[Response]]:
-    """Return what stands around each request."""
+def _middleware(metrics: Metrics) -> Callable[[Request, RequestResponseEndpoint], Awaitable[Response]]:
+    """Return the middleware that sets the headers of each response and measures its time."""
 
-    async def around(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    async def middleware(request: Request, call_next: RequestResponseEndpoint) -> Response:
         started, code = time.perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR.value
         try:
             response = await call_next(request)
@@ -99,24 +100,24 @@ def _around(metrics: Metrics) -> Callable[[Request, RequestResponseEndpoint], Aw
             code = response.status_code
             return response
         finally:
-            metrics.took(getattr(request.scope.get("route"), "path", "other"), code, time.perf_counter() - started)
+            metrics.observe(getattr(request.scope.get("route"), "path", "other"), code, time.perf_counter() - started)
 
-    return around
+    return middleware
 
 
 def _lookups(client: Client, metrics: Metrics) -> APIRouter:
     router = APIRouter()
 
-    # The path, not the parameter: that one has replacement characters where the path is no UTF-8.
+    # The ID is taken from the path: the parameter has replacement characters for bytes that are not UTF-8.
     @router.get(RECORDS + "{record_id:record_id}", response_model=AnswerOut)
     def record(record_id: str, request: Request) -> Response:
-        """Look up a record and its prediction. An ID of dots alone is what HTTP clients resolve: use POST /records."""
-        return JSONResponse(_told(metrics.count(client.get_many([_id(request)])))[0])
+        """Look up a record and its prediction. HTTP clients resolve an ID of dots alone: use POST /records for it."""
+        return JSONResponse(_public_answers(metrics.count(client.get_many([_id(request)])))[0])
 
     @router.post("/records", response_model=AnswersOut, responses={413: {"description": _LARGE}})
     def records(lookup: Lookup) -> Response:
         """Look up records and their predictions; the answers have the order of the IDs."""
-        return JSONResponse({"answers": _told(metrics.count(client.get_many(lookup.ids)))})
+        return JSONResponse({"answers": _public_answers(metrics.count(client.get_many(lookup.ids)))})
 
     return router
 
@@ -126,24 +127,24 @@ def _operations(settings: Settings, metrics: Metrics) -> APIRouter:
 
     @router.get("/releases", response_model=ReleasesOut)
     def releases() -> Response:
-        """List the releases that were loaded, the newest first, with the distributions of their predictions."""
+        """List the releases in HBase, newest first, with the distributions of their predictions."""
         return JSONResponse({"name": settings.name, "releases": _releases(settings)})
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {metrics.media_type: {}}}})
-    def measured() -> Response:
-        """Tell how many answers there were, by status, and how long they took, for Prometheus."""
+    def metrics_text() -> Response:
+        """Return the number of answers by status and the time of requests, for Prometheus."""
         return Response(metrics.text(), media_type=metrics.media_type)
 
     return router
 
 
-def _open(client: Client) -> APIRouter:
-    """Return what needs no token: whether the service is well, and the page, which holds nothing yet."""
+def _public(client: Client) -> APIRouter:
+    """Return the routes that need no token: the health of the service, and the page, which contains no data."""
     router = APIRouter()
 
     @router.get("/healthz", response_model=HealthOut, responses={503: {"model": HealthOut | ErrorOut}})
     def health() -> Response:
-        """Tell whether HBase and the database answer."""
+        """Check whether HBase and the database answer."""
         unavailable = list(client.unavailable())
         status = HTTPStatus.SERVICE_UNAVAILABLE if unavailable else HTTPStatus.OK
         return JSONResponse({"status": "unavailable" if unavailable else "ok", "unavailable": unavailable}, status)
@@ -161,42 +162,42 @@ def _file(name: str) -> Callable[[], Awaitable[Response]]:
 
 
 def _bearer(token: str | None) -> Callable[..., None]:
-    """Return the check of the token, with which the OpenAPI document says that there is one."""
+    """Return a dependency that checks the token; it also puts the token into the OpenAPI document."""
     if token is None:
         return lambda: None
     expected = token.encode()
 
     def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
         if given is None or not secrets.compare_digest(given.credentials.encode(), expected):
-            told = f"send the token of the service ({TOKEN_VARIABLE}): Authorization: Bearer TOKEN"
-            raise HTTPException(HTTPStatus.UNAUTHORIZED, told, {"WWW-Authenticate": "Bearer"})
+            message = f"send the token of the service (its {TOKEN_VARIABLE}) as a header: Authorization: Bearer TOKEN"
+            raise HTTPException(HTTPStatus.UNAUTHORIZED, message, {"WWW-Authenticate": "Bearer"})
 
     return check
 
 
 def _id(request: Request) -> str:
-    """Return the ID of a path, byte for byte."""
-    before, found, raw = request.scope["raw_path"].partition(RECORDS.encode())
-    if before or not found:  # `/%72ecords/…`
+    """Return the record ID in a path, byte for byte."""
+    before, prefix, encoded_id = request.scope["raw_path"].partition(RECORDS.encode())
+    if before or not prefix:  # `/%72ecords/…`
         raise HTTPException(HTTPStatus.NOT_FOUND)
     try:
-        return unquote_to_bytes(raw).decode()
+        return unquote_to_bytes(encoded_id).decode()
     except UnicodeDecodeError:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "the ID is not UTF-8, percent-encoded") from None
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the record ID must be UTF-8, percent-encoded") from None
 
 
-def _told(answers: list[Answer]) -> list[dict[str, Any]]:
-    """Return answers for JSON, without what only an operator is to know, addresses and paths: that goes to the log."""
+def _public_answers(answers: list[Answer]) -> list[dict[str, Any]]:
+    """Return answers for JSON; their errors, with addresses and paths for the operator only, go to the log."""
     for error in {answer.error: None for answer in answers if answer.error and answer.status != "failed"}:
-        _log.warning("not answered as it should be: %s", error)
-    return [found.as_json() | _public_error(found) for found in answers]
+        logger.warning("incomplete answer: %s", error)
+    return [answer.as_json() | _public_error(answer) for answer in answers]
 
 
 def _public_error(answer: Answer) -> dict[str, str]:
     if answer.unavailable:
         return {"error": f"{' and '.join(answer.unavailable)} did not answer in time"}
     if answer.error and answer.status != "failed":
-        return {"error": "it cannot be scored now"}
+        return {"error": "the record cannot be scored now"}
     return {}
 
 
@@ -204,33 +205,33 @@ def _releases(settings: Settings) -> list[dict[str, Any]]:
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)
         known, pointer = releases.known(), releases.pointer()
-    found = []
-    for release, each in sorted(known.items(), reverse=True):
-        told = listed(release, pointer, each, 0)._asdict()
-        del told["bytes"]
-        model = each.manifest.model if each.manifest else None
-        told |= {
+    rows = []
+    for release, entry in sorted(known.items(), reverse=True):
+        row = listed(release, pointer, entry, 0)._asdict()
+        del row["bytes"]
+        model = entry.manifest.model if entry.manifest else None
+        row |= {
             "model": model.sha256 if model else None,
-            "label": each.manifest.label.name if each.manifest else None,
-            "distribution": (each.verdict or {}).get("distribution"),
+            "label": entry.manifest.label.name if entry.manifest else None,
+            "distribution": (entry.verdict or {}).get("distribution"),
         }
-        found.append(told)
-    return found
+        rows.append(row)
+    return rows
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
-    # FastAPI's own answer repeats what was sent, however large, and whether or not it can be written as text.
+async def _on_invalid_request(_request: Request, error: Exception) -> Response:
+    # FastAPI's own answer repeats the input, which may be large, and may not be encodable as text.
     assert isinstance(error, RequestValidationError)
-    told = "; ".join(f"{'.'.join(map(str, each['loc'][:3]))}: {each['msg']}" for each in error.errors()[:3])
-    return JSONResponse({"error": told}, HTTPStatus.UNPROCESSABLE_ENTITY)
+    message = "; ".join(f"{'.'.join(map(str, item['loc'][:3]))}: {item['msg']}" for item in error.errors()[:3])
+    return JSONResponse({"error": message}, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
+async def _on_http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _failed(_request: Request, error: Exception) -> Response:
-    _log.warning("%s: %s", type(error).__name__, error)
-    told = "hbase did not answer in time" if isinstance(error, ServiceError) else "the service is set up wrongly"
-    return JSONResponse({"error": f"{told}; its log says more"}, HTTPStatus.SERVICE_UNAVAILABLE)
+async def _on_predictions_error(_request: Request, error: Exception) -> Response:
+    logger.warning("%s: %s", type(error).__name__, error)
+    problem = "hbase did not answer in time" if isinstance(error, ServiceError) else "the service is misconfigured"
+    return JSONResponse({"error": f"{problem}; see the log of the service"}, HTTPStatus.SERVICE_UNAVAILABLE)

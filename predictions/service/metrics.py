@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus."""
+"""Metrics of the service, for Prometheus."""
 
 from typing import get_args
 
@@ -12,7 +12,7 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 class Metrics:
-    """The counters of one service."""
+    """The metrics of one service."""
 
     media_type = CONTENT_TYPE_LATEST
 
@@ -20,7 +20,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._answers = Counter("predictions_answers", "Answers by their status.", ["status"], registry=self._registry)
         for status in get_args(Status):
-            self._answers.labels(status)  # there, with 0, before the first one
+            self._answers.labels(status)  # exported as 0 before the first answer
         self._seconds = Histogram(
             "predictions_request_seconds",
             "Time of requests by route and HTTP status.",
@@ -35,17 +35,17 @@ class Metrics:
         )
 
     def count(self, answers: list[Answer]) -> list[Answer]:
-        """Count answers, and return them."""
+        """Count answers by status, and return them."""
         for answer in answers:
             self._answers.labels(answer.status).inc()
         if answers and (release := answers[-1].release):
             self._release.set(release_time(release).timestamp())
         return answers
 
-    def took(self, route: str, code: int, seconds: float) -> None:
-        """Add a request: its route, the HTTP status of its answer, and how long that took."""
+    def observe(self, route: str, code: int, seconds: float) -> None:
+        """Count a request by its route and the HTTP status of its response, with the time that it took."""
         self._seconds.labels(route, str(code)).observe(seconds)
 
     def text(self) -> bytes:
-        """Return all counts in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
