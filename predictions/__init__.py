@@ -9,7 +9,7 @@ __all__ = ["Answer", "Client"]
 
 
 def __getattr__(name: str) -> Any:
-    # On the first use only: the streaming scripts ship neither HappyBase nor a database driver.
+    # Imported on first use: the tasks of a job have neither HappyBase nor a database driver.
     if name in __all__:
         from predictions.lookup import client
 

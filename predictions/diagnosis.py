@@ -1,4 +1,4 @@
-"""Why a job failed: from what Hadoop and the attempts' logs say to one cause, and what to do about it."""
+"""Find why a job failed: one cause and its cure, from the messages of Hadoop and the logs of the attempts."""
 
 import re
 from collections.abc import Iterable
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from predictions.errors import UPLOAD_FAILED, InternalError, PredictionsError, ServiceError
 
 _MEMORY = (
-    'give the tasks more: "mapreduce.map.memory.mb" and "mapreduce.reduce.memory.mb" in [hadoop.properties] '
-    "(a map task takes about 300 MB beside its JVM, more with a large model)"
+    'give the tasks more memory: raise "mapreduce.map.memory.mb" and "mapreduce.reduce.memory.mb" in '
+    "[hadoop.properties] (a map task needs about 300 MB as well as its JVM, more with a large model)"
 )
 _SPLIT = re.compile(r"Processing split: \S*/([^/\s]+:\d+\+\d+)")
 _CONTAINER = re.compile(r"^Container: (container_\w+)")
@@ -16,9 +16,9 @@ _CONTAINER = re.compile(r"^Container: (container_\w+)")
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause by the words that give it away.
+    """A possible cause, and the pattern of the log lines that show it.
 
-    `text` and `cure` are templates for the pattern's groups; `error` is the exception that it ends a command with.
+    `text` and `cure` describe it; `text` may refer to the pattern's groups. The command fails with `error`.
     """
 
     pattern: re.Pattern[str]
@@ -29,7 +29,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A cause as it was found: what, what to do, and the split of the task where it is known."""
+    """The cause of a failure, its cure, and the split of the task if it is known."""
 
     cause: str
     cure: str
@@ -41,7 +41,7 @@ class Diagnosis:
         return f"{self.cause}{where}" + (f"; {self.cure}" if self.cure else "")
 
 
-# The first that is found anywhere is taken: a script's own message before its traceback, a reason before its outcome.
+# In order of precedence: a script's own message before its traceback, a cause before its consequence.
 CAUSES = tuple(
     Cause(re.compile(pattern), *rest)
     for pattern, *rest in (
@@ -53,12 +53,12 @@ CAUSES = tuple(
             "hadoop.environment",
         ),
         (
-            # Java 17 and 21 say it each in their own way.
+            # Java 17 and 21 word it differently.
             r"Cannot run program \"([^\"]+)\".*(?:error=2,|error: 2 \()|: (\S+): command not found",
             r"a node has no program \1\2",
             "set hadoop.python to a Python that every node has",
         ),
-        (r"(Cannot run program .+)", r"a node cannot start the tasks: \1", "see hadoop.python, and the node itself"),
+        (r"(Cannot run program .+)", r"a node cannot start the tasks: \1", "check hadoop.python and the node itself"),
         (
             r"beyond the 'PHYSICAL' memory limit\. Current usage: (.+?) physical memory used",
             r"a task's container was killed for its memory: \1",
@@ -67,7 +67,7 @@ CAUSES = tuple(
         (
             r"beyond the 'VIRTUAL' memory limit\..* used; (.+?) virtual memory used",
             r"a task's container was killed for its virtual memory: \1",
-            "have yarn.nodemanager.vmem-check-enabled turned off, or " + _MEMORY,
+            "have yarn.nodemanager.vmem-check-enabled turned off by an administrator, or " + _MEMORY,
         ),
         (
             r"^(?:\w+\.)*\w*MemoryError|(?<!Exception in thread \"main\" )java\.lang\.OutOfMemoryError",
@@ -87,15 +87,15 @@ CAUSES = tuple(
         ),
         (
             r"could only be written to 0 of the \d+ minReplication nodes",
-            "HDFS is full, or has no live data nodes: a block could be written to none",
-            "look at `hdfs dfsadmin -report`; free space or start data nodes",
+            "HDFS is full, or has no live data nodes: no data node could store a block",
+            "see `hdfs dfsadmin -report`; free space or start data nodes",
             ServiceError,
         ),
         (
             r"SafeModeException|[Nn]ame node is in safe mode",
-            "HDFS is in safe mode, in which nothing can be written",
-            "it leaves it by itself once its data nodes have reported; see `hdfs dfsadmin -safemode get`, and "
-            "`-safemode leave` if a person entered it",
+            "HDFS is in safe mode, so it accepts no writes",
+            "safe mode ends once the data nodes have reported; see `hdfs dfsadmin -safemode get`, and use "
+            "`-safemode leave` if an administrator turned it on",
             ServiceError,
         ),
         (
@@ -104,7 +104,7 @@ CAUSES = tuple(
             "the stack is in the attempt's stderr; after two such attempts, the third one names the record",
         ),
         (
-            # Not "Exception from container-launch", nor who lost its reader and died of that.
+            # Neither "Exception from container-launch" nor the BrokenPipeError of a script that lost its reader.
             r"^(?!javax?\.|org\.|BrokenPipeError)((?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit)(?::.*|)$)",
             r"\1",
             "its traceback is in the attempt's stderr",
@@ -112,17 +112,21 @@ CAUSES = tuple(
         (
             r"Timed out after (\d+) secs",
             r"a task gave no sign of life for \1 seconds",
-            'if a block of records may take so long, raise "mapreduce.task.timeout" in [hadoop.properties]',
+            'if a block of records can take that long, raise "mapreduce.task.timeout" in [hadoop.properties]',
         ),
-        (r"Job received Kill", "the job was killed by somebody", ""),
+        (r"Job received Kill", "the job was killed by a user", ""),
         (
             r"subprocess failed with code (?:137|143)",
             "a task's script was killed by a signal",
-            "the kernel may have been short of memory: see the node's system log",
+            "the kernel may have run out of memory: see the node's system log",
         ),
         (rf"^(reducer\.py: {UPLOAD_FAILED}.+)", r"\1", "see the attempt's logs"),
-        (r"(subprocess failed with code \d+)", r"a task's script ended without a word: \1", "see the attempt's logs"),
-        # Java's own: the outcome of what a script said before, or a trouble of Hadoop's.
+        (
+            r"(subprocess failed with code \d+)",
+            r"a task's script failed without a message: \1",
+            "see the attempt's logs",
+        ),
+        # A Java exception: the consequence of a script's failure, or a problem in Hadoop itself.
         (
             r"^(?:Error: |Exception in thread \"[^\"]*\" |(?=(?:javax?|org)\.[\w.$]+(?:Error|Exception)\b))(.+)",
             r"\1",
@@ -133,12 +137,12 @@ CAUSES = tuple(
 
 
 def diagnose(lines: Iterable[str]) -> Diagnosis | None:
-    """Return the cause that lines of a report or of logs give away, None where none is known.
+    """Return the cause of a failure, or None if no line shows one.
 
     Args:
-        lines: what Hadoop said, or `yarn logs` printed; read to the end, without keeping them.
+        lines: the messages of Hadoop, or the output of `yarn logs`; read to the end, but not kept in memory.
     """
-    found: dict[int, tuple[re.Match[str], str | None]] = {}
+    matches: dict[int, tuple[re.Match[str], str | None]] = {}  # by index in CAUSES, with the container
     splits: dict[str, str] = {}
     container = None
     for line in lines:
@@ -147,14 +151,14 @@ def diagnose(lines: Iterable[str]) -> Diagnosis | None:
         elif container and (match := _SPLIT.search(line)):
             splits[container] = match[1]
         for rank, cause in enumerate(CAUSES):
-            # The latest says most: a third attempt knows the record that killed the first two.
+            # Keep the last match: a third attempt names the record that killed the first two.
             if match := cause.pattern.search(line):
                 killed = re.search(r"containerID=(container_\w+)", line)
-                found[rank] = match, killed[1] if killed else container
+                matches[rank] = match, killed[1] if killed else container
                 break
-    if not found:
+    if not matches:
         return None
-    rank = min(found)
-    match, where = found[rank]
+    rank = min(matches)
+    match, container = matches[rank]
     cause = CAUSES[rank]
-    return Diagnosis(match.expand(cause.text).strip(), cause.cure, splits.get(where or ""), cause.error)
+    return Diagnosis(match.expand(cause.text).strip(), cause.cure, splits.get(container or ""), cause.error)

@@ -1,10 +1,10 @@
-"""The errors that end a command: each says in one line what, where and what to do, and has an exit code."""
+"""The errors that end a command, each with an exit code; a message says in one line what, where and what to do."""
 
-UPLOAD_FAILED = "hadoop fs -put failed: "  # a task says so before HDFS's own words, which may hold the cause
+UPLOAD_FAILED = "hadoop fs -put failed: "  # a task writes this before HDFS's own message, which may contain the cause
 
 
 class PredictionsError(Exception):
-    """Base of every expected error; `exit_code` is what the command line returns."""
+    """Base of all expected errors; `exit_code` is the exit code of the command."""
 
     exit_code = 6
 
@@ -16,28 +16,28 @@ class InputError(PredictionsError):
 
 
 class RefusedError(PredictionsError):
-    """Everything worked, but the result is not fit to go on: too many failures, a gate, another's turn."""
+    """The step worked but its result must not be used: too many failures, a failed gate, or another run is active."""
 
     exit_code = 3
 
 
 class ServiceError(PredictionsError):
-    """A service cannot be reached."""
+    """A service cannot be reached, or does not answer in time."""
 
     exit_code = 4
 
 
 class SnapshotLostError(ServiceError):
-    """The database could not keep the snapshot until all of it was read; another may be had."""
+    """The database dropped the snapshot before all of it was read; the export can take another one."""
 
 
 class VerificationError(PredictionsError):
-    """What was written is not what was read back."""
+    """The data read back differ from the data written."""
 
     exit_code = 5
 
 
 class InternalError(PredictionsError):
-    """A job failed, or a program of ours or the engine's did."""
+    """A job failed, or a program of this project or of the engine did."""
 
     exit_code = 6

@@ -1,4 +1,4 @@
-"""Processes that are connected by pipes: none outlives its run, and what failed first is told from what that broke."""
+"""Run piped subprocesses; end them all with the run, and report the first failure, not its consequences."""
 
 import os
 import signal
@@ -12,34 +12,34 @@ from typing import IO, Any
 from predictions.errors import InternalError
 
 Accept = Callable[[int, str], bool]
-KILL_AFTER = 1.0  # seconds that the others get to end by themselves once one has failed
+KILL_AFTER = 1.0  # seconds that each of the others has to end once one has failed
 
-
-_INTERRUPTING = signal.SIGINT, signal.SIGTERM
+_INTERRUPTS = signal.SIGINT, signal.SIGTERM
+_CONSEQUENCES = -signal.SIGPIPE, -signal.SIGKILL  # exit codes of processes that another failure has ended
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until what is begun here is done; only for the main thread.
+    """Hold SIGINT and SIGTERM back until the end of the block; only for the main thread.
 
-    A process or a thread that was interrupted while it was started runs on, and nobody knows of it.
+    If an interrupt came while a process or a thread was being started, it would run on without being registered.
     """
-    held: list[int] = []
-    kept = {name: signal.signal(name, lambda number, _frame: held.append(number)) for name in _INTERRUPTING}
+    received: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in _INTERRUPTS}
     try:
         yield
     finally:
-        for name, handler in kept.items():
-            signal.signal(name, handler)
-        if held:
-            signal.raise_signal(held[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])
 
 
 class Processes:
     """The processes of one run.
 
     Args:
-        scratch: a folder where what they write to stderr is kept.
+        scratch: folder for the processes' stderr.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -53,50 +53,52 @@ class Processes:
         command: Sequence[str],
         stdin: IO[bytes] | int,
         environment: Mapping[str, str],
-        accept: Accept = lambda _code, _said: False,
+        accept: Accept = lambda _code, _stderr: False,
     ) -> subprocess.Popen[Any]:
         """Start a process whose output is a pipe.
 
         Args:
             command: the program and its arguments.
-            stdin: as of `Popen`; a pipe is handed over to the process.
-            environment: variables beside those of this process.
-            accept: whether an exit code other than 0 is no failure, given the code and what it wrote to stderr.
+            stdin: as in `Popen`; a pipe is closed here once the process has it.
+            environment: environment variables in addition to those of this process.
+            accept: called with an exit code other than 0 and the text on stderr; returns True if this is not a failure.
 
         Raises:
-            InternalError: the run has been ended.
+            InternalError: the run has ended.
         """
         with self._lock:
             if self._ended:
-                raise InternalError("the run has been ended")
-            said = self._scratch / f"{len(self._started)}.stderr"
-            with open(said, "wb") as stderr:
+                raise InternalError("the run has ended")
+            path = self._scratch / f"{len(self._started)}.stderr"
+            with open(path, "wb") as stderr:
                 environment = {**os.environ, **environment}
                 process = subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=environment)
-            self._started.append((process, said, accept))
+            self._started.append((process, path, accept))
         if not isinstance(stdin, int):
-            stdin.close()  # else the writer at the other end would not notice that its reader died
+            stdin.close()  # else the writer of the pipe would not notice the death of this process
         return process
 
     def check(self) -> None:
-        """Wait for all of them and raise if one failed.
+        """Wait for all processes and raise if one failed.
 
         Raises:
-            InternalError: names the one that failed by itself, with the last line that it wrote.
+            InternalError: names the process that caused the failure, with the last line of its stderr.
         """
         ended = [
-            (process, process.wait(), said.read_text(errors="replace"), accept)
-            for process, said, accept in self._started
+            (process, process.wait(), path.read_text(errors="replace"), accept)
+            for process, path, accept in self._started
         ]
-        failed = [(process, code, said) for process, code, said, accept in ended if code and not accept(code, said)]
-        # Who lost its reader, or was killed for it, is not the cause.
-        failed.sort(key=lambda end: "BrokenPipeError" in end[2] or end[1] in (-signal.SIGPIPE, -signal.SIGKILL))
+        failed = [
+            (process, code, stderr) for process, code, stderr, accept in ended if code and not accept(code, stderr)
+        ]
+        # A process that lost its reader, or was killed because of that, is not the cause: it is sorted to the end.
+        failed.sort(key=lambda failure: "BrokenPipeError" in failure[2] or failure[1] in _CONSEQUENCES)
         if failed:
             raise InternalError(_describe(*failed[0]))
 
     def fail(self) -> None:
-        """Raise for the one that failed, as `check`; the others are ended first."""
-        for process, _said, _accept in self._started:
+        """End all processes, those that still run by force, and raise for the one that failed (see `check`)."""
+        for process, _path, _accept in self._started:
             try:
                 process.wait(KILL_AFTER)
             except subprocess.TimeoutExpired:
@@ -104,24 +106,24 @@ class Processes:
         self.check()
 
     def end(self) -> None:
-        """Kill those that still run; no other is started."""
+        """Kill the processes that still run; no other can be started."""
         with self._lock:
             self._ended = True
-        for process, _said, _accept in self._started:
+        for process, _path, _accept in self._started:
             if process.poll() is None:
                 process.kill()
                 process.wait()
 
     def said(self) -> str:
-        """Return all that they wrote to stderr."""
-        return "".join(said.read_text(errors="replace") for _process, said, _accept in self._started)
+        """Return all that the processes wrote to stderr."""
+        return "".join(path.read_text(errors="replace") for _process, path, _accept in self._started)
 
 
-def _describe(process: subprocess.Popen[Any], code: int, said: str) -> str:
+def _describe(process: subprocess.Popen[Any], code: int, stderr: str) -> str:
     command: Any = process.args
     name = next((Path(word).name for word in command[:2] if word.endswith(".py")), Path(command[0]).name)
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("reporter:")]
+    lines = [line for line in stderr.splitlines() if line.strip() and not line.startswith("reporter:")]
     if code < 0:
         lines = [line for line in lines if line.startswith("Fatal")] or lines
-    return f"{name} {how}: {lines[-1].removeprefix(f'{name}: ') if lines else 'it said nothing'}"
+    return f"{name} {how}: {lines[-1].removeprefix(f'{name}: ') if lines else 'it wrote nothing to stderr'}"

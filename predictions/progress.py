@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""Show progress on stderr: a bar on a terminal, elsewhere a plain line every few seconds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 PLAIN_SECONDS = 10.0
-Bar = Callable[[str, str], AbstractContextManager[Callable[[float, float], None]]]  # as `bar`
+Bar = Callable[[str, str], AbstractContextManager[Callable[[float, float], None]]]  # the type of `bar`
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -20,7 +20,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
-    """Show the progress of one stage; the context's value is to be called with what is done and the total."""
+    """Show the progress of a stage; yield a function to call with the amount done and the total."""
     if console.is_terminal:
         amount = MofNCompleteColumn() if unit else TaskProgressColumn()
         columns = (TextColumn("{task.description}"), BarColumn(), amount, TextColumn(unit), TimeRemainingColumn())
@@ -28,12 +28,12 @@ def bar(label: str, unit: str = "") -> Iterator[Callable[[float, float], None]]:
             task = progress.add_task(label, total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)
         return
-    last = time.monotonic()
+    last_line = time.monotonic()
 
     def line(done: float, total: float) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PLAIN_SECONDS:
-            last = time.monotonic()
+        nonlocal last_line
+        if time.monotonic() - last_line >= PLAIN_SECONDS:
+            last_line = time.monotonic()
             say(f"{label}: {done:,} of {total:,} {unit}" if unit else f"{label}: {done / total:.0%}")
 
     yield line

@@ -1,4 +1,4 @@
-"""Tasks for processes of our own, each of which takes the next one when it is done; and how fast they may be."""
+"""Run tasks in worker processes, and limit the rate of reads and writes."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ Report = Callable[[Any], None]
 
 
 class Event(NamedTuple):
-    """What came of a task: something it reported on its way, or its result, with which it is done."""
+    """A message from a task: a report on its progress or, once it is done, its result."""
 
     task: int
     done: bool
@@ -32,14 +32,14 @@ def cores() -> int:
 
 
 class Pace:
-    """Keeps to so many rows a second; None for as many as there are."""
+    """Limits the rows per second; a rate of None means no limit."""
 
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
         self._next = 0.0
 
     def wait(self, rows: int) -> None:
-        """Wait until so many more rows may be read or written."""
+        """Wait until this number of further rows may be read or written."""
         if self._rate:
             now = time.monotonic()
             time.sleep(max(0.0, self._next - now))
@@ -47,52 +47,53 @@ class Pace:
 
 
 def run_tasks(work: Callable[[T, Report], Any], tasks: Sequence[T], processes: int) -> Iterator[Event]:
-    """Do tasks in processes, and yield what they report as it comes.
+    """Run tasks in processes, each of which takes the next task when it is done; yield their reports as they arrive.
 
-    A process ends with the next report once its parent is gone, whatever has killed that.
+    If the parent process is killed, each process ends with its next report.
 
     Args:
-        work: called in a process with a task and a function that reports; both must be picklable, as its result.
-        tasks: what to do, in the order in which they are begun.
-        processes: how many at once.
+        work: called in a process with a task and a function that sends a report. It, the tasks, the reports and the
+            results must be picklable.
+        tasks: the tasks, in the order in which they are started.
+        processes: number of processes at the same time.
 
     Raises:
-        PredictionsError: as a task raised it; the others are ended.
+        PredictionsError: raised by a task; the others are ended.
         InternalError: a process died.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would take over sockets and threads
-    todo = list(enumerate(tasks))[::-1]
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit sockets, and locks held by threads
+    waiting = list(enumerate(tasks))[::-1]
     running: dict[Connection, tuple[SpawnProcess, int]] = {}
     started: list[SpawnProcess] = []
     try:
-        for _process in range(min(processes, len(todo))):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+        for _process in range(min(processes, len(waiting))):
+            pipe, child_pipe = context.Pipe()
+            process = context.Process(target=_serve, args=(work, child_pipe), daemon=True)
             process.start()
-            theirs.close()
+            child_pipe.close()
             started.append(process)
-            running[ours] = process, _give(ours, todo)
+            running[pipe] = process, _send_next(pipe, waiting)
         while running:
-            for pipe in wait(list(running)):
-                assert isinstance(pipe, Connection)
-                process, number = running[pipe]
-                done, value = _receive(pipe, process)
+            for ready in wait(list(running)):
+                assert isinstance(ready, Connection)
+                process, number = running[ready]
+                done, value = _receive(ready, process)
                 yield Event(number, done, value)
-                if done and todo:
-                    running[pipe] = process, _give(pipe, todo)
+                if done and waiting:
+                    running[ready] = process, _send_next(ready, waiting)
                 elif done:
-                    del running[pipe]
-                    pipe.close()
+                    del running[ready]
+                    ready.close()
     finally:
         for process in started:
             process.terminate()
             process.join()
 
 
-def _give(pipe: Connection, todo: list[tuple[int, Any]]) -> int:
+def _send_next(pipe: Connection, waiting: list[tuple[int, Any]]) -> int:
     """Send the next task and return its number."""
-    number, task = todo.pop()
-    with suppress(BrokenPipeError):  # the process is dead: there will be nothing to receive from it either
+    number, task = waiting.pop()
+    with suppress(BrokenPipeError):  # the process is dead, which `_receive` will notice
         pipe.send(task)
     return number
 
@@ -111,8 +112,10 @@ def _receive(pipe: Connection, process: SpawnProcess) -> tuple[bool, Any]:
 
 
 def _serve(work: Callable[[Any, Report], Any], pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard's goes to all; the parent ends its processes
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # as an exception: files are removed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
+    signal.signal(
+        signal.SIGTERM, lambda number, _frame: sys.exit(128 + number)
+    )  # an exception, so that temporary files are removed
     try:
         while True:
             task = pipe.recv()
@@ -126,6 +129,6 @@ def _serve(work: Callable[[Any, Report], Any], pipe: Connection) -> None:
                 traceback.print_exc()
                 pipe.send(("failed", InternalError(f"{type(error).__name__}: {error}")))
     except (EOFError, BrokenPipeError):
-        pass  # the parent is done, or gone
+        pass  # the parent has closed the pipe, or was killed
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # there is nothing left to be removed
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to clean up

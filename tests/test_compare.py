@@ -75,7 +75,7 @@ def test_what_cannot_be_compared_is_said(predictions, two, orders):
         assert predictions(stage, **numbers).returncode == 0
     newest = Storage(str(orders / "storage"), "orders").release()
     refused = predictions("compare", two[0].release, newest.release)
-    assert (refused.returncode, "scored: not there; `predictions score` makes it" in refused.stderr) == (2, True)
+    assert (refused.returncode, "scored: does not exist; `predictions score` makes it" in refused.stderr) == (2, True)
     assert predictions("score", **numbers).returncode == 0
     with pytest.raises(InputError, match="one has classes, the other numbers; nothing compares"):
         compare_releases(two[0], newest, 1, lambda _share: None)

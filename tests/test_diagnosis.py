@@ -119,7 +119,7 @@ CASES = [
             "Error: org.apache.hadoop.ipc.RemoteException(java.io.IOException): File /predictions/_scored/part-00000 "
             "could only be written to 0 of the 1 minReplication nodes. There are 1 datanode(s) running"
         ),
-        "HDFS is full, or has no live data nodes: a block could be written to none",
+        "HDFS is full, or has no live data nodes: no data node could store a block",
         "dfsadmin -report",
     ),
     (
@@ -127,7 +127,7 @@ CASES = [
             "org.apache.hadoop.hdfs.server.namenode.SafeModeException: Cannot create directory /tmp/hadoop-yarn. "
             "Name node is in safe mode."
         ),
-        "HDFS is in safe mode, in which nothing can be written",
+        "HDFS is in safe mode, so it accepts no writes",
         "-safemode leave",
     ),
     (
@@ -149,7 +149,7 @@ CASES = [
     ),
     (
         report("Job job_1_0001 failed with state KILLED due to: Job received Kill while in RUNNING state."),
-        "the job was killed by somebody",
+        "the job was killed by a user",
         None,
     ),
     (report(f"{FAILED}137"), "a task's script was killed by a signal", "the node's system log"),
@@ -158,7 +158,7 @@ CASES = [
         "reducer.py: hadoop fs -put failed: put: no idea",
         "logs",
     ),
-    (report(f"{FAILED}1"), "a task's script ended without a word: subprocess failed with code 1", "logs"),
+    (report(f"{FAILED}1"), "a task's script failed without a message: subprocess failed with code 1", "logs"),
     (
         report("Error: java.io.IOException: Type mismatch in key from map"),
         "java.io.IOException: Type mismatch in key from map",

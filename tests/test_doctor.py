@@ -187,7 +187,7 @@ def test_safe_mode(second, tmp_path):
         dfs_admin(second, "-safemode", "leave")
     for done in failed:
         assert done.returncode == 4, done.stderr
-        assert "HDFS is in safe mode, in which nothing can be written" in done.stderr.splitlines()[-1]
+        assert "HDFS is in safe mode, so it accepts no writes" in done.stderr.splitlines()[-1]
     assert found.returncode == 4
     assert "FAIL  storage: HDFS is in safe mode" in found.stdout
     assert "ok    Thrift" in found.stdout

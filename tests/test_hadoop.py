@@ -166,7 +166,7 @@ QUOTA = "DSQuotaExceededException: The DiskSpace quota of /p is exceeded: quota 
     ("report", "logs", "message"),
     [
         ("Error: subprocess failed with code 2", ["x", "mapper.py: another model"], "mapper.py: another model"),
-        ("Error: subprocess failed with code 1", [], "a task's script ended without a word: subprocess failed with"),
+        ("Error: subprocess failed with code 1", [], "a task's script failed without a message: subprocess"),
         (QUOTA, [], "HDFS is full: The DiskSpace quota"),
         ("java.net.ConnectException: Connection refused", [], "java.net.ConnectException"),
         ("Job failed", [], "no cause in its logs"),

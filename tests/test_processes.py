@@ -52,7 +52,7 @@ def test_who_lost_its_reader_is_not_the_cause(processes):
 def test_who_was_killed_for_its_lost_reader_is_not_the_cause(processes):
     written = processes.start(["yes"], subprocess.DEVNULL, {}).stdout
     shell(processes, "exit 3", written)
-    assert failure(processes) == "sh failed with exit code 3: it said nothing"
+    assert failure(processes) == "sh failed with exit code 3: it wrote nothing to stderr"
 
 
 def test_of_several_causes_the_first_process_is_told(processes):

@@ -49,10 +49,10 @@ def test_a_part_is_found_packed_or_not_and_is_there_once(folder):
     write(folder, "part-00001.gz", gzip.compress(b"1\n"))
     assert folder.part("scored", 0).endswith("/part-00000")
     assert folder.part("scored", 1).endswith("/part-00001.gz")
-    with pytest.raises(InputError, match="part-00002: not there"):
+    with pytest.raises(InputError, match="part-00002: does not exist"):
         folder.part("scored", 2)
     write(folder, "part-00001", b"1\n")
-    with pytest.raises(InputError, match="part-00001: it is there twice"):
+    with pytest.raises(InputError, match="part-00001: exists twice"):
         folder.part("scored", 1)
 
 
