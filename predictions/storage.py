@@ -331,7 +331,7 @@ def _split_url(url: str) -> SplitResult:
     parts = urlsplit(url)
     try:
         valid = parts.scheme == "webhdfs" and parts.hostname and parts.port != 0 and not (parts.query or parts.fragment)
-    except ValueError:  # the port is not a number
+    except ValueError:  # the port is not a valid number
         valid = False
     if not valid:
         raise InputError(f"hadoop.storage: {url}: must be webhdfs://HOST:PORT/PATH, or the path of a folder")
