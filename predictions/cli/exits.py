@@ -13,6 +13,12 @@ from predictions.errors import InputError, InternalError, PredictionsError
 from predictions.progress import say
 
 DONE, WITH_FAILURES, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130
+MEANINGS = {  # in docs/commands.md, next to the errors' codes, whose meanings are the errors' docstrings
+    DONE: "Done.",
+    WITH_FAILURES: "Done, but some records could not be scored; no more than the gate `max_failed` allows.",
+    UNAVAILABLE: "`get`: the record or the prediction of at least one ID is unavailable.",
+    INTERRUPTED: "Interrupted from the keyboard or by SIGTERM; a running job is ended on the cluster as well.",
+}
 
 
 def log_to_stderr() -> None:
