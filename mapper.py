@@ -6,8 +6,9 @@
 In:   id TAB feature ... TAB label                                            (predictions/formats/record_line.py)
 Out:  rowkey TAB prediction TAB probability TAB record TAB scored TAB error   (predictions/formats/prediction_line.py)
 
-The model's hash, versions and golden records are checked before the first line. A record that cannot be scored gets a
-line with an `error`; a line that is not a record gets one with a key of its own (predictions/formats/unreadable.py).
+Before the first line, the model's hash, its library versions and its golden records are checked. A record that the
+model cannot score gets a prediction line with an `error`. An input line that is not a record gets one with a key of its
+own (predictions/formats/unreadable.py).
 """
 
 import argparse
@@ -38,21 +39,21 @@ def score(blocks: Iterable[bytes], scorer: Scorer, counts: Counter[str]) -> Iter
         counts["read"] += len(records.record_ids) + len(records.unreadable)
         counts["read_digest"] += IdDigest.of(records.record_ids)
         counts["unreadable"] += len(records.unreadable)
-    yield from scorer.rest()
+    yield from scorer.rest()  # with --marks, changed records are collected into larger blocks
 
 
 def main(*arguments: str) -> int:
     parser = argparse.ArgumentParser("mapper.py", description="Score records: record lines in, prediction lines out.")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model.json, with model.skops beside it")
-    parser.add_argument("release", metavar="RELEASE", help="the ID of the release that the predictions are for")
-    parser.add_argument("--marks", type=Path, metavar="FILE", help="do not score the records that have a mark here")
-    parser.add_argument("--split", default=environment.split_name(), metavar="NAME", help="the input's, for messages")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model.json, with model.skops in its folder")
+    parser.add_argument("release", metavar="RELEASE", help="ID of the release that the predictions are for")
+    parser.add_argument("--marks", type=Path, metavar="FILE", help="do not score records with a mark in FILE")
+    parser.add_argument("--split", default=environment.split_name(), metavar="NAME", help="input's name in messages")
     options = parser.parse_args(arguments)
 
     def score_input(counts: Counter[str]) -> None:
         marks = Marks(options.marks) if options.marks else None
         scorer = Scorer(load_model(options.model), scored_at(options.release), options.split, marks)
-        gc.freeze()  # the model stays: the garbage collector need not walk through it again and again
+        gc.freeze()  # the model stays in memory: spare the garbage collector from walking through it
         sys.stdout.buffer.writelines(score(read_blocks(sys.stdin.buffer), scorer, counts))
 
     return script.run(parser.prog, score_input, "read", "unreadable", "read_digest")

@@ -5,8 +5,8 @@
 
 In, out: rowkey TAB prediction TAB probability TAB record TAB scored TAB error (predictions/formats/prediction_line.py)
 
-A record that came twice is written once. An ID that stands for different records gets a line without a prediction that
-says so. Lines that could not be read stand last. With either, a pipe ends with an error; in a job, the driver refuses.
+A record that comes twice is written once. An ID that different records share gets one line without a prediction, with
+an `error`. Unreadable lines come last. With either, a pipe ends with an error, and a job's driver refuses the output.
 """
 
 import argparse
@@ -27,32 +27,32 @@ from predictions.task.current import Current
 from predictions.task.region import write_region
 
 EXAMPLES = 5
-COUNTED = (
+COUNTERS = (
     *("scored", "failed", "duplicates", "conflicts", "unreadable_written", "carried"),
     *("written_digest", "duplicates_digest"),
 )
 
 
 def one_line_a_key(blocks: Iterable[bytes], counts: Counter[str], examples: list[str]) -> Iterator[bytes]:
-    """Yield the lines of each block, one for each row key; the first IDs that conflict are added to `examples`."""
-    held = b""  # the last line: the next block may begin with others of its key
+    """Yield one line for each row key, block by block; add the first conflicting record IDs to `examples`."""
+    last_line = b""  # held back, since the next block may begin with the same row key
     for block in blocks:
-        lines, keys = merge_block(held + block, counts)
-        end = lines.rfind(b"\n", 0, -1) + 1
-        count(lines[:end], keys[:-1], counts, examples)
-        yield lines[:end]
-        held = lines[end:]
-    if held:
-        count(held, [prediction_line.parse_line(held).row_key], counts, examples)
-        yield held
+        lines, keys = merge_block(last_line + block, counts)
+        last_start = lines.rfind(b"\n", 0, -1) + 1
+        count(lines[:last_start], keys[:-1], counts, examples)
+        yield lines[:last_start]
+        last_line = lines[last_start:]
+    if last_line:
+        count(last_line, [prediction_line.parse_line(last_line).row_key], counts, examples)
+        yield last_line
 
 
 def merge_block(block: bytes, counts: Counter[str]) -> tuple[bytes, Sequence[bytes]]:
-    """Return a block with one line for each row key, and the keys."""
+    """Return a block with one line for each row key, and its row keys."""
     keys, previous = record_line.first_fields(block, prediction_line.fields_of(block)), b""
     if all(map(lt, keys, keys[1:])):
         return block, keys
-    kept: list[tuple[bytes, bytes]] = []
+    merged: list[tuple[bytes, bytes]] = []
     for key, pairs in groupby(zip(keys, record_line.split_lines(block), strict=True), itemgetter(0)):
         if key <= previous:
             raise InputError(f"row key {key!r} comes after {previous!r}: sort with LC_ALL=C sort -t$'\\t' -k1,1 -s")
@@ -62,12 +62,12 @@ def merge_block(block: bytes, counts: Counter[str]) -> tuple[bytes, Sequence[byt
             counts["duplicates"] += len(lines) - 1
             counts["duplicates_digest"] += IdDigest.of([record_id(key)]) * (len(lines) - 1)
             lines = [prediction_line.merge(lines)]
-        kept += [(key, line) for line in lines]
-    return record_line.join_lines(line for _key, line in kept), [key for key, _line in kept]
+        merged += [(key, line) for line in lines]
+    return record_line.join_lines(line for _key, line in merged), [key for key, _line in merged]
 
 
 def count(lines: bytes, keys: Sequence[bytes], counts: Counter[str], examples: list[str]) -> None:
-    """Count what is written: lines and their row keys, in order."""
+    """Count the lines that are written, given with their row keys in order."""
     if prediction_line.END_OF_UNSCORED in lines:
         raise InputError("the input has unscored lines; pass --current with the release that holds their predictions")
     records = bisect_left(keys, unreadable.KEY)
@@ -77,41 +77,41 @@ def count(lines: bytes, keys: Sequence[bytes], counts: Counter[str], examples: l
     counts["conflicts"] += lines.count(prediction_line.END_OF_CONFLICT)
     counts["written_digest"] += IdDigest.of(map(record_id, keys[:records]))
     counts["unreadable_written"] += len(keys) - records
-    names = (record_id(key).decode(errors="replace") for key in prediction_line.conflicting_keys(lines))
-    examples += islice(names, EXAMPLES - len(examples))
+    conflicts = (record_id(key).decode(errors="replace") for key in prediction_line.conflicting_keys(lines))
+    examples += islice(conflicts, EXAMPLES - len(examples))
 
 
 def refusal(counts: Counter[str], examples: list[str]) -> PredictionsError | None:
-    """Return why what was written must not be used, if so."""
+    """Return the reason why the output must not be used, or None."""
     if examples:
-        what = f"{prediction_line.NOT_UNIQUE.decode()}, {counts['conflicts']:,} times"
-        return InputError(f"{what}, for example {', '.join(examples)}: give each record an ID of its own")
+        problem = f"the ID is not unique: {counts['conflicts']:,} IDs stand for different records"
+        return InputError(f"{problem}, for example {', '.join(examples)}; give each record an ID of its own")
     if counts["unreadable_written"]:
-        return RefusedError(f"{counts['unreadable_written']:,} lines could not be read; they stand last in the output")
+        return RefusedError(f"{counts['unreadable_written']:,} lines could not be read; they come last in the output")
     return None
 
 
 def main(*arguments: str) -> int:
     parser = argparse.ArgumentParser("reducer.py", description="Keep one prediction line for each row key.")
-    parser.add_argument("--hfiles", metavar="FOLDER", help="also write the region's HFile, and how it compares, here")
-    parser.add_argument("--current", type=Path, metavar="FILE", help="JSON: where the served release's lines are")
+    parser.add_argument("--hfiles", metavar="FOLDER", help="also write the region's HFile and comparison to it")
+    parser.add_argument("--current", type=Path, metavar="FILE", help="JSON file: where the served release's lines are")
     options = parser.parse_args(arguments)
 
     def reduce_input(counts: Counter[str]) -> PredictionsError | None:
         examples: list[str] = []
         blocks: Iterable[bytes] = record_line.read_blocks(sys.stdin.buffer)
-        current = Current.read(options.current).region(environment.partition()) if options.current else None
-        if current:
-            blocks = current.fill_in(blocks, counts)
+        served = Current.read(options.current).region(environment.partition()) if options.current else None
+        if served:
+            blocks = served.fill_in(blocks, counts)
         lines = one_line_a_key(blocks, counts, examples)
         if options.hfiles:
-            write_region(lines, sys.stdout.buffer, options.hfiles, current)
+            write_region(lines, sys.stdout.buffer, options.hfiles, served)
         else:
             sys.stdout.buffer.writelines(lines)
-        # In a job, the driver refuses: an error here would only make Hadoop try three times more.
+        # In a job, the driver refuses the output: an error here would only make Hadoop try the task three more times.
         return None if environment.in_job() else refusal(counts, examples)
 
-    return script.run(parser.prog, reduce_input, *COUNTED)
+    return script.run(parser.prog, reduce_input, *COUNTERS)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def test_marks_that_are_not_there_or_cut_off_are_refused(tmp_path, data):
     path = tmp_path / "marks"
     if data:
         path.write_bytes(data)
-    with pytest.raises(InputError, match="no file of marks"):
+    with pytest.raises(InputError, match="cannot read the file of marks"):
         marks.Marks(path)
 
 
@@ -205,7 +205,7 @@ def test_a_mark_that_belongs_to_another_record_ends_the_run(project):
     current = blocks_of(project[2], "scored")
     key, _prediction, _probability, record, *_rest = split_lines(current)[3].split(b"\t")
     for line in carry.unscored_lines([key, key + b"x"], [b"0" * 16, record]):
-        with pytest.raises(InternalError, match=r"record .*: its mark is there, .*\(without --changed\)"):
+        with pytest.raises(InternalError, match=r"record .*: it has a mark, but .*\(without --changed\)"):
             list(carry.carry_over([line + b"\n"], [current], Counter()))
 
 
@@ -213,7 +213,7 @@ def test_a_model_for_other_columns_is_not_taken(project, second):
     manifest = manifest_of(second)
     second.write_manifest(replace(manifest, features=manifest.features[:2]))
     second.remove("model")
-    with pytest.raises(InputError, match=r"the model of release .* takes .*items.*: train another one"):
+    with pytest.raises(InputError, match=r"the model of release .* takes .*items.*: train another model"):
         take_model(second, project[2])
     assert not second.has("model")
 
@@ -230,10 +230,10 @@ def test_a_model_for_another_label_is_not_taken(project, second):
 
 def test_of_the_current_lines_only_those_of_a_block_are_held(project):
     current = blocks_of(project[2], "scored")
-    lines = carry._Lines(read_blocks(io.BytesIO(current), 1000))
+    lines = carry._ServedLines(read_blocks(io.BytesIO(current), 1000))
     last = parse_line(split_lines(current)[-1])
     [wanted] = carry.unscored_lines([last.row_key], [last.record])
-    assert lines.until(last.row_key, {wanted}).keys() == {wanted}
+    assert lines.read_until(last.row_key, {wanted}).keys() == {wanted}
 
 
 def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_path):

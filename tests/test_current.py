@@ -86,7 +86,7 @@ def test_where_they_cannot_be_had_every_line_is_written_all_the_same(files, tmp_
     make(tmp_path).region(1).compare(written, str(tmp_path))
     assert not (tmp_path / comparison_name(1)).exists()
     assert next(written, None) is None
-    assert re.search(r"of release 20261121T154500Z cannot be had: .*; nothing is compared", capsys.readouterr().err)
+    assert re.search(r"the served release 20261121T154500Z: .*; not comparing the releases", capsys.readouterr().err)
 
 
 def test_a_fault_of_the_own_lines_is_none_of_theirs(files, tmp_path):
@@ -150,7 +150,9 @@ def test_without_the_lines_nothing_is_filled_in(tmp_path, monkeypatch, capsys):
         raise ConnectionRefusedError("no")
 
     region, unscored, _inside = carrying(tmp_path, monkeypatch, lost)
-    with pytest.raises(InternalError, match="the lines of release 20261121T154500Z cannot be had: Conn.*: no"):
+    with pytest.raises(
+        InternalError, match="cannot read the prediction lines of the served release 20261121T154500Z: Conn.*: no"
+    ):
         region.compare(region.fill_in(unscored, Counter()), str(tmp_path))
 
 

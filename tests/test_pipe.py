@@ -201,7 +201,7 @@ def test_lines_that_are_no_records_are_kept_with_their_numbers(task):
     assert without.returncode == 0
     assert reduced.returncode == 3
     assert reduced.stderr.decode().splitlines()[-1] == (
-        "reducer.py: 9 lines could not be read; they stand last in the output"
+        "reducer.py: 9 lines could not be read; they come last in the output"
     )
     # In a job the counters go to the driver, which refuses: to fail would only make Hadoop try again.
     again = task("reducer.py", stdin=sort(scored.stdout), **JOB)
@@ -254,7 +254,7 @@ def test_an_id_that_stands_for_different_records_has_a_line_that_says_so(task):
         assert line.record in fingerprints([b"AT\t12.5\t1", b"CH\t12.5\t1"])
     assert reduced.returncode == 2
     message = reduced.stderr.decode().splitlines()[-1]
-    assert message.startswith("reducer.py: the ID stands for different records, 9 times, for example id-")
+    assert message.startswith("reducer.py: the ID is not unique: 9 IDs stand for different records, for example id-")
     assert message.count("id-") == 5
     counts = counts_of(scored, reduced)
     assert (counts["conflicts"], counts["failed"], counts["duplicates"], counts["scored"]) == (9, 9, 9, 1)

@@ -109,7 +109,9 @@ def test_five_examples_of_conflicts_are_kept_and_all_are_counted():
     assert len(set(conflicts)) == len(conflicts) == 5
     error = reducer.refusal(counts, conflicts)
     assert isinstance(error, InputError)
-    assert re.search("the ID stands for different records, 9 times, for example .*, .*: give each", str(error))
+    assert re.search(
+        "the ID is not unique: 9 IDs stand for different records, for example .*, .*; give each", str(error)
+    )
 
 
 def test_lines_that_could_not_be_read_stand_last_and_are_refused():
@@ -122,7 +124,7 @@ def test_lines_that_could_not_be_read_stand_last_and_are_refused():
     assert counts["written_digest"] == IdDigest.of([b"1", b"2"])
     error = reducer.refusal(counts, conflicts)
     assert isinstance(error, RefusedError)
-    assert str(error) == "3 lines could not be read; they stand last in the output"
+    assert str(error) == "3 lines could not be read; they come last in the output"
 
 
 def test_nothing_is_refused_where_records_merely_failed():

@@ -1,12 +1,12 @@
-"""Carry-over: a record that has not changed since the current release was scored keeps its prediction line.
+"""Carry-over: a record that is unchanged since the served release was scored keeps its prediction line.
 
-The mapper scores a record that has no mark (`predictions.task.marks`). Of another one it passes on a line that has
-neither a prediction nor a time:
+The mapper scores only records without a mark (`predictions.task.marks`). For a record with a mark it writes an unscored
+line, which has neither a prediction nor a time:
 
     a01b:42 TAB \\N TAB \\N TAB fingerprint TAB \\N TAB \\N
 
-The lines come to the reducer in the order of the current release's. It walks through both, and puts that release's line
-in the place of each such line, if row key and fingerprint are the same, byte for byte.
+The reducer gets its lines in the order of the served release's lines. It reads both together, and replaces each
+unscored line by the served release's line if row key and fingerprint are the same, byte for byte.
 """
 
 from collections import Counter
@@ -24,60 +24,61 @@ _KEY, _RECORD = (PredictionLine._fields.index(name) for name in ("row_key", "rec
 
 
 def unscored_lines(keys: Iterable[bytes], fingerprints: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines, without line feeds, of records that are not scored, by their row keys and fingerprints."""
-    return (b"%b%b%b%b" % (key, _BETWEEN, mark, _END) for key, mark in zip(keys, fingerprints, strict=True))
+    """Yield the unscored lines, without line feeds, of records given by their row keys and fingerprints."""
+    return (
+        b"%b%b%b%b" % (key, _BETWEEN, fingerprint, _END) for key, fingerprint in zip(keys, fingerprints, strict=True)
+    )
 
 
-def carry_over(blocks: Iterable[bytes], current: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
-    """Yield each block of lines with the current release's lines in the place of those that were not scored.
+def carry_over(blocks: Iterable[bytes], served: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
+    """Yield the blocks with each unscored line replaced by the served release's line.
 
     Args:
         blocks: sorted lines of the mappers.
-        current: blocks of the current release's prediction lines, in the same order.
-        counts: `carried` is added to.
+        served: blocks of the served release's prediction lines, in the same order.
+        counts: the number of replaced lines is added to `carried`.
 
     Raises:
-        InternalError: the current release has no line of the same row key and fingerprint.
+        InternalError: the served release has no line with the same row key and fingerprint.
     """
-    known = _Lines(current)
+    served_lines = _ServedLines(served)
     for block in blocks:
         lines = split_lines(block)
-        places = [place for place, line in enumerate(lines) if line.endswith(_END)]
-        unscored = [lines[place] for place in places]
-        # Whether any is wanted or not: who reads the same lines beside this walks at the same pace.
-        there = known.until(_key(block), set(unscored))
-        for place, line in zip(places, unscored, strict=True):
-            if not (found := there.get(line)):
-                name = record_id(line.partition(SEPARATOR)[0]).decode(errors="replace")
+        unscored = {number: line for number, line in enumerate(lines) if line.endswith(_END)}
+        # Read on even if no line is unscored, to keep pace with the comparison, which reads the same served lines.
+        replacements = served_lines.read_until(_last_key(block), set(unscored.values()))
+        for number, line in unscored.items():
+            if not (replacement := replacements.get(line)):
+                record = record_id(line.partition(SEPARATOR)[0]).decode(errors="replace")
                 raise InternalError(
-                    f"record {name}: its mark is there, but no line of the current release with its fingerprint; "
-                    "score every record (without --changed)"
+                    f"record {record}: it has a mark, but the served release has no line with its row key and "
+                    "fingerprint; score every record (without --changed)"
                 )
-            lines[place] = found
-        counts["carried"] += len(places)
+            lines[number] = replacement
+        counts["carried"] += len(unscored)
         yield join_lines(lines)
 
 
-class _Lines:
-    """Ordered prediction lines, to walk through."""
+class _ServedLines:
+    """The served release's prediction lines, read once and in order."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)
         self._block = b""
 
-    def until(self, key: bytes, wanted: set[bytes]) -> dict[bytes, bytes]:
-        """Return the next lines up to a row key, by what stands for them unscored, if that is wanted.
+    def read_until(self, key: bytes, unscored: set[bytes]) -> dict[bytes, bytes]:
+        """Read on up to a row key, and return the served lines that replace unscored lines, by unscored line.
 
-        The line of that key itself is there the next time as well: the same record may come once more.
+        The block with this row key is kept for the next call: the same record may come once more.
         """
-        found = dict[bytes, bytes]()
+        replacements = dict[bytes, bytes]()
         while True:
-            if wanted and self._block:
-                found.update((unscored, self._by_unscored[unscored]) for unscored in wanted & self._by_unscored.keys())
-            if self._block and _key(self._block) >= key:
-                return found
+            if unscored and self._block:
+                replacements.update((line, self._by_unscored[line]) for line in unscored & self._by_unscored.keys())
+            if self._block and _last_key(self._block) >= key:
+                return replacements
             if not (block := next(self._blocks, b"")):
-                return found
+                return replacements
             self._block = block
             self.__dict__.pop("_by_unscored", None)
 
@@ -87,6 +88,6 @@ class _Lines:
         return dict(zip(unscored_lines(columns[_KEY], columns[_RECORD]), split_lines(self._block), strict=True))
 
 
-def _key(block: bytes) -> bytes:
+def _last_key(block: bytes) -> bytes:
     """Return the row key of a block's last line."""
     return block[block.rfind(b"\n", 0, -1) + 1 :].partition(SEPARATOR)[0]

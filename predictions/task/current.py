@@ -1,10 +1,10 @@
-"""The served release inside a scoring job: reducers take lines from it, and compare their own with it.
+"""The served release in a scoring job: reducers carry lines over from it, and compare their own lines with it.
 
-    job/current.json                        which release it is and where its lines are; the driver writes it
-    hfiles/part-00000.comparison.json       how a region's lines compare with it, as `Comparison.state`
+    job/current.json                        which release is served and where its lines are; written by the driver
+    hfiles/part-00000.comparison.json       the comparison of a region's lines with it, as `Comparison.state`
 
-Each reducer reads the lines of its own range of row keys once, while it writes its own. Where they cannot be had,
-nothing is compared: `activate` does it later.
+Each reducer reads the served release's lines of its own range of row keys once, while it writes its own lines. If they
+cannot be read, the reducer compares nothing, and `activate` compares the releases later.
 """
 
 import json
@@ -27,11 +27,11 @@ from predictions.task import webhdfs
 from predictions.task.carry import carry_over
 
 CURRENT_FILE = "current.json"
-HDFS = "hdfs://"  # before the path of a part that is on the file system of the job's output
+HDFS = "hdfs://"  # precedes the path of a part file that is on the file system of the job's output
 
 
 class LostError(Exception):
-    """The lines of the served release cannot be had."""
+    """The prediction lines of the served release cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Current:
     """The release that is served while another one is scored.
 
     Args:
-        release: its ID; None where nothing is served.
+        release: its ID; None if no release is served.
         classes: of its classifier, escaped; empty for a regressor.
         edges: of its bins (`predictions.comparison.distribution.Bins`).
         points: the split points between its part files.
-        parts: the paths of these, in their order; on HDFS, with `hdfs://` before them.
+        parts: the paths of its part files, in order; those on HDFS begin with `hdfs://`.
         regions: the split points of the release that is being scored.
-        carried: whether records that have not changed since keep its lines.
+        carried: whether unchanged records keep its lines.
     """
 
     release: str | None
@@ -66,7 +66,7 @@ class Current:
         regions: list[str],
         carried: bool = False,
     ) -> "Current":
-        """Return it by its bins; where nothing is served, these are of the release that is being scored."""
+        """Make it from bins: the served release's, or if none is served, those of the release that is being scored."""
         classes = [label.decode(BYTES) for label in bins.classes]
         return cls(release, classes, list(bins.edges), points, parts, regions, carried)
 
@@ -75,7 +75,7 @@ class Current:
         """Read `current.json`.
 
         Raises:
-            InputError: it is not there, or is another file.
+            InputError: the file cannot be read, or has another format.
         """
         try:
             return document.read(cls, path.read_bytes(), str(path))
@@ -84,19 +84,19 @@ class Current:
 
     @property
     def bins(self) -> Bins:
-        """The bins of both distributions."""
+        """The bins for the distributions of both releases."""
         return Bins(tuple(label.encode(BYTES) for label in self.classes), tuple(self.edges))
 
     def region(self, part: int) -> "CurrentRegion":
-        """Return its lines of a region, by the region's number."""
+        """Return the served release's lines of a region, given by its number."""
         return CurrentRegion(self, part)
 
 
 class CurrentRegion:
-    """The served release's lines of one region, read once: to fill in, and to compare with what is written.
+    """The served release's lines of one region: read once, both to fill in unscored lines and to compare.
 
     Args:
-        current: the release.
+        current: the served release.
         part: the region's number.
     """
 
@@ -104,18 +104,18 @@ class CurrentRegion:
         self._current = current
         self._part = part
         start, stop = key_range(current.regions, part)
-        read = lines_between(current.points, lambda part: _blocks(current.parts[part]), start, stop)
-        [self._lines] = tee(_Lines(current.release, read if current.release else iter(())), 1)
+        blocks = lines_between(current.points, lambda part: _blocks(current.parts[part]), start, stop)
+        [self._lines] = tee(_Lines(current.release, blocks if current.release else iter(())), 1)
 
     def fill_in(self, blocks: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
-        """Yield the region's blocks of sorted lines, with this release's lines for those that were not scored.
+        """Yield the region's blocks with each unscored line replaced by the served release's line.
 
         Args:
-            blocks: of the region.
-            counts: `carried` is added to.
+            blocks: sorted lines of the region.
+            counts: the number of replaced lines is added to `carried`.
 
         Raises:
-            InternalError: a line is not there, or none can be had.
+            InternalError: the served release lacks a line, or its lines cannot be read.
         """
         try:
             yield from carry_over(blocks, self._lines, counts) if self._current.carried else blocks
@@ -123,41 +123,41 @@ class CurrentRegion:
             raise InternalError(str(error)) from error
 
     def compare(self, written: Iterator[bytes], folder: str) -> None:
-        """Compare the region's lines, while they are written, and write what was found into a folder.
+        """Compare the region's lines with the served release's while they are written; write the comparison to a file.
 
         Args:
-            written: yields each block once it is written; it is drained whatever happens to the other side.
-            folder: of the region's files.
+            written: yields each block once it is written; read to its end even if the served lines cannot be read.
+            folder: where the region's files are.
         """
-        # Whoever fills in walks through the same lines, at the same pace: what one has read waits for the other.
+        # `fill_in` reads the same lines at the same pace: what one has read is kept only until the other reads it.
         lines = copy(self._lines) if self._current.carried else self._lines
         try:
             write_state(compare(lines, written, self._current.bins), folder, self._part)
         except LostError as error:
-            print(f"{error}; nothing is compared", file=sys.stderr)
+            print(f"{error}; not comparing the releases", file=sys.stderr)
             deque(written, maxlen=0)
 
 
 class _Lines:
-    """Blocks of lines that two may read: what went wrong for one goes wrong for the other."""
+    """Blocks of the served release's lines for two readers: an error for one of them is an error for the other."""
 
     def __init__(self, release: str | None, blocks: Iterator[bytes]) -> None:
         self._release = release
         self._blocks = blocks
-        self._lost: LostError | None = None
+        self._error: LostError | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        if self._lost:
-            raise self._lost
+        if self._error:
+            raise self._error
         try:
             return next(self._blocks)
         except webhdfs.FAILURES as error:
-            why = f"{type(error).__name__}: {error}"
-            self._lost = LostError(f"the lines of release {self._release} cannot be had: {why}")
-            raise self._lost from error
+            reason = f"{type(error).__name__}: {error}"
+            self._error = LostError(f"cannot read the prediction lines of the served release {self._release}: {reason}")
+            raise self._error from error
 
 
 def _blocks(path: str) -> Iterator[bytes]:
@@ -169,18 +169,18 @@ def _blocks(path: str) -> Iterator[bytes]:
 
 
 def comparison_name(part: int) -> str:
-    """Return the name of what a reducer found, below its folder."""
+    """Return the name of the file in `hfiles` that has a region's comparison."""
     return f"{part_name(part)}.comparison.json"
 
 
-def write_state(found: Comparison, folder: str, part: int) -> None:
-    """Write what a reducer found."""
+def write_state(comparison: Comparison, folder: str, part: int) -> None:
+    """Write a region's comparison."""
     path = Path(folder) / comparison_name(part)
     temporary = path.with_name(f"{path.name}.part")
-    temporary.write_bytes(document.to_cell(found.state()))
+    temporary.write_bytes(document.to_cell(comparison.state()))
     temporary.replace(path)
 
 
 def read_state(bins: Bins, data: bytes) -> Comparison:
-    """Read what `write_state` wrote."""
+    """Read a region's comparison, as written by `write_state`."""
     return Comparison.of_state(bins, json.loads(data))

@@ -1,13 +1,13 @@
-"""Marks: the records as the current release scored them, 64 bits each, for mappers to tell what has not changed since.
+"""Marks: 64 bits for each record of the served release, from which mappers see whether a record is unchanged.
 
-A mark is the number of a row key's four digits, in its upper 16 bits, and 48 bits of xxh3_64(row key TAB fingerprint).
-A file of marks has one for each of a release's records, ascending, as unsigned little-endian integers of eight bytes:
-tasks look into it where it lies on their disk, and share what they have read of it. Its upper bits keep the order of
-the row keys, so those of several regions, one after the other, are in order too.
+A mark has the row key's four digits, as a number, in its upper 16 bits, and below them the upper 48 bits of
+xxh3_64(row key TAB fingerprint). A file of marks has one mark for each record of a release, in ascending order, as
+unsigned little-endian integers of eight bytes. Tasks search the file on their disk and share the pages that they have
+read. The upper bits keep the order of the row keys, so the marks of several regions, one after the other, are in order.
 
-Two records can have one mark: once in some hundred thousand runs in which a million of a hundred million have changed.
-Who goes by a mark compares row key and fingerprint in the end (`predictions.task.carry`), and that run has to score
-all.
+Two records can have the same mark: once in some hundred thousand runs in which a million of a hundred million records
+have changed. Therefore the reducer compares row key and fingerprint as well (`predictions.task.carry`); if they differ,
+the run fails, and the next one must score every record.
 """
 
 import mmap
@@ -29,13 +29,13 @@ _KEY, _RECORD = (PredictionLine._fields.index(name) for name in ("row_key", "rec
 
 
 class Marks:
-    """A file of marks, to look into.
+    """Search a file of marks.
 
     Args:
         path: of the file.
 
     Raises:
-        InputError: it cannot be read, or is cut off.
+        InputError: the file cannot be read, or is cut off.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,28 +44,37 @@ class Marks:
             # An empty file cannot be mapped into memory.
             self._marks = np.memmap(path, _TYPE, "r") if size else np.empty(0, _TYPE)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: no file of marks: {error}") from error
+            raise InputError(f"{path}: cannot read the file of marks: {error}") from error
 
     def have(self, keys: list[bytes], fingerprints: Iterable[bytes]) -> np.ndarray:
-        """Return for each record, by its row key and its fingerprint, whether its mark is there; at least one."""
-        wanted = _marks(keys, fingerprints)
+        """Return for each record whether the file has its mark.
+
+        Args:
+            keys: the records' row keys, at least one.
+            fingerprints: the records' fingerprints, in the same order.
+
+        Returns:
+            Booleans, one for each record.
+        """
+        marks = _marks(keys, fingerprints)
         if not len(self._marks):
-            return np.zeros(len(wanted), dtype=bool)
-        places = np.searchsorted(self._marks, wanted)
-        found = np.asarray(self._marks[np.minimum(places, len(self._marks) - 1)] == wanted)
+            return np.zeros(len(marks), dtype=bool)
+        positions = np.searchsorted(self._marks, marks)
+        has_mark = np.asarray(self._marks[np.minimum(positions, len(self._marks) - 1)] == marks)
         if isinstance(self._marks.base, mmap.mmap):
-            self._marks.base.madvise(mmap.MADV_DONTNEED)  # YARN counts mapped pages as the task's; they stay cached
-        return found
+            # YARN counts mapped pages as the task's memory; dropped, they stay in the page cache.
+            self._marks.base.madvise(mmap.MADV_DONTNEED)
+        return has_mark
 
 
 def marks_of(blocks: Iterable[bytes]) -> bytes:
-    """Return the part of a file of marks for the prediction lines of a range of row keys, given in blocks."""
-    found = [np.empty(0, _TYPE)]
+    """Return the bytes of a file of marks for the prediction lines of a range of row keys, given in blocks."""
+    block_marks = [np.empty(0, _TYPE)]
     for block in blocks:
         columns = split_block(block)
-        found.append(_marks(columns[_KEY], columns[_RECORD]))
-    marks = np.concatenate(found)
-    del found  # they are as large
+        block_marks.append(_marks(columns[_KEY], columns[_RECORD]))
+    marks = np.concatenate(block_marks)
+    del block_marks  # as large as the concatenated marks
     marks.sort()
     return marks.tobytes()
 

@@ -1,7 +1,7 @@
-"""What a reducer writes beside its lines: the HFile of its region, and how the lines compare with the served release's.
+"""What a reducer writes as well as its lines: its region's HFile, and the comparison with the served release.
 
-FOLDER/p/part-00000, FOLDER/part-00000.json     as `predictions.formats.hfile.region_file`
-FOLDER/part-00000.comparison.json               as `predictions.task.current`
+FOLDER/p/part-00000, FOLDER/part-00000.json     see `predictions.formats.hfile.region_file`
+FOLDER/part-00000.comparison.json               see `predictions.task.current`
 """
 
 from collections import deque
@@ -15,14 +15,14 @@ from predictions.task.current import CurrentRegion
 from predictions.task.webhdfs import upload
 
 
-def write_region(lines: Iterable[bytes], output: BinaryIO, folder: str, current: CurrentRegion | None) -> None:
-    """Write a region's lines and its files; those of a job's task go into its output folder on HDFS.
+def write_region(lines: Iterable[bytes], output: BinaryIO, folder: str, served: CurrentRegion | None) -> None:
+    """Write a region's lines and files; in a job, upload the files into the task's output folder on HDFS.
 
     Args:
         lines: blocks of the region's prediction lines.
-        output: the lines go there.
-        folder: and the files here.
-        current: the served release's lines of the region.
+        output: where to write the lines.
+        folder: where to write the files.
+        served: the served release's lines of the region, to compare with; None to compare nothing.
     """
 
     def written(hfile: RegionFile) -> Iterator[bytes]:
@@ -33,8 +33,8 @@ def write_region(lines: Iterable[bytes], output: BinaryIO, folder: str, current:
             yield records
 
     with RegionFile(folder, environment.partition()) as hfile:
-        if current:
-            current.compare(written(hfile), folder)
+        if served:
+            served.compare(written(hfile), folder)
         else:
             deque(written(hfile), maxlen=0)
     upload(folder)

@@ -1,4 +1,4 @@
-"""What mapper.py, reducer.py and the loader's task share: how a script counts, and how it ends."""
+"""Run the work of mapper.py, reducer.py or the loader's task: report its counters, and turn errors into exit codes."""
 
 import faulthandler
 import sys
@@ -11,17 +11,17 @@ from predictions.formats import counters
 
 
 def run(name: str, work: Callable[[Counter[str]], PredictionsError | None], *counted: str) -> int:
-    """Do a script's work, and report what it counted.
+    """Do a script's work and report its counters.
 
     Args:
-        name: of the script; its message begins with it.
-        work: is given the counters, which it adds to; it returns an error where its output is whole but not to be used.
-        counted: the counters' names.
+        name: of the script; error messages begin with it.
+        work: adds to the counters that it is given; returns an error if its output is complete but must not be used.
+        counted: the names of the counters, which all start at 0.
 
     Returns:
-        The exit code; 0, or that of the error, which is one line on stderr (`predictions.errors`).
+        The exit code: 0, or that of the error, which is printed to stderr in one line (`predictions.errors`).
     """
-    faulthandler.enable()  # a crash in a library leaves at least its stack in the log
+    faulthandler.enable()  # if a library crashes, the log has at least the stack
     counts = Counter(dict.fromkeys(counted, 0))
     try:
         refusal = work(counts)

@@ -1,8 +1,8 @@
-"""Files between a task and HDFS, by WebHDFS: no JVM is started for it.
+"""Copy files between a task and HDFS by WebHDFS, which needs no JVM.
 
-What a task writes goes into its output folder, which the output committer promotes with that attempt alone. Where only
-Hadoop's own client may ask (the cluster wants a ticket or has several NameNodes), or nobody answers, it goes by
-`hadoop fs`, which takes seconds.
+A task's files go into the output folder of its attempt, so the output committer promotes those of the committed attempt
+only. If the cluster admits only Hadoop's own client (it requires Kerberos tickets or has several NameNodes), or WebHDFS
+does not answer, they are uploaded by `hadoop fs`, which takes seconds.
 """
 
 import getpass
@@ -24,11 +24,11 @@ from predictions.formats.record_line import read_blocks, unpacked
 from predictions.task import environment as task
 
 BUFFER_BYTES = 1 << 20
-TELL_BYTES = 64 * BUFFER_BYTES
+STATUS_BYTES = 64 * BUFFER_BYTES  # between two status reports
 TIMEOUT = 60  # seconds without a sign of life
-ANY_HOST = "0.0.0.0"  # noqa: S104, what the NameNode listens on is not where it is
+ANY_HOST = "0.0.0.0"  # noqa: S104, the NameNode listens on every address; this is not one to connect to
 
-# What a request may raise: nobody is there, or who is there answers otherwise, or wants a ticket; and a damaged file.
+# What a request may raise: no answer, an unexpected answer, a cluster that requires tickets, a damaged file.
 FAILURES = (OSError, EOFError, zlib.error, http.client.HTTPException, ValueError, KeyError)
 
 _TARGET = "mapreduce_task_output_dir"
@@ -40,10 +40,10 @@ _WEB_ADDRESS, _AUTHENTICATION, _USER = (
 
 
 def upload(folder: str) -> None:
-    """Copy a folder's files into a folder of the same name in the task's output folder; outside a job it is no more.
+    """Copy a folder with its files into the task's output folder; outside a job, do nothing.
 
     Raises:
-        InternalError: HDFS did not take them.
+        InternalError: HDFS did not accept a file.
     """
     target = os.environ.get(_TARGET)
     if not target:
@@ -54,12 +54,12 @@ def upload(folder: str) -> None:
                 path = os.path.join(top, name)
                 _put(path, f"{urlsplit(target).path}/{os.path.relpath(path, os.path.dirname(folder))}")
     except FAILURES as error:
-        print(f"WebHDFS does not take this task's files ({error}): they go by `hadoop fs`", file=sys.stderr)
+        print(f"cannot upload this task's files by WebHDFS ({error}); using `hadoop fs`", file=sys.stderr)
         _put_by_hadoop(folder, target)
 
 
 def blocks(path: str) -> Iterator[bytes]:
-    """Yield a file of lines, unpacked, in blocks of whole lines; one of `FAILURES` where it cannot be had.
+    """Yield a file of lines, unpacked, in blocks of whole lines; raise one of `FAILURES` if it cannot be read.
 
     Args:
         path: of the file, on the file system of the task's output.
@@ -69,7 +69,7 @@ def blocks(path: str) -> Iterator[bytes]:
 
 
 def _put(path: str, target: str) -> None:
-    """Write a file to HDFS, in the place of what is there."""
+    """Copy a file to HDFS, replacing an older one."""
     query = {"op": "CREATE", "overwrite": "true"}
     with open(path, "rb") as file, _request("PUT", target, query, HTTPStatus.CREATED, file):
         pass
@@ -79,21 +79,21 @@ def _put(path: str, target: str) -> None:
 def _request(
     method: str, path: str, query: dict[str, str], expected: HTTPStatus, file: BinaryIO | None = None
 ) -> Iterator[Any]:
-    """Ask the NameNode who has a file's data, or takes it, and then ask that one.
+    """Ask the NameNode for the DataNode that reads or writes a file's data, and send the request there.
 
-    It is WebHDFS' "Create and Write to a File" and "Open and Read a File".
+    See "Create and Write to a File" and "Open and Read a File" in the documentation of WebHDFS.
 
     Args:
         method: of HTTP.
         path: of the file on HDFS.
         query: the operation and its options.
-        expected: the status of the last answer.
-        file: the data, if it is to be written.
+        expected: the status of the DataNode's response.
+        file: the data to write, if any.
     """
     query = query | {"noredirect": "true", "user.name": os.environ.get(_USER) or getpass.getuser()}
     with _answer(method, _name_node(), f"/webhdfs/v1{quote(path)}?{urlencode(query)}", HTTPStatus.OK) as response:
-        place = urlsplit(json.load(response)["Location"])
-    with _answer(method, place.netloc, f"{place.path}?{place.query}", expected, file) as response:
+        location = urlsplit(json.load(response)["Location"])
+    with _answer(method, location.netloc, f"{location.path}?{location.query}", expected, file) as response:
         yield response
 
 
@@ -102,42 +102,42 @@ def _answer(method: str, address: str, path: str, expected: HTTPStatus, file: Bi
     size = os.fstat(file.fileno()).st_size if file else 0
     headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"} if method == "PUT" else {}
     with closing(http.client.HTTPConnection(address, timeout=TIMEOUT)) as connection:
-        connection.request(method, path, _told(file, size) if file else None, headers)
+        connection.request(method, path, _read_reporting(file, size) if file else None, headers)
         response = connection.getresponse()
         if response.status != expected:
-            raise ValueError(f"{address} answers {response.status}: {response.read(500)!r}")
+            raise ValueError(f"{address} answered {response.status}: {response.read(500)!r}")
         yield response
 
 
 def _name_node() -> str:
-    """Return where WebHDFS is, as the job's configuration has it; ValueError where only Hadoop's own client may ask."""
+    """Return WebHDFS's HOST:PORT from the job's properties; raise ValueError if the cluster requires tickets."""
     if os.environ.get(_AUTHENTICATION, "simple") != "simple":
-        raise ValueError("it wants a ticket")
+        raise ValueError("the cluster requires a Kerberos ticket")
     host, _colon, port = os.environ[_WEB_ADDRESS].rpartition(":")
     return f"{urlsplit(os.environ[_TARGET]).hostname if host == ANY_HOST else host}:{port}"
 
 
-def _told(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield a file's bytes, and tell Hadoop how far they have come: else it ends a task that is silent."""
-    done = 0
+def _read_reporting(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yield a file's bytes, and report the progress to Hadoop, which kills a task that is silent for too long."""
+    uploaded = 0
     while data := file.read(BUFFER_BYTES):
-        if done % TELL_BYTES == 0:
-            task.status(f"uploaded {done:,} of {size:,} bytes")
+        if uploaded % STATUS_BYTES == 0:
+            task.status(f"uploaded {uploaded:,} of {size:,} bytes")
         yield data
-        done += len(data)
+        uploaded += len(data)
 
 
 def _put_by_hadoop(folder: str, target: str) -> None:
     homes = [os.environ.get(name, "") for name in ("HADOOP_HOME", "HADOOP_COMMON_HOME")]
     hadoop = shutil.which("hadoop") or next(filter(None, (shutil.which(f"{home}/bin/hadoop") for home in homes)), None)
     if not hadoop:
-        raise InternalError("no `hadoop` on this node either: not on the PATH, nor below HADOOP_HOME")
-    putting = subprocess.Popen([hadoop, "fs", "-put", "-f", folder, target], stderr=subprocess.PIPE, text=True)
-    said = None
-    while said is None:
+        raise InternalError("no `hadoop` command on this node either: neither on the PATH nor below HADOOP_HOME")
+    process = subprocess.Popen([hadoop, "fs", "-put", "-f", folder, target], stderr=subprocess.PIPE, text=True)
+    stderr = None
+    while stderr is None:
         try:
-            _stdout, said = putting.communicate(timeout=TIMEOUT)
+            _stdout, stderr = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             task.status("uploading by `hadoop fs`")
-    if putting.returncode:
-        raise InternalError(f"{UPLOAD_FAILED}{(said.strip().splitlines() or ['no message'])[-1]}")
+    if process.returncode:
+        raise InternalError(f"{UPLOAD_FAILED}{(stderr.strip().splitlines() or ['no message'])[-1]}")
