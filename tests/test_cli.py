@@ -171,7 +171,7 @@ def scored(predictions, orders):
 @pytest.mark.parametrize("name", ["part-00002", "part-000001", "part-00000.gz", "part-00000-copy"])
 def test_a_part_that_stands_twice_is_refused_before_anything_is_loaded(predictions, scored, name):
     (scored / "scored" / name).touch()
-    fails(predictions("load", **no_thrift()), 2, f"{name}: the release has 2 parts, and each may stand there once")
+    fails(predictions("load", **no_thrift()), 2, f"{name}: the release has 2 parts, and each may be there only once")
 
 
 def test_a_part_that_is_not_there_is_named(predictions, scored):
@@ -237,7 +237,7 @@ def test_init_writes_settings_that_work(predictions, orders):
     text = (orders / "predictions.toml").read_text()
     assert 'features  = ["country", "amount", "items", "note"]' in text
     assert predictions("--storage", "local", "export").returncode == 0
-    fails(predictions("init", "sqlite:///orders.db", "orders", "--id", "id", "--label", "paid"), 2, "there already")
+    fails(predictions("init", "sqlite:///orders.db", "orders", "--id", "id", "--label", "paid"), 2, "exists already")
     (orders / "predictions.toml").unlink()
     fails(predictions("init", "sqlite:///orders.db", "orders", "--id", "id", "--label", "pay"), 2, "no column 'pay'")
     assert not (orders / "predictions.toml").exists()

@@ -285,7 +285,7 @@ def test_a_release_through_its_life(project, tmp_path):
     for stage in (("train",), ("score", "--runner", "local"), ("load",)):
         made.succeed(*stage, code=1 if "score" in stage else 0)
         assert made.get("order-001")[0]["release"] == old
-    assert "loaded already" in made.succeed("load").stderr
+    assert "already loaded" in made.succeed("load").stderr
     failed = made.run("activate", "--release", "20200101T000000Z")
     assert (failed.returncode, "20200101T000000Z is not loaded" in failed.stderr) == (2, True)
     made.succeed("activate")

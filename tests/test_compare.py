@@ -77,7 +77,7 @@ def test_what_cannot_be_compared_is_said(predictions, two, orders):
     refused = predictions("compare", two[0].release, newest.release)
     assert (refused.returncode, "scored: does not exist; `predictions score` makes it" in refused.stderr) == (2, True)
     assert predictions("score", **numbers).returncode == 0
-    with pytest.raises(InputError, match="one has classes, the other numbers; nothing compares"):
+    with pytest.raises(InputError, match="cannot be compared: one has classes, the other numbers"):
         compare_releases(two[0], newest, 1, lambda _share: None)
     same = predictions("compare", newest.release, newest.release)
     assert "0 predictions are others" in same.stdout

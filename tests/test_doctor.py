@@ -280,14 +280,14 @@ def test_a_user_who_may_not_enter_where_hbase_takes_over_files(orders_release):
 def test_jobs_that_are_none_or_well(orders_release):
     made, folder = orders_release
     done = made.run("doctor", "application_1_0001")
-    assert (done.returncode, "YARN knows no such job" in done.stderr) == (2, True)
+    assert (done.returncode, "YARN has no job with this ID" in done.stderr) == (2, True)
     assert made.run("doctor", "nonsense").returncode == 2
     manifest = manifest_of(folder)
     made.succeed("score")
     command = "org.apache.hadoop.yarn.client.cli.ApplicationCLI application -list -appStates FINISHED"
     listed = subprocess.run([CHECKOUT / "hadoop/bin/hadoop", *command.split()], capture_output=True, text=True).stdout
     newest = max(re.findall(rf"(application_\w+)\s+predictions {made.name} {folder.release}", listed))
-    assert made.succeed("doctor", newest).stdout == f"{newest}: it succeeded\n"
+    assert made.succeed("doctor", newest).stdout == f"{newest}: the job succeeded\n"
     for part in ("scored", "hfiles"):
         folder.remove(part)
     folder.write_manifest(manifest)

@@ -71,6 +71,6 @@ def test_the_distribution_may_not_move_far():
 def test_what_was_found_is_said_with_its_limit():
     texts = [gate.text for gate in gates(GateSettings(), manifest(failed=20), None)]
     assert texts == [
-        "log loss on the holdout 0.5, of the baseline without features 0.6: better by 16.67%, at least 1.00%",
+        "log loss on the holdout 0.5, baseline without features 0.6: better by 16.67%, at least 1.00%",
         "20 of 1,000 records could not be scored: 2.00%, at most 1.00%",
     ]

@@ -197,7 +197,7 @@ def test_both_runners_make_the_same_table(release, made, tmp_path):
     assert release.cells() == expected(lines)  # each with its own time
     assert release.checkpoints() == {}
     release.load()
-    assert release.said[-1] == f"release {release.folder.release} is loaded already"
+    assert release.said[-1] == f"release {release.folder.release} is already loaded"
 
     release.forget()
     release.load()

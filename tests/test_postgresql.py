@@ -579,7 +579,7 @@ def test_a_snapshot_that_a_replica_loses_is_taken_anew(accounts, admin, postgres
         folder = export(settings, storage, conflict, said.append)
         check_accounts(folder)
         [text] = said
-        assert re.search("the snapshot was lost: .*; the export begins anew", text)
+        assert re.search("the snapshot was lost: .*; starting the export again", text)
         losing |= {1, 2, 3}
         with pytest.raises(SnapshotLostError, match="the snapshot was lost"):
             export(settings, storage, conflict, said.append)
@@ -622,7 +622,7 @@ def test_a_session_that_is_ended_before_it_reads_anything_loses_it_too(
     monkeypatch.setattr(module.PostgresDatabase, "connect", connect_and_end)
     with without():
         folder = export(settings, storage, lambda _done, _total: None, said.append)
-    assert re.search("the snapshot was lost: terminating connection .*; the export begins anew", said[0])
+    assert re.search("the snapshot was lost: terminating connection .*; starting the export again", said[0])
     check_accounts(folder)
 
 

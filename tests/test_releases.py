@@ -237,7 +237,7 @@ def test_what_was_tampered_with_is_refused_and_nobody_reads_it(operated, trained
     made.succeed("score", "--runner", "local")
     scored = folder.files("scored")[0]
     for damage, code, message in (
-        (None, 2, "part-00009: the release has 4 parts, and each may stand there once"),
+        (None, 2, "part-00009: the release has 4 parts, and each may be there only once"),
         (lambda lines: lines[1:], 5, "but 399 loaded (ID digest "),
         (other_id, 5, "but 400 loaded (ID digest "),
     ):

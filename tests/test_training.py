@@ -148,7 +148,7 @@ def test_the_holdout_was_not_trained_on(trained):
         ({"params": {"max_iter": -5}}, "cannot be fitted: .*max_iter"),
         ({"estimator": "sklearn.linear_model.Ridge", "label": "country", "features": ["amount"]}, "predicts numbers"),
         ({"label": "note", "features": ["amount"]}, "note is free text in every labelled record"),
-        ({"label": "id", "features": ["amount"]}, "another value in every record"),
+        ({"label": "id", "features": ["amount"]}, "a different value in every record"),
         ({"estimator": "sklearn.neighbors.KNeighborsClassifier"}, "types that were not reviewed: .*KDTree"),
     ],
 )
@@ -162,7 +162,7 @@ def test_the_trained_model_was_tried_in_a_process_of_its_own(trained, monkeypatc
     broken = tmp_path / "mapper.py"
     broken.write_text("import sys; print('mapper.py: no such class', file=sys.stderr); sys.exit(2)")
     monkeypatch.setattr("predictions.stages.train.script", lambda _name: broken)
-    with pytest.raises(InputError, match="does not work in a process of its own: mapper.py: no such class"):
+    with pytest.raises(InputError, match="does not work in a new process: mapper.py: no such class"):
         trained(processes=True)
 
 
@@ -208,7 +208,7 @@ def test_a_regressor_does_not_learn_dates(trained, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("ALTER TABLE orders ADD COLUMN day DATE")
         connection.execute("UPDATE orders SET day = date('2026-01-01', items || ' days')")
-    with pytest.raises(InputError, match="day is date, a regressor predicts numbers"):
+    with pytest.raises(InputError, match="day is date, but a regressor predicts numbers"):
         trained(label="day", features=["amount"], estimator="sklearn.linear_model.Ridge")
 
 

@@ -1,4 +1,4 @@
-"""Activate: the proof that a release is whole, the gates that it must pass, and the switch."""
+"""Activate a release: prove that it is whole, apply the gates, and make it the served release."""
 
 import json
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from predictions.stages.compare import compare_releases, keep, kept, to_json
 from predictions.storage import Storage
 from predictions.workers import cores
 
-# What a model is measured by on the holdout, against the baseline that knows no feature; less is better.
+# The metric on the holdout by which a model must beat the baseline without features; less is better.
 LOSSES = {"classification": "log_loss", "regression": "rmse"}
 
 
 class Gate(NamedTuple):
-    """One gate.
+    """A gate's verdict on a release.
 
     Args:
         name: the setting in `[gates]` that is its limit.
-        passed: whether the release satisfies it.
-        text: what was found, and the limit.
+        passed: whether the release keeps to the limit.
+        text: what was measured, and the limit.
     """
 
     name: str
@@ -40,27 +40,27 @@ def activate(
     report: Callable[[str], None],
     progress: Callable[[float], None],
 ) -> Pointer:
-    """Make a loaded release the current one, in one write, if it is fit to be served.
+    """Make a loaded release the served release, in one write, if it is whole and passes the gates.
 
     Args:
-        settings: where HBase is, and the limits.
+        settings: where HBase is, and the limits of the gates.
         storage: where the releases' prediction lines are.
         release: its ID.
-        force: why it is to become the current one though a gate refuses it, or though it was rolled back from; kept.
+        force: why to activate it despite a failed gate or an earlier rollback; kept with the release.
         report: called with a line of text for each gate.
-        progress: called with the share of the comparison that is done.
+        progress: called with the share of the comparison that is done, 0 to 1.
 
     Raises:
         InputError: the release is not loaded.
-        RefusedError: records are not accounted for, a gate refuses it, it was rolled back from, or another activation
-            came between.
+        RefusedError: records are not accounted for, a gate failed, the release was rolled back from, or another
+            release was activated in the meantime.
     """
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)
         releases.require(release, LOADED, REFUSED)
         manifest = releases.manifest(release)
-        if unproven := list(mismatches(manifest.accounts)):
-            raise RefusedError(f"release {release} is not whole: {'; '.join(unproven)}; load a new one")
+        if differences := list(mismatches(manifest.accounts)):
+            raise RefusedError(f"release {release} is not whole: {'; '.join(differences)}; load a new release")
         pointer = releases.pointer()
         if pointer.current == release:
             return pointer
@@ -71,74 +71,73 @@ def activate(
         except InputError as error:
             if force is None:
                 raise
-            report(f"not compared with the current release: {error}")
-        found = gates(settings.gates, manifest, comparison)
-        for gate in found:
+            report(f"not compared with the served release: {error}")
+        verdicts = gates(settings.gates, manifest, comparison)
+        for gate in verdicts:
             report(f"gate {gate.name}: {'passed' if gate.passed else 'REFUSED'}: {gate.text}")
-        refusals = [gate for gate in found if not gate.passed]
-        is_refused = bool(refusals) and force is None
-        verdict = {
+        failed = [gate for gate in verdicts if not gate.passed]
+        is_refused = bool(failed) and force is None
+        judgement = {
             "compared_with": pointer.current,
-            "gates": [gate._asdict() for gate in found],
+            "gates": [gate._asdict() for gate in verdicts],
             "forced": force,
             "distribution": comparison and comparison["after"],
         }
-        releases.judge(release, REFUSED if is_refused else LOADED, verdict)
+        releases.judge(release, REFUSED if is_refused else LOADED, judgement)
         if is_refused:
-            names = ", ".join(f"gates.{gate.name}" for gate in refusals)
-            raise RefusedError(f"release {release} is refused by {names}; --force REASON makes it current all the same")
+            names = ", ".join(f"gates.{gate.name}" for gate in failed)
+            raise RefusedError(f"release {release} is refused by {names}; pass --force REASON to activate it anyway")
         return releases.activate(release, force is not None, pointer.serial)
 
 
 def _since_export(settings: Settings, exported: int) -> str:
-    """Return what to tell of the records that came or went since the export; it stops nobody."""
+    """Return a line about how the number of records has changed since the export; for information only."""
     try:
         now = open_database(settings.database).count()
     except PredictionsError as error:
-        return f"{exported:,} records were exported; the database cannot be asked how many there are now: {error}"
+        return f"{exported:,} records were exported; the records in the database now cannot be counted: {error}"
     return f"{exported:,} records were exported, the database has {now:,} now ({now - exported:+,})"
 
 
 def _compare(
     storage: Storage,
-    current: str | None,
+    served: str | None,
     release: str,
     report: Callable[[str], None],
     progress: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Return the comparison with the current release, made now unless the scoring job has made it."""
-    folder, before = storage.release(release), storage.scored(current)
-    if current and not before:
-        report(f"the prediction lines of the current release {current} are gone: nothing to compare {release} with")
-    known, name = kept(folder), before.release if before else None
-    if known and known["releases"]["before"] == name:
-        return known
-    found = to_json(compare_releases(before, folder, cores(), progress), name, release)
-    keep(found, folder)
-    return json.loads(found)
+    """Return the comparison with the served release; make it unless the scoring job has made it."""
+    folder, before = storage.release(release), storage.scored(served)
+    if served and not before:
+        report(f"release {release} is not compared: the prediction lines of the served release {served} are gone")
+    comparison, before_id = kept(folder), before.release if before else None
+    if comparison and comparison["releases"]["before"] == before_id:
+        return comparison
+    data = to_json(compare_releases(before, folder, cores(), progress), before_id, release)
+    keep(data, folder)
+    return json.loads(data)
 
 
 def gates(limits: GateSettings, manifest: Manifest, comparison: dict[str, Any] | None) -> list[Gate]:
-    """Return every gate for a release.
+    """Return the verdict of every gate on a release; those that need a comparison are left out if there is none.
 
     Args:
         limits: the settings.
-        manifest: of the release, which was trained and scored.
-        comparison: with the current release, or of the release alone (`predictions.stages.compare`); None where
-            there is none.
+        manifest: of the release, which has a model and is scored.
+        comparison: with the served release, or of the release alone (`predictions.stages.compare`), or None.
     """
     assert manifest.scored
-    found = [_skill(limits.min_skill, manifest), _failed(limits.max_failed, manifest.scored)]
-    return found + _changes(limits, comparison) if comparison and comparison["releases"]["before"] else found
+    verdicts = [_skill(limits.min_skill, manifest), _failed(limits.max_failed, manifest.scored)]
+    return verdicts + _changes(limits, comparison) if comparison and comparison["releases"]["before"] else verdicts
 
 
 def _skill(limit: float, manifest: Manifest) -> Gate:
     assert manifest.model
     assert manifest.task
-    training, name = manifest.model.training, LOSSES[manifest.task]
-    loss, baseline = training.metrics[name], training.baseline[name]
+    training, metric = manifest.model.training, LOSSES[manifest.task]
+    loss, baseline = training.metrics[metric], training.baseline[metric]
     skill = 1 - loss / baseline if baseline else 0.0
-    text = f"{name.replace('_', ' ')} on the holdout {loss:.4g}, of the baseline without features {baseline:.4g}"
+    text = f"{metric.replace('_', ' ')} on the holdout {loss:.4g}, baseline without features {baseline:.4g}"
     return Gate("min_skill", skill >= limit, f"{text}: better by {skill:.2%}, at least {limit:.2%}")
 
 
@@ -148,14 +147,15 @@ def _failed(limit: float, scored: Scored) -> Gate:
     return Gate("max_failed", share <= limit, text)
 
 
-def _changes(limits: GateSettings, found: dict[str, Any]) -> list[Gate]:
-    before, both, changed = found["before"], found["both"], found["changed"]
-    gone, stability = found["gone"] / max(1, before["rows"]), found["stability"]
-    gates = [
+def _changes(limits: GateSettings, comparison: dict[str, Any]) -> list[Gate]:
+    before, both, changed = comparison["before"], comparison["both"], comparison["changed"]
+    gone, stability = comparison["gone"], comparison["stability"]
+    gone_share = gone / max(1, before["rows"])
+    verdicts = [
         Gate(
             "max_gone",
-            gone <= limits.max_gone,
-            f"{found['gone']:,} of {before['rows']:,} records are gone: {gone:.2%}, at most {limits.max_gone:.2%}",
+            gone_share <= limits.max_gone,
+            f"{gone:,} of {before['rows']:,} records are gone: {gone_share:.2%}, at most {limits.max_gone:.2%}",
         ),
         Gate(
             "max_psi",
@@ -163,8 +163,8 @@ def _changes(limits: GateSettings, found: dict[str, Any]) -> list[Gate]:
             f"population stability index {stability:.3f}, at most {limits.max_psi:g}",
         ),
     ]
-    if before["classes"]:  # of numbers, all of them change a little with every model
+    if before["classes"]:  # the numbers of a regressor all change a little with every model
         share = changed / max(1, both)
-        text = f"{changed:,} of {both:,} predictions are another class: {share:.2%}"
-        gates.append(Gate("max_changed", share <= limits.max_changed, f"{text}, at most {limits.max_changed:.2%}"))
-    return gates
+        text = f"{changed:,} of {both:,} predictions changed their class: {share:.2%}"
+        verdicts.append(Gate("max_changed", share <= limits.max_changed, f"{text}, at most {limits.max_changed:.2%}"))
+    return verdicts

@@ -1,4 +1,4 @@
-"""Compare: any two scored releases, from their prediction lines, range by range in processes of this machine."""
+"""Compare two scored releases by their prediction lines, range by range in processes of this machine."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from predictions.storage import HFILES, ReleaseFolder
 from predictions.task.current import HDFS, Current, comparison_name, read_state
 from predictions.workers import Report, run_tasks
 
-COMPARISON_FILE = "comparison.json"  # of a release, with the one that it was to replace
+COMPARISON_FILE = "comparison.json"  # a release's, with the release that it was to replace
 
 
 def compare_releases(
@@ -24,57 +24,60 @@ def compare_releases(
     """Compare two releases' predictions.
 
     Args:
-        before: the earlier one's folder; None for the later one's distribution alone.
-        after: the later one's; the numbers of their regions may differ.
-        processes: how many ranges are compared at once.
+        before: folder of the earlier release; None to look at the later one's distribution alone.
+        after: folder of the later release, which may have another number of regions.
+        processes: how many ranges of row keys are compared at once.
         progress: called with the share that is done, 0 to 1.
 
     Raises:
-        InputError: one is not scored, or they do not predict the same.
+        InputError: a release is not scored, or they do not predict the same classes or numbers.
     """
     for folder in filter(None, (before, after)):
         folder.require("scored", "score")
     bins = bins_of(before or after)
     if before and not bins.are_like(bins_of(after)):
-        raise InputError(f"{before.release} and {after.release}: one has classes, the other numbers; nothing compares")
+        raise InputError(
+            f"releases {before.release} and {after.release} cannot be compared: one has classes, the other numbers"
+        )
     points = after.scored.split_points
-    found = Comparison.of(bins)
+    comparison = Comparison.of(bins)
     ranges = [key_range(points, part) for part in range(len(points) + 1)]
-    for done, event in enumerate(run_tasks(partial(_compare, before, after, bins), ranges, processes), 1):
-        found.merge(event.value)
-        progress(done / len(ranges))
-    return found
+    for number, event in enumerate(run_tasks(partial(_compare, before, after, bins), ranges, processes), 1):
+        comparison.merge(event.value)
+        progress(number / len(ranges))
+    return comparison
 
 
-def served_beside(before: ReleaseFolder | None, after: ReleaseFolder, regions: int, carried: bool) -> Current:
-    """Return what the reducers of a release's job need of the one that is served, or to look at their own lines alone.
+def describe_served(before: ReleaseFolder | None, after: ReleaseFolder, regions: int, carried: bool) -> Current:
+    """Return what the reducers of a scoring job need to know of the served release.
+
+    If no release is served, or it cannot be compared, the reducers look at the distribution of their own lines alone.
 
     Args:
-        before: the release that is served, which is scored, on HDFS.
-        after: the release that is to be scored.
-        regions: how many it will have.
-        carried: whether records that have not changed since keep their lines.
+        before: the served release, scored and on HDFS.
+        after: the release to score.
+        regions: how many regions it will have.
+        carried: whether unchanged records keep their lines.
 
     Raises:
-        InputError: a part file is not there.
+        InputError: a part file of the served release is missing.
     """
-    bins, ours = bins_of(before or after), [point.decode() for point in split_points(regions)]
-    if not before or not bins.are_like(bins_of(after)):  # `activate` will say so
-        return Current.of(None, bins_of(after), [], [], ours)
+    bins, region_points = bins_of(before or after), [point.decode() for point in split_points(regions)]
+    if not before or not bins.are_like(bins_of(after)):  # `activate` will report that they cannot be compared
+        return Current.of(None, bins_of(after), [], [], region_points)
     points = before.scored.split_points
     parts = [HDFS + before.part("scored", part) for part in range(len(points) + 1)]
-    return Current.of(before.release, bins, points, parts, ours, carried)
+    return Current.of(before.release, bins, points, parts, region_points, carried)
 
 
-def gather(folder: ReleaseFolder, found: Current) -> None:
-    """Keep what the reducers of a release's job found, if each of them could compare."""
-    names = folder.storage.names(f"{folder.path}/{HFILES}")
-    wanted = [comparison_name(part) for part in range(len(found.regions) + 1)]
-    if set(wanted) <= set(names):
-        comparison = Comparison.of(found.bins)
-        for name in wanted:
-            comparison.merge(read_state(found.bins, folder.read(f"{HFILES}/{name}")))
-        keep(to_json(comparison, found.release, folder.release), folder)
+def keep_reducers_comparison(folder: ReleaseFolder, served: Current) -> None:
+    """Merge and keep the comparisons that the reducers of a release's job made, if every reducer made one."""
+    names = [comparison_name(part) for part in range(len(served.regions) + 1)]
+    if set(names) <= set(folder.storage.names(f"{folder.path}/{HFILES}")):
+        comparison = Comparison.of(served.bins)
+        for name in names:
+            comparison.merge(read_state(served.bins, folder.read(f"{HFILES}/{name}")))
+        keep(to_json(comparison, served.release, folder.release), folder)
 
 
 def bins_of(folder: ReleaseFolder) -> Bins:
@@ -88,22 +91,22 @@ def _compare(
     return compare(lines_of(before, *bounds) if before else (), lines_of(after, *bounds), bins)
 
 
-def to_json(found: Comparison, before: str | None, after: str) -> bytes:
-    """Return a comparison of two releases, by their IDs, as JSON."""
-    return to_cell({"releases": {"before": before, "after": after}, **found.as_json()})
+def to_json(comparison: Comparison, before: str | None, after: str) -> bytes:
+    """Return a comparison of two releases, given by their IDs, as JSON."""
+    return to_cell({"releases": {"before": before, "after": after}, **comparison.as_json()})
 
 
 def keep(comparison: bytes, folder: ReleaseFolder) -> None:
-    """Put a comparison, as JSON, into the later release's folder."""
+    """Write a comparison, as JSON, into the later release's folder."""
     folder.put(COMPARISON_FILE, io.BytesIO(comparison))
 
 
 def kept(folder: ReleaseFolder) -> dict[str, Any] | None:
-    """Return what `keep` has put there; None where it has not."""
+    """Return the comparison that `keep` has written; None if there is none."""
     return json.loads(folder.read(COMPARISON_FILE)) if folder.has(COMPARISON_FILE) else None
 
 
 def lines_of(folder: ReleaseFolder, start: bytes, stop: bytes) -> Iterator[bytes]:
-    """Yield a release's prediction lines of a range of row keys, as `lines_between`."""
+    """Yield the prediction lines of a release in a range of row keys, as `lines_between` does."""
     points = folder.scored.split_points
     return lines_between(points, lambda part: folder.blocks(folder.part("scored", part)), start, stop)

@@ -1,4 +1,4 @@
-"""Doctor: whether a setup is fit for a job, and why a job failed, each with what to do about it."""
+"""Check that a setup is fit for a run, or find out why a job failed; each problem comes with what to do about it."""
 
 import importlib.metadata
 import json
@@ -27,7 +27,7 @@ _WAITING = ("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: its name, and what is there or what is wrong with it."""
+    """The result of one check: its name, a text that says what works or what is wrong, and the error if it failed."""
 
     name: str
     text: str
@@ -35,11 +35,11 @@ class Finding:
 
 
 def examine_setup(settings: Settings, storage: Storage) -> Iterator[Finding]:
-    """Check all that a run needs, one thing after the other, whatever the others say.
+    """Check everything that a run needs, and yield a finding for each check; a failed check does not stop the others.
 
     Args:
-        settings: which were read, so they are well-formed.
-        storage: where the files between the stages lie.
+        settings: already read, so well-formed.
+        storage: where the releases' files are.
     """
     checks: list[tuple[str, Callable[[], str]]] = [
         ("database", lambda: _database(settings)),
@@ -65,42 +65,46 @@ def examine_setup(settings: Settings, storage: Storage) -> Iterator[Finding]:
 
 
 def examine_job(settings: Settings, job: str) -> str:
-    """Return why a job failed, or why it does not get on, and what to do.
+    """Return why a job failed, or what it is waiting for, and what to do.
 
     Args:
         settings: where `hadoop` is.
-        job: `job_…` or `application_…`.
+        job: its ID, `job_…` or `application_…`.
 
     Raises:
-        InputError: there is no such job.
+        InputError: there is no job with this ID.
         ServiceError: YARN cannot be reached.
     """
-    number = _JOB.fullmatch(job)
-    if not number:
-        raise InputError(f"{job}: not the name of a job: they look like job_1795366300000_0001")
-    hadoop, application = require_hadoop(settings.hadoop.bin), f"application_{number[1]}"
+    job_id = _JOB.fullmatch(job)
+    if not job_id:
+        raise InputError(f"{job}: not a job ID; it looks like job_1795366300000_0001")
+    hadoop, application = require_hadoop(settings.hadoop.bin), f"application_{job_id[1]}"
     report = application_report(hadoop, application)
     if not report:
-        raise InputError(f"{job}: YARN knows no such job; {CLIENT}.ApplicationCLI -list -appStates ALL lists them")
+        raise InputError(
+            f"{job}: YARN has no job with this ID; {CLIENT}.ApplicationCLI -list -appStates ALL lists all jobs"
+        )
     states = dict(re.findall(r"^\s*(State|Final-State) : (\w+)", report, re.MULTILINE))
     state, final = states["State"], states["Final-State"]
     if final == "SUCCEEDED":
-        return f"{job}: it succeeded"
+        return f"{job}: the job succeeded"
     if state in _WAITING:
-        return f"{job}: it waits for YARN to start it ({usable_nodes(hadoop)}); other jobs may hold the memory"
+        return (
+            f"{job}: the job is waiting for YARN to start it ({usable_nodes(hadoop)}); other jobs may hold the memory"
+        )
     if state == "RUNNING":
-        return f"{job}: it is running"
-    found = diagnose(attempt_logs(application, hadoop)) or diagnose(report.splitlines())
-    return f"{job}: {found or f'it ended as {final}, and its logs give no cause'}"
+        return f"{job}: the job is running"
+    diagnosis = diagnose(attempt_logs(application, hadoop)) or diagnose(report.splitlines())
+    return f"{job}: {diagnosis or f'the job ended as {final}, and its logs show no cause'}"
 
 
 def _database(settings: Settings) -> str:
     database = open_database(settings.database)
-    known = {column.name for column in database.columns()}
-    wanted = [settings.database.id, *settings.model.features, settings.model.label]
-    if missing := [name for name in wanted if name not in known]:
-        raise InputError(f"no column {', '.join(missing)}; there are {', '.join(sorted(known))}")
-    return f"{database.name}, with the {len(wanted)} columns of the settings"
+    names = {column.name for column in database.columns()}
+    required = [settings.database.id, *settings.model.features, settings.model.label]
+    if missing := [name for name in required if name not in names]:
+        raise InputError(f"no column {', '.join(missing)}; the columns are {', '.join(sorted(names))}")
+    return f"{database.name}, with the {len(required)} columns of the settings"
 
 
 def _storage(storage: Storage) -> str:
@@ -113,59 +117,61 @@ def _storage(storage: Storage) -> str:
         finally:
             if path.rpartition("/")[2] in storage.names(storage.folder):
                 storage.fs.rm(path)
-    return f"{storage.folder} on {storage.address} can be written"
+    return f"{storage.folder} on {storage.address} is writable"
 
 
 def _python(settings: Settings) -> str:
     environment, python = settings.hadoop.environment, settings.hadoop.python
     if environment:
         if not environment.is_file() or not tarfile.is_tarfile(environment):
-            raise InputError(f"hadoop.environment: {environment}: no such archive; `predictions pack` makes it")
+            raise InputError(
+                f"hadoop.environment: {environment}: no such archive; make it with `predictions pack {environment}`"
+            )
         return f"{python} with {environment}"
     code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {TASK_LIBRARIES}}}))"
     try:
-        done = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        process = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except OSError as error:
         raise InputError(f"hadoop.python: {python}: {error.strerror} (on this machine)") from error
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if process.returncode:
+        message = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(
-            f"hadoop.python: {python} lacks libraries of the tasks (on this machine): {said}; install them, or pack "
-            "them with `predictions pack environment.tar.gz` and set hadoop.environment"
+            f"hadoop.python: {python} lacks libraries that tasks need (on this machine): {message}; install them, or "
+            "pack them with `predictions pack environment.tar.gz` and set hadoop.environment"
         )
-    here = {name: importlib.metadata.version(name) for name in TASK_LIBRARIES}
-    differing = {name: version for name, version in json.loads(done.stdout).items() if version != here[name]}
+    own_versions = {name: importlib.metadata.version(name) for name in TASK_LIBRARIES}
+    differing = {name: version for name, version in json.loads(process.stdout).items() if version != own_versions[name]}
     if "scikit-learn" in differing:
         raise InputError(
-            f"hadoop.python: {python} has scikit-learn {differing['scikit-learn']}, models are trained here with "
-            f"{here['scikit-learn']}: install the same"
+            f"hadoop.python: {python} has scikit-learn {differing['scikit-learn']}, but models are trained here with "
+            f"{own_versions['scikit-learn']}: install the same version"
         )
-    return f"{python} (on this machine), scikit-learn {here['scikit-learn']}"
+    return f"{python} (on this machine), scikit-learn {own_versions['scikit-learn']}"
 
 
 def _hbase(settings: Settings) -> str:
     if not find_command("hbase", settings.hadoop.bin):
         if settings.hbase.regions > 1:
-            return f"no such command: tables will get one region, not {settings.hbase.regions}"
-        return "not needed for one region"
+            return f"the command `hbase` was not found: tables will get one region, not {settings.hbase.regions}"
+        return "the command `hbase` was not found, but is not needed for one region"
     return f"tables of {settings.hbase.regions} regions"
 
 
 def _bulk_load(settings: Settings, storage: Storage) -> str:
-    """Whether the files of whoever loads can be moved to where HBase, another user perhaps, keeps its own."""
+    """Check that HFiles can be moved to the folder of HBase, which may run as another user."""
     hbase = find_command("hbase", settings.hadoop.bin)
     assert hbase
     tool = [hbase, "org.apache.hadoop.hbase.util.HBaseConfTool", "hbase.rootdir"]
-    done = subprocess.run(tool, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    root = urlsplit(done.stdout.strip()).path
-    if done.returncode or not root:
-        raise InputError(f"{hbase} does not know hbase.rootdir; is its configuration there?")
+    process = subprocess.run(tool, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    root = urlsplit(process.stdout.strip()).path
+    if process.returncode or not root:
+        raise InputError(f"{hbase} does not know hbase.rootdir; check that it finds its configuration")
     staging = f"{root}/staging"
     for path in (root, staging):
         if not storage.may_enter(path):
             raise InputError(
                 f"{storage.user} may not enter {path}, where HBase takes over files; have it opened (hdfs dfs -chmod "
-                "711), or load with --via puts"
+                f"711 {path}), or load with --via puts"
             )
     return f"HFiles can be moved to {staging}"
 

@@ -1,4 +1,4 @@
-"""Export: one snapshot of the database into part files of record lines, and the release's first manifest."""
+"""Start a release: export one snapshot of the database to part files of record lines, and write the manifest."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from predictions.errors import InputError, SnapshotLostError
 from predictions.formats import row_key
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.manifest import Export, Manifest
-from predictions.formats.manifest import Snapshot as Moment
+from predictions.formats.manifest import Snapshot as SnapshotFacts
 from predictions.formats.names import part_name
 from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields
 from predictions.settings import Settings
@@ -22,29 +22,29 @@ from predictions.sources.base import Share, Snapshot, null_ids
 from predictions.storage import ReleaseFolder, Storage
 from predictions.workers import Pace, Report, run_tasks
 
-PART_BYTES = 128 << 20  # a part file is closed at the first block that takes it there: one HDFS block, one split
-ATTEMPTS = 3  # at a snapshot that is not lost
-PAUSE_SECONDS = 1.0  # before the next one: whatever the replica had to do may not be done yet
+PART_BYTES = 128 << 20  # a part file is closed once it is this large: one HDFS block, one split
+ATTEMPTS = 3  # to export without losing the snapshot
+PAUSE_SECONDS = 1.0  # before the next attempt: the replica may still be busy with what cost it the snapshot
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written, and how many of its records have no ID."""
+class Counts:
+    """The counts of what was written, and how many of the records have no ID."""
 
     export: Export = field(default_factory=Export)
     null_ids: int = 0
 
-    def __add__(self, other: "Written") -> "Written":
-        return Written(self.export + other.export, self.null_ids + other.null_ids)
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.export + other.export, self.null_ids + other.null_ids)
 
 
-def _counted(block: bytes, fields: int) -> Written:
-    """Return what a block of record lines comes to."""
+def _count(block: bytes, fields: int) -> Counts:
+    """Return the counts of a block of record lines, which have so many fields."""
     record_ids = first_fields(block, field_ends(block, fields))
     rows, unlabelled = len(record_ids), block.count(SEPARATOR + NULL + b"\n")
     digest, unfit_ids = IdDigest.of(record_ids), len(row_key.unfit(record_ids))
-    counts = Export(rows, rows - unlabelled, digest, unfit_ids, bytes=len(block))
-    return Written(counts, record_ids.count(NULL))
+    export = Export(rows, rows - unlabelled, digest, unfit_ids, bytes=len(block))
+    return Counts(export, record_ids.count(NULL))
 
 
 def export(
@@ -57,26 +57,26 @@ def export(
     """Start a new release: export every record with its features and its label.
 
     Args:
-        settings: names the source, the ID, the features and the label.
-        storage: where the release's folder is made.
-        progress: called with the rows written so far and about how many the snapshot has.
-        say: called with a line for a person.
-        rate: rows a second, at most; None for as many as the database gives.
+        settings: the database, the columns of the ID, the features and the label.
+        storage: where to make the release's folder.
+        progress: called with the rows written so far and the approximate number of rows in the snapshot.
+        say: called with a line of text for the user.
+        rate: at most so many rows a second; None for as many as the database gives.
 
     Raises:
-        InputError: the source, a column or the IDs are not as they must be; nothing is left behind.
+        InputError: the table, a column or an ID is missing or invalid; nothing is left behind.
         ServiceError: the database cannot be reached, took too long, or could not keep one snapshot to the end.
     """
 
-    def again(state: RetryCallState) -> None:
+    def report_retry(state: RetryCallState) -> None:
         assert state.outcome
-        say(f"{state.outcome.exception()}; the export begins anew")
+        say(f"{state.outcome.exception()}; starting the export again")
 
     attempts = Retrying(
         retry=retry_if_exception_type(SnapshotLostError),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_fixed(PAUSE_SECONDS),
-        before_sleep=again,
+        before_sleep=report_retry,
         reraise=True,
     )
     for attempt in attempts:
@@ -99,11 +99,11 @@ def _export(
         if snapshot.note:
             say(snapshot.note)
         with folder.writing("export") as target:
-            written = _write(snapshot, folder, target, rate, lambda rows: progress(rows, max(rows, snapshot.expected)))
-            if not written.export.rows:
+            counts = _write(snapshot, folder, target, rate, lambda rows: progress(rows, max(rows, snapshot.expected)))
+            if not counts.export.rows:
                 raise InputError(f"{settings.database.table or 'the query'}: no records to export")
-            if written.null_ids:
-                raise null_ids(names[0], written.null_ids, settings.database.table)
+            if counts.null_ids:
+                raise null_ids(names[0], counts.null_ids, settings.database.table)
         record_id, *features, label = snapshot.columns
     folder.write_manifest(
         Manifest(
@@ -113,8 +113,8 @@ def _export(
             id=record_id,
             features=features,
             label=label,
-            snapshot=Moment(snapshot.time.isoformat(timespec="milliseconds"), snapshot.id),
-            export=replace(written.export, seconds=round(time.monotonic() - started, 3)),
+            snapshot=SnapshotFacts(snapshot.time.isoformat(timespec="milliseconds"), snapshot.id),
+            export=replace(counts.export, seconds=round(time.monotonic() - started, 3)),
         )
     )
     return folder
@@ -122,18 +122,18 @@ def _export(
 
 def _write(
     snapshot: Snapshot, folder: ReleaseFolder, target: str, rate: float | None, progress: Callable[[int], None]
-) -> Written:
-    """Write all shares of a snapshot, each in a process of its own where there are several."""
+) -> Counts:
+    """Write all shares of a snapshot; if there are several, each in its own process."""
     shares = snapshot.shares()
-    each = rate / len(shares) if rate else None
-    write = partial(_write_share, folder, target, len(snapshot.columns), len(shares), each)
+    share_rate = rate / len(shares) if rate else None
+    write = partial(_write_share, folder, target, len(snapshot.columns), len(shares), share_rate)
     if len(shares) == 1:
-        return write((0, shares[0]), lambda written: progress(written.export.rows))
-    latest = [Written()] * len(shares)
+        return write((0, shares[0]), lambda counts: progress(counts.export.rows))
+    latest = [Counts()] * len(shares)
     for event in run_tasks(write, list(enumerate(shares)), len(shares)):
         latest[event.task] = event.value
-        progress(sum(written.export.rows for written in latest))
-    return sum(latest, Written())
+        progress(sum(counts.export.rows for counts in latest))
+    return sum(latest, Counts())
 
 
 def _write_share(
@@ -144,22 +144,22 @@ def _write_share(
     rate: float | None,
     task: tuple[int, Share],
     report: Report,
-) -> Written:
-    """Write a share into part files whose numbers are no other share's; return what they come to."""
+) -> Counts:
+    """Write a share to part files, numbered so that no other share uses the same numbers; return their counts."""
     number, share = task
-    written, pace, part_bytes = Written(), Pace(rate), 0
+    counts, pace, part_bytes = Counts(), Pace(rate), 0
     file: BinaryIO | None = None
-    with ExitStack() as opened:
+    with ExitStack() as open_file:
         for block in share.blocks():
             if file is None or part_bytes >= PART_BYTES:
-                opened.close()
-                file = folder.create(f"{target}/{part_name(number + written.export.parts * shares)}")
-                opened.enter_context(file)
-                written, part_bytes = written + Written(Export(parts=1)), 0
+                open_file.close()
+                file = folder.create(f"{target}/{part_name(number + counts.export.parts * shares)}")
+                open_file.enter_context(file)
+                counts, part_bytes = counts + Counts(Export(parts=1)), 0
             file.write(block)
             part_bytes += len(block)
-            counted = _counted(block, fields)
-            written += counted
-            pace.wait(counted.export.rows)
-            report(written)
-    return written
+            block_counts = _count(block, fields)
+            counts += block_counts
+            pace.wait(block_counts.export.rows)
+            report(counts)
+    return counts

@@ -1,4 +1,4 @@
-"""The first settings for a table of one's own: `predictions init`."""
+"""Write the first settings file for a table of the user's database (`predictions init`)."""
 
 from pathlib import Path
 
@@ -37,25 +37,27 @@ python  = {python}
 
 
 def write_settings(path: Path, url: str, table: str, record_id: str, label: str, name: str) -> Path:
-    """Write settings for a table, all columns but the ID and the label as features; others than we may not read a URL.
+    """Write settings for a table, with all columns except the ID and the label as features.
+
+    Only the user may read the file, since the URL may hold a password; with SQLite's, everyone may.
 
     Raises:
-        InputError: the file is there already, or the database, the table or a column is not.
+        InputError: the file exists already, or the database, the table or a column is missing.
     """
     import json
     import sys
 
     if path.exists():
-        raise InputError(f"{path}: there already; remove it first")
+        raise InputError(f"{path}: the file exists already; remove it first")
     columns = open_database(DatabaseSettings(url=url, table=table, id=record_id)).columns()
-    names = {column.name: column for column in columns}
-    for wanted in (record_id, label):
-        if wanted not in names:
-            raise InputError(f"no column {wanted!r} in {table}; there are {', '.join(names)}")
+    by_name = {column.name: column for column in columns}
+    for required in (record_id, label):
+        if required not in by_name:
+            raise InputError(f"no column {required!r} in {table}; the columns are {', '.join(by_name)}")
     engine = Path(__file__).resolve().parents[2] / "hadoop" / "bin"
     embedded = EMBEDDED.format(bin=json.dumps(str(engine)), python=json.dumps(sys.executable))
-    path.touch(0o666 if url.startswith("sqlite:///") else 0o600)  # others may have a password
-    quoted = json.dumps  # a TOML basic string is written as in JSON
+    path.touch(0o666 if url.startswith("sqlite:///") else 0o600)  # only SQLite's URL cannot hold a password
+    quoted = json.dumps  # TOML writes a basic string as JSON does
     path.write_text(
         TEMPLATE.format(
             name=quoted(name),
@@ -63,8 +65,8 @@ def write_settings(path: Path, url: str, table: str, record_id: str, label: str,
             table=quoted(table),
             id=quoted(record_id),
             label=quoted(label),
-            features=", ".join(quoted(column) for column in names if column not in (record_id, label)),
-            kind="Regressor" if names[label].type == "real" else "Classifier",
+            features=", ".join(quoted(column) for column in by_name if column not in (record_id, label)),
+            kind="Regressor" if by_name[label].type == "real" else "Classifier",
             embedded=embedded if engine.is_dir() else "",
         )
     )

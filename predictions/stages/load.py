@@ -1,4 +1,4 @@
-"""Load: a release's prediction lines into a table of its own, and the proof that all of them are there."""
+"""Load a release's prediction lines into its own table, and prove that all of them are there."""
 
 import json
 import time
@@ -32,10 +32,10 @@ class How:
     """How to load.
 
     Args:
-        via: `hfiles`, which HBase takes over as they are, or `puts`, row by row; by default the former where it can be.
-        runner: of puts: `local`, processes of this machine (the default), or `hadoop`, a job.
-        processes: how many at once; by default as many as there are cores, or all tasks of the job.
-        rate: of puts: rows a second of all of them together; None for as many as they can.
+        via: `hfiles`, which HBase takes over as they are, or `puts`, row by row; `hfiles` by default, if possible.
+        runner: for puts: `local`, processes of this machine (the default), or `hadoop`, a job.
+        processes: how many parts are loaded at once; by default one a core, or with a job all of them.
+        rate: for puts: rows a second of all processes together; None for as many as possible.
     """
 
     via: str | None = None
@@ -44,28 +44,28 @@ class How:
     rate: float | None = None
 
     def at_once(self, parts: int) -> int:
-        """Return how many of so many parts are loaded at once."""
+        """Return how many parts are loaded at once, of so many in all."""
         return min(self.processes or (parts if self.runner == "hadoop" else cores()), parts)
 
 
 class Loader(Protocol):
-    """One way to get a release into its table."""
+    """A way to load a release into its table."""
 
     def load(
         self, connection: Connection, plan: Plan, rows: int, bar: Bar, say: Callable[[str], None]
     ) -> Sequence[Checkpoint | RegionFacts]:
-        """Load what is not loaded yet, and return of each region how many rows it then has, and their ID digest."""
+        """Load what is not loaded yet, and return for each region the rows that it now has, and their ID digest."""
 
 
 def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int) -> Loader:
-    """Return a loader; by default that of HFiles, where HBase can be handed them and nothing asks for puts.
+    """Return the loader of HFiles or of puts; by default of HFiles, if HBase can load them and no option is for puts.
 
     Raises:
-        InputError: what it needs is not there.
+        InputError: options contradict each other, or a command or file that the loader needs is missing.
     """
     for_puts = how.runner is not None or how.rate is not None
     if how.via == "hfiles" and for_puts:
-        raise InputError("--runner and --rate are for puts: HFiles are taken over as they are; leave them out")
+        raise InputError("--runner and --rate are for puts, but HBase takes HFiles over as they are; leave them out")
     if how.via == "hfiles" or (how.via is None and not for_puts and can_load(settings, folder.storage)):
         return HFileLoad(settings, folder, how.at_once(parts))
     in_job = how.runner == "hadoop"
@@ -73,23 +73,23 @@ def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int)
 
 
 def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Callable[[str], None]) -> Loaded:
-    """Load a release, unless that has been done; nothing that is served changes.
+    """Load a release, unless it is loaded already; the served release does not change.
 
-    It goes on where an earlier load of this release ended, whatever ended it.
+    If an earlier load of this release ended early, for whatever reason, continue where it stopped.
 
     Args:
         settings: where HBase is.
-        folder: a release that was scored.
+        folder: a scored release.
         how: to load.
-        bar: shows how far it is (`predictions.progress.bar`).
-        say: called with a line for a person.
+        bar: shows the progress (`predictions.progress.bar`).
+        say: called with a line of text for the user.
 
     Returns:
-        What was loaded, as the release's manifest has it.
+        What was loaded, as in the release's manifest.
 
     Raises:
-        InputError: the part files are not those of the release's regions.
-        RefusedError: HBase refuses rows; the others are loaded.
+        InputError: the part files do not match the release's regions.
+        RefusedError: HBase refused rows; the others are loaded.
         ServiceError: HBase cannot be reached.
         VerificationError: the table does not hold what was written.
     """
@@ -101,12 +101,12 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
         releases = Releases(connection, settings.name)
         releases.make_table()
         if folder.manifest.loaded and releases.state(folder.release) in (LOADED, REFUSED):
-            say(f"release {folder.release} is loaded already")
+            say(f"release {folder.release} is already loaded")
             return folder.manifest.loaded
         releases.claim(folder.release)
         plan = _plan(connection, settings, folder, how, scored, sizes, say)
-        done = loader.load(connection, plan, scored.rows, bar, say)
-        loaded = Loaded(scored.rows, parts=[Part(part.rows, part.id_digest) for part in done])
+        parts = loader.load(connection, plan, scored.rows, bar, say)
+        loaded = Loaded(scored.rows, parts=[Part(part.rows, part.id_digest) for part in parts])
         checkpoints = Checkpoints(connection, plan)
         _prove(connection, plan, checkpoints, replace(folder.manifest, loaded=loaded), bar)
         loaded = replace(loaded, seconds=round(time.monotonic() - started, 3))
@@ -117,16 +117,16 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
 
 
 def _check_parts(folder: ReleaseFolder, parts: int) -> dict[str, int]:
-    """Return the part files with their sizes; InputError unless each region has one, whole."""
+    """Return the sizes of the part files by name; raise InputError unless each region has exactly one, complete."""
     path, sizes = f"{folder.path}/scored", folder.sizes("scored")
-    known = {name: part for part in range(parts) for name in (part_name(part), part_name(part) + PACKED)}
-    found = Counter(known[name] for name in sizes if name in known)
-    if extra := [name for name in sizes if name not in known or found[known[name]] > 1]:
-        raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, and each may stand there once")
-    if missing := [part_name(part) for part in range(parts) if part not in found]:
+    numbers = {name: part for part in range(parts) for name in (part_name(part), part_name(part) + PACKED)}
+    files = Counter(numbers[name] for name in sizes if name in numbers)
+    if extra := [name for name in sizes if name not in numbers or files[numbers[name]] > 1]:
+        raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, and each may be there only once")
+    if missing := [part_name(part) for part in range(parts) if part not in files]:
         raise InputError(f"{path}: {', '.join(missing)}: not there; score the release again")
     for name, size in sizes.items():
-        # Hadoop gives its tasks the line feed that a file lacks: they could not tell. A packed one shows its own end.
+        # Tasks would not notice: Hadoop adds a missing line feed. A packed file has its own end, which is checked.
         if not name.endswith(PACKED) and size:
             end = b"".join(folder.blocks(f"{path}/{name}", size - 1, end=b""))
             if end != b"\n":
@@ -143,28 +143,30 @@ def _plan(
     sizes: dict[str, int],
     say: Callable[[str], None],
 ) -> Plan:
-    """Return the plan of the load that was begun, or of a new one; the release's table is there after it."""
+    """Return the plan of the load that was begun, or of a new one; make the release's table if it is missing."""
     releases, release, points = Releases(connection, settings.name), folder.release, scored.split_points
     table = release_table(settings.name, release)
     load_id = releases.load_id(release)
     if load_id is None or table.encode() not in connection.tables():
-        load_id = releases.start_load(release)  # first: a table must never have another one's checkpoints
+        load_id = releases.start_load(release)  # first: a table must never have the checkpoints of another
         make_table(connection, table, points, settings.hadoop.bin, say)
-    # Nor must other part files, of a release that was scored again.
+    # Other part files, of a release that was scored again, must not have these checkpoints either.
     parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, str(scored.id_digest)]).encode())
     rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
     return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
 
 
 def _prove(connection: Connection, plan: Plan, checkpoints: Checkpoints, manifest: Manifest, bar: Bar) -> None:
-    """Raise VerificationError, and leave no table, unless what was scored was loaded, and stands in the table."""
+    """Delete the table and raise VerificationError unless all that was scored was loaded and is in the table."""
     assert manifest.loaded
-    lost = list(mismatches(manifest.accounts))
-    if not lost:
+    differences = list(mismatches(manifest.accounts))
+    if not differences:
         with bar("verify", "rows") as progress:
-            lost = verify_table(plan, manifest.loaded.parts, None, cores(), progress).mismatches
-    if lost:
+            differences = verify_table(plan, manifest.loaded.parts, None, cores(), progress).mismatches
+    if differences:
         for part in range(plan.parts):
             checkpoints.remove(part)  # they were wrong
-        connection.delete_table(plan.table)  # a row that is nobody's would stay in it
-        raise VerificationError(f"table {plan.table}: {'; '.join(lost)}: load it again, from the start")
+        connection.delete_table(plan.table)  # another load would not remove an extra row
+        raise VerificationError(
+            f"table {plan.table}: {'; '.join(differences)}: the table was deleted; load the release again"
+        )

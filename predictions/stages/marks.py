@@ -1,4 +1,4 @@
-"""Marking: the file of marks of a whole release, region by region in processes of this machine."""
+"""Write the file of marks of a release, region by region in processes of this machine."""
 
 from typing import BinaryIO
 
@@ -8,22 +8,24 @@ from predictions.workers import Report, cores, run_tasks
 
 
 def write_marks(release: ReleaseFolder, file: BinaryIO) -> None:
-    """Write the marks of a release that is scored.
+    """Write the marks of a scored release.
+
+    The marks of a region stay in memory until those of the regions before it are written.
 
     Args:
-        release: its prediction lines are read.
-        file: the marks go there, eight bytes a record. While a region is waited for, those behind it are in memory.
+        release: whose prediction lines are read.
+        file: where to write the marks, eight bytes a record.
 
     Raises:
-        InputError: a part file is not there, or is damaged.
+        InputError: a part file is missing or damaged.
     """
     parts = [(release, release.part("scored", region)) for region in range(release.scored.parts)]
-    found, written = dict[int, bytes](), 0
+    waiting, next_region = dict[int, bytes](), 0
     for event in run_tasks(_marks, parts, cores()):
-        found[event.task] = event.value
-        while written in found:
-            file.write(found.pop(written))
-            written += 1
+        waiting[event.task] = event.value
+        while next_region in waiting:
+            file.write(waiting.pop(next_region))
+            next_region += 1
 
 
 def _marks(part: tuple[ReleaseFolder, str], _report: Report) -> bytes:

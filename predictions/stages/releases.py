@@ -1,4 +1,4 @@
-"""All releases: what each holds, which have had their time, what crashes left behind, and the removal of both."""
+"""List all releases; find and remove old releases and what interrupted runs left behind."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,34 +13,34 @@ from predictions.storage import Storage
 
 
 def list_releases(settings: Settings, storage: Storage) -> list[Listed]:
-    """Return all releases that are in HBase or in the storage, the newest first.
+    """Return all releases that are in HBase or in the storage, newest first.
 
     Raises:
         ServiceError: HBase or HDFS cannot be reached.
     """
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)
-        known, pointer = releases.known(), releases.pointer()
+        in_hbase, pointer = releases.known(), releases.pointer()
     stored = set(storage.releases())
-    found = []
-    for release in sorted(known.keys() | stored, reverse=True):
-        each = known.get(release, Known(NOT_LOADED, None, None))
-        if each.manifest is None and release in stored:
-            each = each._replace(manifest=storage.release(release).manifest)
+    listing = []
+    for release in sorted(in_hbase.keys() | stored, reverse=True):
+        entry = in_hbase.get(release, Known(NOT_LOADED, None, None))
+        if entry.manifest is None and release in stored:
+            entry = entry._replace(manifest=storage.release(release).manifest)
         size = storage.size(release) if release in stored else 0
-        found.append(listed(release, pointer, each, size))
-    return found
+        listing.append(listed(release, pointer, entry, size))
+    return listing
 
 
 class Leftover(NamedTuple):
-    """Something that is to be removed.
+    """What is left of a release and can be removed.
 
     Args:
-        release: which it belongs to.
-        known: whether HBase has it among the releases that were not dropped.
-        table: whether it has a table there.
-        paths: in the storage.
-        why: it is not needed.
+        release: its ID.
+        known: whether HBase lists it as a release that was not dropped.
+        table: whether it has a table in HBase.
+        paths: its files and folders in the storage.
+        why: the reason why it is not needed.
     """
 
     release: str
@@ -53,57 +53,62 @@ class Leftover(NamedTuple):
 def leftovers(settings: Settings, storage: Storage, connection: Connection) -> list[Leftover]:
     """Return what `remove` would remove, oldest first.
 
-    That is, all of it older than the grace period: releases beyond the newest ones that are kept, but for the current
-    one and the one that a rollback would make current; releases that were begun and never loaded; and temporary files.
+    These are, if older than the grace period: releases beyond the number of newest ones to keep, except the served
+    release and the one that a rollback would go to; releases that were begun and never loaded; and temporary files.
 
     Args:
-        settings: how many releases are kept, and for how long the others.
+        settings: how many releases to keep, and the grace period of the others.
         storage: where the releases' files are.
         connection: to HBase.
     """
     releases = Releases(connection, settings.name)
-    states = {release: known.state for release, known in releases.known().items()}
+    states = {release: entry.state for release, entry in releases.known().items()}
     pointer = releases.pointer() if states else None
     served = {pointer.current, pointer.previous} if pointer else set()
     tables = {name.decode().partition(".")[2] for name in connection.tables() if _belongs(name.decode(), settings.name)}
     folders = set(filter(is_release_id, storage.names(storage.folder)))
-    whole = [release for release, state in states.items() if state not in (BUILDING, DROPPED)]
-    kept = served | set(sorted(whole)[-settings.retention.keep :])
+    complete = [release for release, state in states.items() if state not in (BUILDING, DROPPED)]
+    kept = served | set(sorted(complete)[-settings.retention.keep :])
     until = datetime.now(UTC) - timedelta(hours=settings.retention.grace_hours)
-    found = []
-    known = {release for release, state in states.items() if state != DROPPED}
-    for release in sorted(tables | folders | known):
+    removable = []
+    entered = {release for release, state in states.items() if state != DROPPED}
+    for release in sorted(tables | folders | entered):
         state = states.get(release)
         if release in kept:
             paths = tuple(storage.temporaries(release, until))
             if paths:
-                found.append(Leftover(release, False, False, paths, "temporary files of a run that was ended"))
+                removable.append(Leftover(release, False, False, paths, "temporary files of an interrupted run"))
         elif release_time(release) < until:
             paths = (f"{storage.folder}/{release}",) if release in folders else ()
             why = _why(state, settings.retention.keep)
-            found.append(Leftover(release, release in known, release in tables, paths, why))
-    return found
+            removable.append(Leftover(release, release in entered, release in tables, paths, why))
+    return removable
 
 
 def _belongs(table: str, name: str) -> bool:
-    before, _dot, release = table.partition(".")
-    return before == name and is_release_id(release)
+    prefix, _dot, release = table.partition(".")
+    return prefix == name and is_release_id(release)
 
 
 def _why(state: str | None, keep: int) -> str:
     if state in (None, BUILDING):
         return "it was begun and never loaded"
     if state == DROPPED:
-        return "it was dropped, but not all of it"
-    return f"{keep} newer ones are kept"
+        return "it was dropped, but not completely removed"
+    return f"{keep} newer releases are kept"
 
 
-def remove(settings: Settings, storage: Storage, connection: Connection, found: list[Leftover]) -> Iterator[Leftover]:
-    """Remove what `leftovers` found, and yield each when it is gone; ended in the middle, the rest is found again."""
+def remove(
+    settings: Settings, storage: Storage, connection: Connection, removable: list[Leftover]
+) -> Iterator[Leftover]:
+    """Remove what `leftovers` returned, and yield each once it is gone.
+
+    If this is interrupted, `leftovers` finds the rest again.
+    """
     releases = Releases(connection, settings.name)
-    for leftover in found:
+    for leftover in removable:
         if leftover.known:
-            releases.drop(leftover.release)  # first: nobody can make it current any more
+            releases.drop(leftover.release)  # first: from now on it cannot be activated
             forget_loads(connection, settings.name, leftover.release)
         if leftover.table:
             connection.delete_table(release_table(settings.name, leftover.release))

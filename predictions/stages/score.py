@@ -1,4 +1,4 @@
-"""Score: a release's records to prediction lines, by one of three runners, and the proof that none was lost."""
+"""Score a release's records by one of three runners, and prove that no record was lost."""
 
 import time
 from collections import Counter
@@ -37,22 +37,22 @@ COUNTERS = {
 
 
 class Runner(Protocol):
-    """One way to run the two scripts over the exported records."""
+    """A way to run the two scripts over the exported records."""
 
     makes_output: bool  # whether it makes the output folder itself
 
     def run(self, output: str, progress: Callable[[float], None]) -> Outcome:
-        """Write `output/part-*`, one for each region, and return what it comes to."""
+        """Write `output/part-*`, one for each region, and return the outcome."""
 
     def finish(self) -> None:
-        """Keep what the run found beside the lines, once they are in their place."""
+        """Keep the other results of the run, once the prediction lines are in their place."""
 
     def locate(self, line: unreadable.Unreadable) -> unreadable.Unreadable:
-        """Return the line with its place in the exported files, from the one that its mapper knew."""
+        """Return the line with its file and line number in the export, given those that its mapper knew."""
 
 
 def make_runner(
-    name: str | None, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None, changed: bool
+    name: str | None, settings: Settings, folder: ReleaseFolder, served: ReleaseFolder | None, changed: bool
 ) -> Runner:
     """Return a runner; by default `hadoop` for a release on HDFS, `local` for one in a folder.
 
@@ -60,19 +60,19 @@ def make_runner(
         name: `pipe`, one process of each script; `local`, as many mappers and reducers as there are cores; `hadoop`.
         settings: where and how the job runs.
         folder: a release that was exported and has a model.
-        current: the release that is served, with which the reducers of a job compare.
-        changed: whether records that have not changed since keep its lines.
+        served: the served release, with which the reducers of a job compare their lines.
+        changed: whether records that have not changed since it was scored keep its lines.
 
     Raises:
-        InputError: as the runners say.
+        InputError: the runner cannot be used (see `ScoreJob` and `LocalRun`).
     """
     if (name or ("hadoop" if folder.storage.is_hdfs else "local")) == "hadoop":
         from predictions.stages.score_hadoop import ScoreJob
 
-        return ScoreJob(settings, folder, current, changed)
+        return ScoreJob(settings, folder, served, changed)
     from predictions.stages.score_local import LocalRun
 
-    return LocalRun(settings.hbase.regions, folder, name == "pipe", current if changed else None)
+    return LocalRun(settings.hbase.regions, folder, name == "pipe", served if changed else None)
 
 
 def score(
@@ -80,55 +80,59 @@ def score(
     folder: ReleaseFolder,
     runner: str | None,
     progress: Callable[[float], None],
-    current: ReleaseFolder | None = None,
+    served: ReleaseFolder | None = None,
     changed: bool = False,
 ) -> Scored:
-    """Score every record of a release, unless that has been done.
+    """Score every record of a release, unless it is scored already.
 
     Args:
         settings: where and how the job runs; the share of records that may fail.
         folder: a release that was exported and has a model.
         runner: see `make_runner`.
         progress: called with the share of the job that is done, 0 to 1.
-        current: see `make_runner`.
-        changed: score only what has changed since the release that is current, which has the same model.
+        served: see `make_runner`.
+        changed: score only records that have changed since the served release, which must have the same model.
 
     Returns:
-        What was scored, as the release's manifest has it.
+        What was scored, as in the release's manifest.
 
     Raises:
         InputError: the model is for other columns than were exported, or one ID stands for different records.
-        RefusedError: lines could not be read, or more records failed than the settings allow.
+        RefusedError: some lines are unreadable, more records failed than the settings allow, or another run has scored
+            the release in the meantime.
         InternalError: the job failed or lost records.
     """
     if folder.has("scored"):
         return folder.scored
     started = time.monotonic()
     model, exported = check_model(folder), folder.manifest.export
-    run = make_runner(runner, settings, folder, current, changed)
+    run = make_runner(runner, settings, folder, served, changed)
     folder.remove(unreadable.FILE)
     with folder.writing("scored", make=not run.makes_output) as output:
         counts, job = run.run(output, progress)
         _check_counts(counts, exported)
-        _refuse(counts, settings.gates.max_failed, folder, output, run)
+        _require_fit(counts, settings.gates.max_failed, folder, output, run)
         scored = Scored(
             **{name: counts[name] for name in ("read", "scored", "failed", "duplicates", "unreadable", "carried")},
             rows=counts["scored"] + counts["failed"],
             id_digest=IdDigest(counts["written_digest"]),
             duplicates_digest=IdDigest(counts["duplicates_digest"]),
             split_points=[point.decode() for point in split_points(settings.hbase.regions)],
-            carried_from=current.release if current and changed else None,
+            carried_from=served.release if served and changed else None,
             job=job,
             seconds=round(time.monotonic() - started, 3),
         )
-        read = [
+        accounts = [
             Account("exported", exported.rows, exported.id_digest),
             Account("read by the job", scored.read, IdDigest(counts["read_digest"])),
+            *exported_and_scored(exported, scored),
         ]
-        if lost := list(mismatches([*read, *exported_and_scored(exported, scored)])):
-            raise InternalError(f"the job did not score the records that were exported: {'; '.join(lost)}")
+        if differences := list(mismatches(accounts)):
+            raise InternalError(f"the job did not score the records that were exported: {'; '.join(differences)}")
         if folder.has("scored"):
-            raise RefusedError(f"{folder.path}: another run has scored this release in the meantime; its result stays")
+            raise RefusedError(
+                f"{folder.path}: another run has scored this release in the meantime; its result is kept"
+            )
         folder.take(output, HFILES)
         facts = ModelFacts(model.estimator, model.sha256, model.versions, model.training)
         folder.write_manifest(replace(folder.manifest, model=facts, task=model.task, scored=scored))
@@ -137,18 +141,18 @@ def score(
 
 
 def check_model(folder: ReleaseFolder) -> ModelManifest:
-    """Return what a release's model is; InputError where it is not there, or for other columns than were exported."""
+    """Return the manifest of a release's model; raise InputError if it is missing or for other columns."""
     folder.require("export", "export")
     return _fitting(folder, folder, "start a new release")
 
 
 def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> ModelManifest:
-    """Give a release the model of an earlier one, instead of training, and return what it is.
+    """Copy the model of an earlier release instead of training one, and return its manifest.
 
     Raises:
-        InputError: that one has none, or one for other columns.
+        InputError: the earlier release has no model, or one for other columns.
     """
-    model = _fitting(earlier, folder, "train another one (without --model and --changed)")
+    model = _fitting(earlier, folder, "train another model (without --model and --changed)")
     with folder.writing("model") as target:
         for name in (MODEL_FILE, MODEL_MANIFEST):
             with folder.create(f"{target}/{name}") as file:
@@ -157,7 +161,7 @@ def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> ModelManifest:
 
 
 def _fitting(source: ReleaseFolder, folder: ReleaseFolder, cure: str) -> ModelManifest:
-    """Return the model of one release; InputError unless it takes the columns that the other one has exported."""
+    """Return the model of `source`; raise InputError unless it takes the columns that `folder` has exported."""
     model, exported = source.model, folder.manifest
     if (model.features, model.label) != (exported.features, exported.label):
         raise InputError(
@@ -167,63 +171,66 @@ def _fitting(source: ReleaseFolder, folder: ReleaseFolder, cure: str) -> ModelMa
 
 
 def _check_counts(counts: dict[str, int], exported: Export) -> None:
-    """Raise InternalError unless every line that was exported is accounted for."""
+    """Raise InternalError unless the job's counters account for every exported line."""
     if not counts.keys() >= COUNTERS:
-        raise InternalError(f"the job's report lacks the scripts' counters; it has {counts or 'none'}")
+        raise InternalError(f"the job's report lacks counters of the scripts; it has {counts or 'none'}")
     if counts["read"] != exported.rows:
         raise InternalError(f"{exported.rows:,} records were exported, but the job read {counts['read']:,}")
     parts = [counts[name] for name in ("scored", "failed", "duplicates", "unreadable")]
     if counts["read"] != sum(parts) or counts["unreadable"] != counts["unreadable_written"]:
-        raise InternalError(f"the job lost records, by its own counters: {counts}")
+        raise InternalError(f"the job lost records: its own counters do not add up: {counts}")
 
 
-def _refuse(counts: dict[str, int], max_failed: float, folder: ReleaseFolder, output: str, run: Runner) -> None:
-    """Raise if the result, though complete, is not fit to be loaded."""
-    part = output.rpartition("/")[2]
+def _require_fit(counts: dict[str, int], max_failed: float, folder: ReleaseFolder, output: str, run: Runner) -> None:
+    """Raise if the output, though complete, must not be loaded."""
+    output_name = output.rpartition("/")[2]
     if counts["unreadable"]:
-        path = _keep_unreadable(folder, part, run)
+        path = _keep_unreadable(folder, output_name, run)
         raise RefusedError(
             f"{counts['unreadable']:,} of {counts['read']:,} lines could not be read; they are in {path}, each "
-            "with its split, line number and reason: mend the records and export again"
+            "with its split, line number and reason: correct the records and export again"
         )
     if counts["conflicts"]:
-        examples = ", ".join(islice(_conflicts(folder, part), EXAMPLES))
+        examples = ", ".join(islice(_conflicts(folder, output_name), EXAMPLES))
         raise InputError(
-            f"the ID is not unique: {counts['conflicts']:,} IDs stand for different records, for example {examples}"
+            f"the ID is not unique: {counts['conflicts']:,} IDs stand for different records, for example {examples}; "
+            "give each record an ID of its own"
         )
     rows = counts["scored"] + counts["failed"]
     if counts["failed"] > max_failed * rows:
-        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in _failures(folder, part).most_common(EXAMPLES))
+        reasons = ", ".join(
+            f"{reason} ({count:,})" for reason, count in _failures(folder, output_name).most_common(EXAMPLES)
+        )
         raise RefusedError(
             f"{counts['failed']:,} of {rows:,} records could not be scored, more than gates.max_failed "
             f"({max_failed:.2%}) allows: {reasons}"
         )
 
 
-def _keep_unreadable(folder: ReleaseFolder, part: str, run: Runner) -> str:
+def _keep_unreadable(folder: ReleaseFolder, output_name: str, run: Runner) -> str:
     with folder.writing(unreadable.FILE, make=False) as temporary, folder.create(temporary) as file:
         file.write(unreadable.HEAD)
-        for block in _blocks(folder, part):
+        for block in _blocks(folder, output_name):
             file.write(unreadable.file_lines(map(run.locate, unreadable.find(block))))
     return f"{folder.path}/{unreadable.FILE}"
 
 
-def _conflicts(folder: ReleaseFolder, part: str) -> Iterator[str]:
-    for block in _blocks(folder, part):
+def _conflicts(folder: ReleaseFolder, output_name: str) -> Iterator[str]:
+    for block in _blocks(folder, output_name):
         for key in conflicting_keys(block):
             yield unescape(record_id(key)).decode()
 
 
-def _failures(folder: ReleaseFolder, part: str) -> Counter[str]:
-    """Return how many records failed for each reason."""
+def _failures(folder: ReleaseFolder, output_name: str) -> Counter[str]:
+    """Count the failed records by reason."""
     return Counter(
         unescape(parse_line(line).error).decode(errors="replace")
-        for block in _blocks(folder, part)
+        for block in _blocks(folder, output_name)
         for line in split_lines(block)
         if not line.endswith(END_OF_SCORED[:-1])
     )
 
 
-def _blocks(folder: ReleaseFolder, part: str) -> Iterator[bytes]:
-    for path in folder.files(part):
+def _blocks(folder: ReleaseFolder, output_name: str) -> Iterator[bytes]:
+    for path in folder.files(output_name):
         yield from folder.blocks(path)

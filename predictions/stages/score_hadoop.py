@@ -1,4 +1,4 @@
-"""The runner `hadoop`: the streaming job that makes a release's prediction lines."""
+"""Score a release by a Hadoop Streaming job (the runner `hadoop`)."""
 
 import tempfile
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from predictions.jobs.partitions import partition_file
 from predictions.jobs.streaming import Job, JobClient
 from predictions.scoring.model import MODEL_FILE
 from predictions.settings import Settings
-from predictions.stages.compare import gather, served_beside
+from predictions.stages.compare import describe_served, keep_reducers_comparison
 from predictions.stages.marks import write_marks
 from predictions.storage import HFILES, ReleaseFolder
 from predictions.task import environment as task
@@ -25,7 +25,7 @@ BUNDLE = "bundle.zip"
 PARTITIONS = "partitions"
 
 _PROPERTIES = {
-    # The lines are kept for as long as the release is.
+    # Prediction lines are kept as long as their release.
     "mapreduce.output.fileoutputformat.compress": "true",
     "mapreduce.output.fileoutputformat.compress.codec": "org.apache.hadoop.io.compress.GzipCodec",
     "zlib.compress.level": "BEST_SPEED",
@@ -33,36 +33,37 @@ _PROPERTIES = {
 
 
 class ScoreJob:
-    """The job for one release. All that it ships lies in the release's folder `job` and stays there.
+    """The scoring job of a release; the files that it ships stay in the release's folder `job`.
 
     Args:
-        settings: names the commands, the interpreter, the regions.
+        settings: the commands, the interpreter, the number of regions.
         folder: a release that was exported and has a model.
-        current: the release that is served, with which the reducers compare; None where nothing is.
-        changed: whether records that have not changed since keep its lines.
+        served: the served release, with which the reducers compare their lines; None if no release is served.
+        changed: whether records that have not changed since it was scored keep its lines.
 
     Raises:
-        InputError: `hadoop` is not there, the storage is not HDFS, or the releases do not predict the same.
+        InputError: the command `hadoop` is missing, the storage is not HDFS, or a part file of the served release is
+            missing.
     """
 
     makes_output = True
 
-    def __init__(self, settings: Settings, folder: ReleaseFolder, current: ReleaseFolder | None, changed: bool) -> None:
-        self._carry = current if changed else None
+    def __init__(self, settings: Settings, folder: ReleaseFolder, served: ReleaseFolder | None, changed: bool) -> None:
+        self._carry = served if changed else None
         self._settings = settings
         self._folder = folder
-        self._current = served_beside(current, folder, settings.hbase.regions, changed)
+        self._served = describe_served(served, folder, settings.hbase.regions, changed)
         self._client = JobClient(settings, folder)
 
     def ship(self) -> None:
-        """Put what the job ships beside the model: the scripts, the bundle, the split points, the marks."""
+        """Put the files that the job ships next to the model: scripts, bundle, split points, `current.json`, marks."""
         shipped = {
             **{name: script(name).read_bytes() for name in SCRIPTS},
             BUNDLE: bundle(),
             PARTITIONS: partition_file(split_points(self._settings.hbase.regions)),
-            CURRENT_FILE: to_file(self._current),
+            CURRENT_FILE: to_file(self._served),
         }
-        # What is the same stays: a job that is running may be reading it.
+        # Files that are the same stay: a running job may be reading them.
         if not self._folder.has("job") or any(self._folder.read(f"job/{name}") != shipped[name] for name in shipped):
             self._folder.remove("job")
             with self._folder.writing("job") as target:
@@ -75,7 +76,7 @@ class ScoreJob:
                 self._folder.put(f"job/{MARKS_FILE}", file)
 
     def job(self, output: str) -> Job:
-        """Return the job; its output goes to a folder of the release."""
+        """Return the job that writes into this folder of the release."""
         path, release = self._folder.path, self._folder.release
         python = self._settings.hadoop.python
         marks = [MARKS_FILE] if self._carry else []
@@ -98,19 +99,19 @@ class ScoreJob:
         )
 
     def command(self) -> str:
-        """Return the `hadoop jar` command, as one would type it; what it names is there after `ship`."""
+        """Return the `hadoop jar` command as one would type it; `ship` makes the files that it names."""
         return self._client.command(self.job(f"{self._folder.path}/scored"))
 
     def run(self, output: str, progress: Callable[[float], None]) -> Outcome:
-        """Run the job and return what it comes to."""
+        """Run the job and return the outcome."""
         self._client.require_nodes()
         self.ship()
         return self._client.run(self.job(output), progress)
 
     def finish(self) -> None:
-        """Keep how the release compares with the current one, as the reducers found it."""
-        gather(self._folder, self._current)
+        """Keep the comparison with the served release that the reducers made."""
+        keep_reducers_comparison(self._folder, self._served)
 
     def locate(self, line: Unreadable) -> Unreadable:
-        """Return the line as it is: a task's split is one of the exported files."""
+        """Return the line unchanged: the split of a task is already a part of an exported file."""
         return line

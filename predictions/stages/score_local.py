@@ -1,9 +1,10 @@
-"""The runners without Hadoop: the same two scripts as processes of this machine, coreutils' `sort` between them.
+"""Score a release without Hadoop: the same two scripts as processes of this machine, with coreutils' `sort` between.
 
-`pipe` is the plain pipe, `mapper | sort | reducer`. `local` is a job's shape on one machine: a mapper a core takes the
-next block of lines when it is done with one, its output is sorted and cut at the regions' split points, and a reducer
-a region merges the pieces. Memory is bounded whatever the size: blocks, and sort's buffer; where
-only what has changed is scored, a region's marks as well (`predictions.stages.marks`).
+The runner `pipe` is the plain pipe, `mapper | sort | reducer`. The runner `local` works like a job on one machine: each
+core has a mapper, which takes the next block of lines as soon as it is free; its output is sorted and cut into pieces
+at the split points; then each region has a reducer, which gets the merged pieces of the region. Memory does not grow
+with the release: it holds blocks and sort's buffers, and with --changed the marks of some regions while the file of
+marks is written (`predictions.stages.marks`).
 """
 
 import os
@@ -35,19 +36,19 @@ from predictions.task.current import Current
 from predictions.task.environment import ONE_THREAD
 from predictions.task.marks import MARKS_FILE
 
-SORT_MEMORY = "96M"  # a process; beyond it, sort merges from files
-MAP_SHARE = 0.9  # of the whole time, for the progress; the rest is the reducers'
+SORT_MEMORY = "96M"  # for each process; if there is more, sort merges from files
+MAP_SHARE = 0.9  # of the progress; the rest is for the reducers
 COPY_BYTES = 1 << 20
 
 
 class LocalRun:
-    """One run over a release.
+    """A run that scores a release.
 
     Args:
-        regions: how many part files.
+        regions: how many regions, so part files, to write.
         folder: a release that was exported and has a model.
-        pipe: one process of each, rather than a mapper a core and a reducer a region.
-        carry: the release whose lines are kept for records that have not changed since.
+        pipe: run one process of each script, rather than a mapper a core and a reducer a region.
+        carry: the release whose lines unchanged records keep; None to score every record.
 
     Raises:
         InputError: there is no `sort` command.
@@ -66,7 +67,7 @@ class LocalRun:
         self._input = _Input(folder)
 
     def run(self, output: str, progress: Callable[[float], None]) -> counters.Outcome:
-        """Write `output/part-*` and return what it comes to.
+        """Write `output/part-*` and return the outcome.
 
         Raises:
             InternalError: a process failed.
@@ -80,7 +81,7 @@ class LocalRun:
                 with open(scratch / MARKS_FILE, "wb") as file:
                     write_marks(self._carry, file)
             processes = Processes(scratch)
-            # A mapper needs a thread that feeds it and one that takes what comes out; a reducer needs one.
+            # A mapper needs a thread that feeds it and one that reads its output; a reducer needs one.
             with ThreadPoolExecutor(2 * self._cores) as maps, ThreadPoolExecutor(self._cores) as reduces:
                 try:
                     if self._is_pipe:
@@ -88,17 +89,17 @@ class LocalRun:
                     else:
                         self._local(processes, scratch, output, maps, reduces, progress)
                 finally:
-                    # Before the threads are waited for: they wait for the processes.
+                    # End the processes before the pools wait for their threads, which wait for the processes.
                     self._input.stop()
                     processes.end()
                     reduces.shutdown(cancel_futures=True)
             return counters.Outcome(counters.parse_lines(processes.said()))
 
     def finish(self) -> None:
-        """Nothing was found beside the lines: `activate` compares them."""
+        """Keep nothing: the run has no other results, and `activate` compares the releases."""
 
     def locate(self, line: Unreadable) -> Unreadable:
-        """Return the line with the file that it is in and its number there: a mapper here reads blocks of any file."""
+        """Return the line with its file and its number there, since a mapper here reads blocks of several files."""
         file, number = self._input.locate(int(line.split), line.number)
         return line._replace(split=f"{file}+0", number=number)
 
@@ -112,11 +113,11 @@ class LocalRun:
     ) -> None:
         options = self._reducer_options(scratch, 0, (b"", b""))
         with uninterrupted():
-            feeding, mapped = self._map(0, processes, scratch, pool, progress)
+            feed, mapped = self._map(0, processes, scratch, pool, progress)
             ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
             reduced = _reduce(processes, ordered, options)
-            writing = pool.submit(cut, reduced, self._points, partial(self._part, output))
-        _wait([feeding, writing], processes)
+            write = pool.submit(cut, reduced, self._points, partial(self._part, output))
+        _wait([feed, write], processes)
 
     def _local(
         self,
@@ -137,20 +138,20 @@ class LocalRun:
                 shutil.copyfileobj(reduced, part, COPY_BYTES)
             for piece in pieces:
                 os.unlink(piece)
-            _current(scratch, region).unlink(missing_ok=True)
+            _served_lines(scratch, region).unlink(missing_ok=True)
 
         tasks = []
         with uninterrupted():
             for core in range(self._cores):
-                feeding, mapped = self._map(core, processes, scratch, maps, lambda done: progress(MAP_SHARE * done))
+                feed, mapped = self._map(core, processes, scratch, maps, lambda share: progress(MAP_SHARE * share))
                 ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
                 assert ordered
                 create = partial(_create_piece, scratch, core)
-                tasks += [feeding, maps.submit(cut, ordered, self._points, create)]
+                tasks += [feed, maps.submit(cut, ordered, self._points, create)]
         _wait(tasks, processes)
         with uninterrupted():
             tasks = [reduces.submit(reduce, region) for region in range(len(self._points) + 1)]
-        _wait(tasks, processes, lambda done: progress(MAP_SHARE + (1 - MAP_SHARE) * done))
+        _wait(tasks, processes, lambda share: progress(MAP_SHARE + (1 - MAP_SHARE) * share))
 
     def _map(
         self,
@@ -168,22 +169,22 @@ class LocalRun:
         return pool.submit(self._input.feed, core, mapper.stdin, progress), mapper.stdout
 
     def _reducer_options(self, scratch: Path, region: int, bounds: tuple[bytes, bytes]) -> list[str]:
-        """Return what makes a reducer take lines of the served release, between two row keys, for unscored records."""
+        """Write the served release's lines between two row keys; return the options that make a reducer read them."""
         if not self._carry:
             return []
-        path = _current(scratch, region)
+        path = _served_lines(scratch, region)
         with open(path, "wb") as file:
             file.writelines(lines_of(self._carry, *bounds))
-        current = Path(f"{path}.json")
         served = Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], [], carried=True)
-        current.write_bytes(to_file(served))
-        return ["--current", str(current)]
+        current_file = Path(f"{path}.json")
+        current_file.write_bytes(to_file(served))
+        return ["--current", str(current_file)]
 
     def _part(self, output: str, region: int) -> BinaryIO:
         return self._folder.create(f"{output}/part-{region:05d}")
 
 
-_BYTES = {"LC_ALL": "C"}  # keys are compared as bytes, as Hadoop and HBase do
+_BYTES = {"LC_ALL": "C"}  # compare row keys as bytes, as Hadoop and HBase do
 
 
 def _sort(scratch: Path) -> list[str]:
@@ -201,12 +202,12 @@ def _reduce(processes: Processes, ordered: Any, options: list[str]) -> IO[bytes]
     return stdout
 
 
-def _is_refusal(code: int, said: str) -> bool:
-    """Whether a reducer has written everything, and refuses it as it does in a pipe: the counters say why."""
-    return code in (InputError.exit_code, RefusedError.exit_code) and bool(counters.parse_lines(said))
+def _is_refusal(code: int, stderr: str) -> bool:
+    """Return whether a reducer wrote all lines and counters before its error; `score` sees from the counters why."""
+    return code in (InputError.exit_code, RefusedError.exit_code) and bool(counters.parse_lines(stderr))
 
 
-def _current(scratch: Path, region: int) -> Path:
+def _served_lines(scratch: Path, region: int) -> Path:
     return scratch / f"current.{region}"
 
 
@@ -219,15 +220,15 @@ def _create_piece(scratch: Path, core: int, region: int) -> BinaryIO:
 
 
 def _wait(
-    tasks: "Sequence[Future[None]]", processes: Processes, progress: Callable[[float], None] = lambda _done: None
+    tasks: "Sequence[Future[None]]", processes: Processes, progress: Callable[[float], None] = lambda _share: None
 ) -> None:
-    """Wait for threads and for the processes that they serve; raise what was at fault if one failed."""
+    """Wait for threads and then for their processes; if one failed, raise its error rather than a consequence."""
     try:
-        for done, finished in enumerate(as_completed(tasks), 1):
-            finished.result()
-            progress(done / len(tasks))
+        for number, task in enumerate(as_completed(tasks), 1):
+            task.result()
+            progress(number / len(tasks))
     except BrokenPipeError as error:
-        processes.fail()  # the process at the other end knows more
+        processes.fail()  # the error of the process at the other end says more
         raise InternalError("a process of the run closed its input before the end") from error
     processes.check()
 
@@ -236,67 +237,67 @@ def cut(stream: IO[bytes], points: Sequence[bytes], create: Callable[[int], Bina
     """Copy sorted prediction lines into one file a region.
 
     Args:
-        stream: the lines, in the order of their row keys; it is closed.
+        stream: the lines, in the order of their row keys; closed at the end.
         points: the split points between the regions.
-        create: opens the file of a region, by its number; each is opened once, in order.
+        create: opens the file of a region, given its number; called once for each region, in order.
     """
     region, file = 0, create(0)
     with stream:
         try:
             for block in read_blocks(stream):
                 while region < len(points) and block[block.rfind(b"\n", 0, -1) + 1 :] >= points[region]:
-                    before = bytes_before(block, points[region])
-                    file.write(block[:before])
+                    end = bytes_before(block, points[region])
+                    file.write(block[:end])
                     file.close()
                     region += 1
                     file = create(region)
-                    block = block[before:]
+                    block = block[end:]
                 file.write(block)
-            for empty in range(region + 1, len(points) + 1):
+            for empty_region in range(region + 1, len(points) + 1):
                 file.close()
-                file = create(empty)
+                file = create(empty_region)
         finally:
             file.close()
 
 
 class _Input:
-    """The exported lines in blocks, each for whichever mapper asks next."""
+    """The exported lines in blocks, given to the mappers one after the other as they become free."""
 
     def __init__(self, folder: ReleaseFolder) -> None:
         self._lock = threading.Lock()
         self._stopped = False
         self._blocks = _read(folder)
         self._total = folder.manifest.export.bytes
-        self._fed = 0
-        self._taken: dict[int, list[tuple[str, int, int]]] = {}  # by mapper: file, first line, number of lines
+        self._given_bytes = 0  # given to mappers so far
+        self._given: dict[int, list[tuple[str, int, int]]] = {}  # by mapper: file, first line, number of lines
 
     def feed(self, mapper: int, stdin: IO[bytes], progress: Callable[[float], None]) -> None:
         """Write blocks to a mapper's stdin until there are no more."""
         with stdin:
             while block := self._next(mapper):
                 stdin.write(block)
-                progress(min(self._fed / self._total, 1.0))
+                progress(min(self._given_bytes / self._total, 1.0))
 
     def _next(self, mapper: int) -> bytes | None:
         with self._lock:
-            if self._stopped or not (found := next(self._blocks, None)):
+            if self._stopped or not (entry := next(self._blocks, None)):
                 return None
-            file, first, block = found
-            self._taken.setdefault(mapper, []).append((file, first, block.count(b"\n")))
-            self._fed += len(block)
+            file, first, block = entry
+            self._given.setdefault(mapper, []).append((file, first, block.count(b"\n")))
+            self._given_bytes += len(block)
             return block
 
     def stop(self) -> None:
-        """Give no more blocks."""
+        """Give out no more blocks."""
         self._stopped = True
 
     def locate(self, mapper: int, number: int) -> tuple[str, int]:
-        """Return the file of a mapper's line, and the line's number in it."""
-        for file, first, lines in self._taken[mapper]:
+        """Return the file of a mapper's line, and the line's number in that file."""
+        for file, first, lines in self._given[mapper]:
             if number <= lines:
                 return file, first + number - 1
             number -= lines
-        raise ValueError(f"mapper {mapper} was not fed so many lines")
+        raise ValueError(f"mapper {mapper} did not get so many lines")
 
 
 def _read(folder: ReleaseFolder) -> Iterator[tuple[str, int, bytes]]:

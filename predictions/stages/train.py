@@ -1,4 +1,4 @@
-"""Training: a scikit-learn pipeline fitted on the exported record lines, measured on a holdout, saved and tried."""
+"""Train a release's model: fit a scikit-learn pipeline on record lines, measure it on a holdout, save it and try it."""
 
 import importlib
 import subprocess
@@ -36,12 +36,12 @@ from predictions.storage import ReleaseFolder
 HOLDOUT = 0.2  # share of the sample that the model never sees and is measured on
 GOLDEN_RECORDS = 5
 CALIBRATION_BINS = 10
-MAX_CATEGORIES = 254  # a column; the rarer ones share one. HistGradientBoosting takes 255 at most
+MAX_CATEGORIES = 254  # of a column; the rarest share one. HistGradientBoosting accepts 255 at most
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Labelled records: their lines, features and labels (shape: rows), and how many there were to choose from."""
+    """Labelled records: their lines, features and labels (shape: rows), and how many the export has in all."""
 
     lines: list[bytes]
     features: pd.DataFrame
@@ -50,11 +50,11 @@ class Sample:
 
 
 def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], None]) -> ModelManifest:
-    """Train the model of a release on its exported records and put it into the release.
+    """Train the model of a release on its exported records and write it into the release's folder.
 
     Args:
         settings: the estimator, its parameters, the size of the sample and the seed.
-        folder: a release that has been exported.
+        folder: a release that was exported.
         progress: called with a line of text at each step.
 
     Returns:
@@ -98,15 +98,15 @@ def make_estimator(settings: ModelSettings) -> BaseEstimator:
     """Return the settings' estimator, unfitted.
 
     Raises:
-        InputError: there is no such class, it is no classifier or regressor, or a parameter is wrong.
+        InputError: the class does not exist or is neither a classifier nor a regressor, or a parameter is wrong.
     """
     module, _dot, name = settings.estimator.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        estimator_class = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"model.estimator: {settings.estimator}: {error}") from error
     try:
-        estimator = found(**settings.params)
+        estimator = estimator_class(**settings.params)
     except TypeError as error:
         raise InputError(f"model.params: {settings.estimator}: {error}") from error
     if not isinstance(estimator, BaseEstimator) or not (is_classifier(estimator) or is_regressor(estimator)):
@@ -119,10 +119,10 @@ def make_estimator(settings: ModelSettings) -> BaseEstimator:
 
 
 def make_pipeline_for(estimator: BaseEstimator, features: list[Column]) -> Pipeline:
-    """Return a pipeline from the named columns to the estimator.
+    """Return a pipeline from the feature columns to the estimator.
 
-    An estimator that takes missing values (trees, mostly) gets numbers as they are and categories as ordinals; any
-    other gets imputed, scaled numbers and one-hot categories. A category never seen at training counts as missing.
+    An estimator that accepts missing values (mostly trees) gets numbers as they are and categories as ordinals; any
+    other gets imputed and scaled numbers, and one-hot categories. A category unseen in training counts as missing.
     """
     numbers = [column.name for column in features if column.is_number]
     categories = [column.name for column in features if not column.is_number]
@@ -146,16 +146,16 @@ def make_pipeline_for(estimator: BaseEstimator, features: list[Column]) -> Pipel
 
 
 def try_in_fresh_process(manifest: Path, release: str) -> None:
-    """Let the mapper load the model as a task would: in a process of its own, which replays the golden records.
+    """Have the mapper load the model as a task would, in a new process, where it replays the golden records.
 
     Raises:
-        InputError: the model does not load there, or does not answer as it does here.
+        InputError: the model does not load there, or its predictions differ from those here.
     """
     command = [sys.executable, str(script("mapper.py")), str(manifest), release]
-    tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if tried.returncode:
-        reason = (tried.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(f"the trained model does not work in a process of its own: {reason}")
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if process.returncode:
+        reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(f"the trained model does not work in a new process: {reason}")
 
 
 def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Training]:
@@ -163,25 +163,25 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Train
     _labels, counts = np.unique(sample.labels, return_counts=True)
     baseline = DummyClassifier(strategy="prior") if classify else DummyRegressor()
     try:
-        known, holdout, known_labels, holdout_labels = train_test_split(
+        fitted, holdout, fitted_labels, holdout_labels = train_test_split(
             sample.features,
             sample.labels,
             test_size=HOLDOUT,
             random_state=seed,
             stratify=sample.labels if classify and counts.min() > 1 else None,
         )
-        pipeline.fit(known, known_labels)
-    except ValueError as error:  # scikit-learn's checks of parameters and data
+        pipeline.fit(fitted, fitted_labels)
+    except ValueError as error:  # from scikit-learn's checks of parameters and data
         empty = [str(name) for name in sample.features if sample.features[name].isna().all()]
         reason = f"{', '.join(empty)}: no value in any labelled record, leave it out" if empty else error
-        raise InputError(f"model.estimator: it cannot be fitted: {reason}") from error
-    baseline.fit(known, known_labels)
+        raise InputError(f"model.estimator: cannot be fitted: {reason}") from error
+    baseline.fit(fitted, fitted_labels)
     metrics = _classifier_metrics if classify else _regressor_metrics
     training = Training(
         labelled=sample.labelled,
         sample=len(sample.lines),
         seed=seed,
-        fitted=len(known),
+        fitted=len(fitted),
         holdout=len(holdout),
         metrics=metrics(pipeline, holdout, holdout_labels),
         baseline=metrics(baseline, holdout, holdout_labels),
@@ -193,9 +193,9 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Train
 
 
 def _classifier_metrics(classifier: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, float]:
-    # A label so rare that it is in the holdout alone cannot be predicted, nor measured.
-    known = np.isin(labels, classifier.classes_)
-    labels, shares = labels[known], classifier.predict_proba(features)[known]
+    # A label so rare that only the holdout has it can be neither predicted nor measured.
+    is_class = np.isin(labels, classifier.classes_)
+    labels, shares = labels[is_class], classifier.predict_proba(features)[is_class]
     metrics = {"log_loss": float(log_loss(labels, shares, labels=classifier.classes_))}
     if not np.isin(classifier.classes_, labels).all():
         return metrics
@@ -215,10 +215,10 @@ def _regressor_metrics(regressor: Any, features: pd.DataFrame, labels: np.ndarra
 
 
 def _calibration(model: Any, features: pd.DataFrame, labels: np.ndarray) -> list[dict[str, float]]:
-    """Return predicted and actual means of the holdout in bins of equally many records, by what was predicted.
+    """Return the predicted and the actual means of the holdout, in bins of equally many records by predicted value.
 
-    Of two classes, it is the share of the second one that is predicted; of more, that of the class that was chosen; of
-    a regressor, its value.
+    The predicted value is, with two classes, the probability of the second one; with more, the probability of the
+    predicted class; with a regressor, its prediction.
     """
     if is_regressor(model):
         predicted, actual = model.predict(features), labels
@@ -242,16 +242,16 @@ def _read_sample(
         chosen = np.zeros(labelled, dtype=bool)
         chosen[np.random.default_rng(settings.seed).choice(labelled, settings.sample, replace=False)] = True
         lines = compress(lines, chosen)
-    kept = list(lines)
-    if not kept:
+    sampled_lines = list(lines)
+    if not sampled_lines:
         raise InputError(f"model.label: {label.name} is NULL in every record: there is nothing to learn from")
-    labels = [line[line.rindex(SEPARATOR) + 1 :] for line in kept]
-    frame, _bad_rows = FrameReader(features).read(join_lines(kept))
-    return Sample(kept, frame, _decode_labels(labels, label), labelled)
+    labels = [line[line.rindex(SEPARATOR) + 1 :] for line in sampled_lines]
+    frame, _bad_rows = FrameReader(features).read(join_lines(sampled_lines))
+    return Sample(sampled_lines, frame, _decode_labels(labels, label), labelled)
 
 
 def _first_texts(lines: list[bytes], count: int) -> list[bytes]:
-    """Return the first lines that are valid UTF-8, as JSON needs it."""
+    """Return the first so many lines that are valid UTF-8, which JSON requires."""
     return list(islice((line for line in lines if line.decode(errors="replace").encode() == line), count))
 
 
@@ -280,8 +280,8 @@ def _check_labels(sample: Sample, label: Column, estimator: BaseEstimator) -> No
     if len(values) == 1:
         raise InputError(f"model.label: {label.name} is {values[0]} in every labelled record: nothing to learn")
     if len(values) == len(sample.labels) and is_classifier(estimator):
-        raise InputError(f"model.label: {label.name} has another value in every record: choose a regressor")
+        raise InputError(f"model.label: {label.name} has a different value in every record: choose a regressor")
     if is_regressor(estimator) and label.type not in ("integer", "real"):
         raise InputError(
-            f"model.label: {label.name} is {label.type}, a regressor predicts numbers: choose a classifier"
+            f"model.label: {label.name} is {label.type}, but a regressor predicts numbers: choose a classifier"
         )

@@ -1,4 +1,4 @@
-"""Verify: what stands in a release's table against what was scored and loaded, region by region."""
+"""Compare a release's table with what was scored and loaded, region by region."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,19 +17,19 @@ from predictions.storage import ReleaseFolder
 from predictions.workers import Report, run_tasks
 
 Progress = Callable[[float, float], None]
-PAGE_BYTES = 4 << 20  # of prediction lines, that one request asks for
+PAGE_BYTES = 4 << 20  # of prediction lines whose rows one request reads
 
 
 @dataclass
 class Verified:
-    """What was found.
+    """The result of comparing a table.
 
     Args:
         rows: in the table.
-        cells: that were compared; 0 where only keys were read.
+        cells: that were compared; 0 if only row keys were read.
         seconds: that it took.
-        mismatches: what is not as it should be, a line each; of each kind of row the first 20.
-        counts: how many rows are missing, extra and different; empty where only keys were read.
+        mismatches: a line of text for each difference; for rows, the first 20 of each kind.
+        counts: how many rows are missing, extra and different; empty if only row keys were read.
     """
 
     rows: int = 0
@@ -45,7 +45,7 @@ def verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int
     Args:
         settings: where HBase is.
         folder: the release's, with its prediction lines.
-        full: whether every cell is compared with the prediction lines, rather than rows counted and IDs digested.
+        full: compare every cell with the prediction lines, rather than row counts and ID digests.
         processes: how many regions are read at once.
         progress: called with the rows read so far and their total.
 
@@ -67,38 +67,38 @@ def verify_table(
 
     Args:
         plan: of the load.
-        parts: what was loaded of each.
-        folder: where the prediction lines are, if every cell is to be compared with them.
+        parts: what was loaded of each part.
+        folder: where the prediction lines are, to compare every cell with; None to read only row keys.
         processes: how many regions are read at once.
         progress: called with the rows read so far and their total.
     """
     started = time.monotonic()
     total = sum(part.rows for part in parts)
-    rows, found = [0] * plan.parts, {}
+    rows, ranges = [0] * plan.parts, {}
     for event in run_tasks(partial(_read, plan, folder), range(plan.parts), processes):
         if event.done:
-            found[event.task] = event.value
+            ranges[event.task] = event.value
         rows[event.task] = event.value.rows if event.done else event.value
         progress(sum(rows), total)
-    verified = Verified(sum(rows), sum(part.cells for part in found.values()))
+    verified = Verified(sum(rows), sum(table_range.cells for table_range in ranges.values()))
     for number, part in enumerate(parts):
-        verified.mismatches += _count_faults(plan, number, part, found[number])
+        verified.mismatches += _count_mismatches(plan, number, part, ranges[number])
     if folder:
         for kind in KINDS:
-            verified.counts[kind] = sum(part.mismatches[kind] for part in found.values())
-            examples = [example for number in sorted(found) for example in found[number].examples[kind]]
+            verified.counts[kind] = sum(table_range.mismatches[kind] for table_range in ranges.values())
+            examples = [example for number in sorted(ranges) for example in ranges[number].examples[kind]]
             verified.mismatches += [f"{kind}: {example}" for example in examples[:EXAMPLES]]
     verified.seconds = time.monotonic() - started
     return verified
 
 
-def _count_faults(plan: Plan, number: int, part: Part, found: TableRange) -> Iterator[str]:
+def _count_mismatches(plan: Plan, number: int, part: Part, table_range: TableRange) -> Iterator[str]:
     start, stop = (bound.decode() for bound in plan.range(number))
-    where = f"{part_name(number)} (row keys {start or 'from the first'} to {stop or 'the last'})"
-    if found.rows != part.rows:
-        yield f"{where}: the table holds {found.rows:,} rows, {part.rows:,} were loaded"
-    elif found.id_digest != part.id_digest:
-        yield f"{where}: the table holds {found.rows:,} rows, but not those that were loaded"
+    region = f"{part_name(number)} (row keys {start or 'from the first'} to {stop or 'the last'})"
+    if table_range.rows != part.rows:
+        yield f"{region}: the table holds {table_range.rows:,} rows, {part.rows:,} were loaded"
+    elif table_range.id_digest != part.id_digest:
+        yield f"{region}: the table holds {table_range.rows:,} rows, but not those that were loaded"
 
 
 def _read(plan: Plan, folder: ReleaseFolder | None, part: int, report: Report) -> TableRange:
