@@ -39,7 +39,7 @@ python  = {python}
 def write_settings(path: Path, url: str, table: str, record_id: str, label: str, name: str) -> Path:
     """Write settings for a table, with all columns except the ID and the label as features.
 
-    Only the user may read the file, since the URL may hold a password; with SQLite's, everyone may.
+    The URL may hold a password, so only the file's owner may read it, unless it is a URL of SQLite.
 
     Raises:
         InputError: the file exists already, or the database, the table or a column is missing.
@@ -56,7 +56,7 @@ def write_settings(path: Path, url: str, table: str, record_id: str, label: str,
             raise InputError(f"no column {required!r} in {table}; the columns are {', '.join(by_name)}")
     engine = Path(__file__).resolve().parents[2] / "hadoop" / "bin"
     embedded = EMBEDDED.format(bin=json.dumps(str(engine)), python=json.dumps(sys.executable))
-    path.touch(0o666 if url.startswith("sqlite:///") else 0o600)  # only SQLite's URL cannot hold a password
+    path.touch(0o666 if url.startswith("sqlite:///") else 0o600)  # a URL of SQLite holds no password
     quoted = json.dumps  # TOML writes a basic string as JSON does
     path.write_text(
         TEMPLATE.format(

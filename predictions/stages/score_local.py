@@ -36,7 +36,7 @@ from predictions.task.current import Current
 from predictions.task.environment import ONE_THREAD
 from predictions.task.marks import MARKS_FILE
 
-SORT_MEMORY = "96M"  # for each process; if there is more, sort merges from files
+SORT_MEMORY = "96M"  # of each process; sort merges more than that from files
 MAP_SHARE = 0.9  # of the progress; the rest is for the reducers
 COPY_BYTES = 1 << 20
 

@@ -82,7 +82,7 @@ def verify_table(
         progress(sum(rows), total)
     verified = Verified(sum(rows), sum(table_range.cells for table_range in ranges.values()))
     for number, part in enumerate(parts):
-        verified.mismatches += _count_mismatches(plan, number, part, ranges[number])
+        verified.mismatches += _mismatches(plan, number, part, ranges[number])
     if folder:
         for kind in KINDS:
             verified.counts[kind] = sum(table_range.mismatches[kind] for table_range in ranges.values())
@@ -92,7 +92,7 @@ def verify_table(
     return verified
 
 
-def _count_mismatches(plan: Plan, number: int, part: Part, table_range: TableRange) -> Iterator[str]:
+def _mismatches(plan: Plan, number: int, part: Part, table_range: TableRange) -> Iterator[str]:
     start, stop = (bound.decode() for bound in plan.range(number))
     region = f"{part_name(number)} (row keys {start or 'from the first'} to {stop or 'the last'})"
     if table_range.rows != part.rows:
