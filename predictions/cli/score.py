@@ -5,8 +5,6 @@ import click
 from predictions.cli.exits import DONE, WITH_FAILURES
 from predictions.cli.session import Session, changed_option, release_option, runner_option
 from predictions.errors import ServiceError
-from predictions.hbase.connection import Connection
-from predictions.hbase.releases import Releases
 from predictions.progress import bar, say
 from predictions.settings import Settings
 from predictions.stages.score import check_model, score
@@ -48,6 +46,10 @@ def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, cha
 
 def current_release(settings: Settings, storage: Storage) -> ReleaseFolder | None:
     """Return the release that is served, if its lines are there; ServiceError where HBase does not answer."""
+    # Here, since scoring without a cluster needs no client of HBase.
+    from predictions.hbase.connection import Connection
+    from predictions.hbase.releases import Releases
+
     with Connection(settings.hbase.server()) as connection:
         return storage.scored(Releases(connection, settings.name).pointer().current)
 
