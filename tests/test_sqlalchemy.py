@@ -356,7 +356,7 @@ def test_ids_of_postgresqls_types(on_postgresql, declared, value, record_id, que
 
 
 def test_more_ids_than_one_statement_takes(make, monkeypatch):
-    monkeypatch.setattr("predictions.sources.sqlalchemy_reader.MOST", 10)
+    monkeypatch.setattr("predictions.sources.sqlalchemy_reader.MAX_IDS", 10)
     database = make("CREATE TABLE t AS SELECT seq AS id FROM seq_1_to_100", table="t")
     assert len(found(database, *map(str, range(200)))) == 100
 
@@ -578,13 +578,13 @@ def test_bad_sources_are_one_clear_line(make, source, columns, text):
     [
         ("mysql+pymysql:/x:secret@h/d", "must be sqlite:///PATH"),
         ("mysql+pymysql://u:secret@h:port/d", "not a URL of SQLAlchemy"),
-        ("mysql+pymysql://u:p@secret@h/d", "written %40"),
-        ("mysql+pymysql://u:p@sec/ret@h/d", "written %40"),
-        ("nosql+driver://u:secret@h/d", "SQLAlchemy knows no nosql"),
+        ("mysql+pymysql://u:p@secret@h/d", "write %40 for @"),
+        ("mysql+pymysql://u:p@sec/ret@h/d", "write %40 for @"),
+        ("nosql+driver://u:secret@h/d", "SQLAlchemy does not know nosql"),
         ("mysql+mysqldb://u:secret@h/d", "MySQLdb, the driver of mysql.mysqldb, is not installed"),
         ("mysql://u:secret@h/d", "must be sqlite:///PATH"),
-        ("sqlite+pysqlite:///x.db", "SQLite is read as sqlite:///PATH"),
-        ("postgresql+psycopg_async://u:secret@h/d", "not asynchronous"),
+        ("sqlite+pysqlite:///x.db", "write sqlite:///PATH for SQLite"),
+        ("postgresql+psycopg_async://u:secret@h/d", "choose a synchronous driver"),
     ],
 )
 def test_bad_urls_are_one_clear_line(url, text):

@@ -1,4 +1,7 @@
-"""The source database, one kind a module: all its records for the export, single ones for lookups; it is only read."""
+"""The source database, which is only ever read: all records for the export, single records for lookups.
+
+Each kind of database has a module for all records and one, `…_reader`, for single records.
+"""
 
 import re
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from predictions.settings import DatabaseSettings
 from predictions.sources.base import Database
 from predictions.sources.reader import Reader, Session
 
+# The database, and a function that opens a session for single records, given a deadline by the monotonic clock.
 Opened = tuple[Database, Callable[[float], Session]]
 
 
@@ -16,13 +20,18 @@ def open_database(settings: DatabaseSettings) -> Database:
     """Return the database that the settings name.
 
     Raises:
-        InputError: the URL is of no known kind, or the database is not there.
+        InputError: the URL is wrong or of an unknown kind, a library or a driver is not installed, or the SQLite file
+            does not exist.
     """
     return _open(settings)[0]
 
 
 def open_reader(settings: DatabaseSettings) -> Callable[[], Reader]:
-    """Return what makes readers of single records of the database that the settings name; InputError as above."""
+    """Return a function that makes readers of single records of the database that the settings name.
+
+    Raises:
+        InputError: as for `open_database`.
+    """
     database, open_session = _open(settings)
     return partial(Reader, database, settings, open_session)
 
@@ -34,10 +43,10 @@ def _open(settings: DatabaseSettings) -> Opened:
                 return open_kind(settings)
             except ModuleNotFoundError as error:
                 raise InputError(f"{error.name} is not installed: pip install 'predictions[{extra}]'") from error
-    kind = settings.url.partition(":")[0][:20]  # what follows may have a password
+    kind = settings.url.partition(":")[0][:20]  # the rest may hold a password
     raise InputError(
-        f"database.url: {kind}…: must be sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE "
-        "or, for others, DIALECT+DRIVER://USER@HOST:PORT/DATABASE"
+        f"database.url: {kind}…: it must be sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE "
+        "or, for other databases, DIALECT+DRIVER://USER@HOST:PORT/DATABASE"
     )
 
 
@@ -65,7 +74,7 @@ def _sqlalchemy(settings: DatabaseSettings) -> Opened:
     return database, partial(SqlalchemySession, database, settings)
 
 
-# By how the URL begins: what opens one, and the extra that it needs.
+# By how the URL begins: the function that opens the database, and the extra (of pip) that it needs.
 _KINDS = {
     "sqlite:///": (_sqlite, ""),
     "postgres(ql)?://": (_postgresql, "postgresql"),

@@ -1,4 +1,4 @@
-"""The source database: a snapshot of all records for the export, single ones for the client. It is only ever read."""
+"""What the stages need of a source database: its columns, and a snapshot of all its records as record lines."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,21 +11,21 @@ from predictions.formats.record_line import Column
 
 
 class Share(Protocol):
-    """A part of a snapshot's records."""
+    """Some of a snapshot's records, for one process to read."""
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the record lines in blocks of whole lines."""
 
 
 class Snapshot(Protocol):
-    """The records as of one moment, while its context is open.
+    """All records as of one moment; it can be read while its context is open.
 
     Args:
-        columns: of the lines; their types may be known only when all were read.
-        expected: about how many records there are.
-        time: of the moment.
-        id: by which the database knows it, if it has such a thing.
-        note: what those who write to the database should know of it.
+        columns: the columns of the record lines; some types may be known only after all records were read.
+        expected: the approximate number of records.
+        time: that moment.
+        id: the ID that the database gave to the snapshot, if it gives any.
+        note: a drawback of the snapshot, for the user: that writers must wait, or that it is not of one moment.
     """
 
     columns: list[Column]
@@ -35,43 +35,47 @@ class Snapshot(Protocol):
     note: str | None
 
     def shares(self) -> Sequence[Share]:
-        """Return its records in parts; where there are several, each is for a process of its own."""
+        """Return the records in shares; if there are several, each is read by a process of its own."""
 
 
 class Database(Protocol):
-    """What the stages need of a database."""
+    """A source database."""
 
-    name: str  # where it is, without a password
+    name: str  # its URL without the user and the password
 
     def errors(self, setting: str) -> AbstractContextManager[None]:
-        """Turn the driver's errors into one clear line each; the setting is the seconds that a statement may take."""
+        """Turn the driver's errors into ours, one clear line each.
 
-    def snapshot(self, columns: Sequence[str]) -> Any:
-        """Open a context with a `Snapshot` of the columns, the record ID first."""
+        Args:
+            setting: the field of `DatabaseSettings` with the time limit in seconds, for the message of a timeout.
+        """
+
+    def snapshot(self, names: Sequence[str]) -> Any:
+        """Open a context with a `Snapshot` of these columns, of which the first is the record ID."""
 
     def columns(self) -> list[Column]:
-        """Return the source's columns as its catalogue names them."""
+        """Return the columns of the table, view or query, as the database describes them."""
 
     def count(self) -> int:
-        """Return how many records there are now."""
+        """Return the number of records now."""
 
 
-def no_table(table: str, place: str, known: list[str]) -> InputError:
-    """Return the error of a table that is not among those of a database."""
-    return InputError(f"database.table: no table or view {table!r} in {place}{_suggest(table, known)}")
+def no_table(table: str, database: str, tables: list[str]) -> InputError:
+    """Return the error for a table that the database does not have."""
+    return InputError(f"database.table: no table or view {table!r} in {database}{_suggest(table, tables)}")
 
 
-def no_column(name: str, source: str, place: str, known: Iterable[str]) -> InputError:
-    """Return the error of a column that is not among those of a table or a query."""
-    return InputError(f"no column {name!r} in {source} of {place}{_suggest(name, list(known))}")
+def no_column(name: str, source: str, database: str, columns: Iterable[str]) -> InputError:
+    """Return the error for a column that the source (a table, a view or the query) does not have."""
+    return InputError(f"no column {name!r} in {source} of {database}{_suggest(name, list(columns))}")
 
 
 def null_ids(name: str, nulls: int, table: str | None) -> InputError:
-    """Return the error of records without an ID."""
+    """Return the error for records without an ID."""
     source = table or "the query"
     return InputError(f"database.id: {name} is NULL in {nulls:,} rows of {source}: every record needs an ID")
 
 
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"
+def _suggest(name: str, existing: list[str]) -> str:
+    close = difflib.get_close_matches(name, existing, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(existing) or 'none'}"

@@ -1,6 +1,6 @@
-"""Single records of a PostgreSQL database, for lookups.
+"""Read single records of a PostgreSQL database for lookups.
 
-They are read by COPY, so that a record's fields are byte for byte what the export would write.
+COPY writes them, so that a record's fields are byte for byte the same as in the export.
 """
 
 import base64
@@ -15,7 +15,7 @@ from predictions.errors import InputError
 from predictions.formats.record_line import NULL, SEPARATOR, split_lines, unescape
 from predictions.settings import DatabaseSettings
 from predictions.sources.base import no_column
-from predictions.sources.postgresql import TOO_LATE, Field, PostgresDatabase, Source, copy
+from predictions.sources.postgresql import TIMEOUTS, Field, PostgresDatabase, Source, copy
 from predictions.sources.reader import Columns, Record
 
 _DIGITS = re.compile(r"0|-?[1-9][0-9]{0,18}")
@@ -23,7 +23,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class PostgresSession:
-    """A session, and what it knows of the source (see `predictions.sources.reader.Session`)."""
+    """A session that remembers the source's columns (see `predictions.sources.reader.Session`)."""
 
     def __init__(self, database: PostgresDatabase, settings: DatabaseSettings, deadline: float) -> None:
         self._database = database
@@ -38,45 +38,47 @@ class PostgresSession:
 
     def _describe(self) -> None:
         self._fields = self._database.fields(self._session, self._source)
-        by_name = {field.name: field for field in self._fields}
-        places = {field.name: place for place, field in enumerate(self._fields)}
+        fields_by_name = {field.name: field for field in self._fields}
         self._columns = Columns(
-            places, lambda _names, values: values, lambda name, value: _value(by_name[name], value), self._missing
+            {field.name: index for index, field in enumerate(self._fields)},
+            lambda _names, values: values,
+            lambda name, value: _value(fields_by_name[name], value),
+            self._missing,
         )
-        if self._id not in by_name:
-            raise self._missing(self._id, places)
-        id_type = by_name[self._id].type
+        if self._id not in fields_by_name:
+            raise self._missing(self._id, fields_by_name)
+        id_type = fields_by_name[self._id].type
         self._is_possible = _POSSIBLE.get(id_type, lambda record_id: "\0" not in record_id)
         row = self._session.execute(
             "SELECT nspname, typname FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE t.oid = %s",
             [id_type],
         ).fetchone()
         assert row
-        # An index serves the comparison only where it is one of the column's own type; by its name in the catalogue,
-        # which has no length that would cut a text off.
+        # PostgreSQL uses an index only if the values have the column's own type. The type is named as in the catalogue,
+        # without its length, which would cut off a text.
         before = sql.SQL("COPY (SELECT * FROM {} WHERE {} = ANY (").format(
             self._source.relation, sql.Identifier(self._id)
         )
         after = sql.SQL("::text[]::{}[])) TO STDOUT (HEADER)").format(sql.Identifier(*row))
         self._statement = before.as_string(self._session), after.as_string(self._session)
 
-    def _missing(self, name: str, known: Iterable[str]) -> InputError:
-        return no_column(name, self._source.shown, self._database.name, known)
+    def _missing(self, name: str, columns: Iterable[str]) -> InputError:
+        return no_column(name, self._source.display_name, self._database.name, columns)
 
     def find(self, record_ids: Sequence[str], deadline: float) -> list[Record]:
         """See `predictions.sources.reader.Session`."""
         self._session.deadline = deadline
         lines = self._possible_lines(record_ids)
         if len(lines) < len(record_ids):
-            known = self._fields
+            previous_fields = self._fields
             self._describe()
-            if known != self._fields:  # the ID may have a wider type by now, which has room for it
+            if previous_fields != self._fields:  # the ID column may have a wider type now, which holds the missing IDs
                 lines = self._possible_lines(record_ids)
         return [Record(self._columns, line.split(SEPARATOR)) for line in lines]
 
     def is_over(self, error: Exception) -> bool:
-        """Whether the server may have been started anew, or the table be another one."""
-        return isinstance(error, (errors.OperationalError, errors.ProgrammingError)) and not isinstance(error, TOO_LATE)
+        """Return whether the server may have been restarted, or the table replaced."""
+        return isinstance(error, (errors.OperationalError, errors.ProgrammingError)) and not isinstance(error, TIMEOUTS)
 
     def close(self) -> None:
         """See `predictions.sources.reader.Session`."""
@@ -90,13 +92,13 @@ class PostgresSession:
         try:
             header, *lines = split_lines(b"".join(copy(self._session, values.join(self._statement))))
         except errors.DataError:
-            # One of them is no value of the column's type.
+            # At least one ID is not a value of the column's type: halve them to find the others.
             if len(record_ids) < 2:
                 return []
             half = len(record_ids) // 2
             return [*self._lines(record_ids[:half]), *self._lines(record_ids[half:])]
         if [unescape(name).decode() for name in header.split(SEPARATOR)] != [field.name for field in self._fields]:
-            self._describe()  # a column came, went or was renamed
+            self._describe()  # a column was added, removed or renamed
             return self._lines(record_ids)
         return lines
 
@@ -105,7 +107,8 @@ def _is_integer(low: int, high: int) -> Callable[[str], bool]:
     return lambda record_id: _DIGITS.fullmatch(record_id) is not None and low <= int(record_id) <= high
 
 
-# Whether a text can be that of an ID of a type (by its OID): others are not asked for, and are no errors in its log.
+# By the OID of the ID's type, whether a text can be such an ID. No other text is sent to the database, where it would
+# be an error in the log.
 _POSSIBLE: dict[int, Callable[[str], bool]] = {
     20: _is_integer(-(1 << 63), (1 << 63) - 1),
     21: _is_integer(-(1 << 15), (1 << 15) - 1),
@@ -129,7 +132,7 @@ def _value(column: Field, field: bytes) -> Any:
             return int(text)
         if kind == "real":
             number = float(text)
-            return number if math.isfinite(number) else text  # JSON has no such number
-    except ValueError:  # the column has another type by now
+            return number if math.isfinite(number) else text  # JSON has no NaN and no infinity
+    except ValueError:  # the column has another type now
         pass
     return text

@@ -1,4 +1,4 @@
-"""Single records of a database, for lookups: each is found by the exact text of its ID, as it is at that moment."""
+"""Read single records of a database for lookups, by the exact text of the record ID, as they are now."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,62 +13,71 @@ from predictions.sources.base import Database
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of rows, and how their values are written.
+    """The columns of a result, and how to write their values.
 
     Args:
-        places: of the columns in a row, by their names.
-        fields: returns values of the columns of these names as they stand in a record line.
-        plain: returns a value of the column of this name for JSON.
-        missing: returns the error of a name that is no column.
+        indexes: the index of each column in a row, by column name.
+        fields: takes column names and their values, returns the values as fields of a record line.
+        plain: takes a column name and a value, returns the value for JSON.
+        missing: takes the name of a missing column and `indexes`, returns the error.
     """
 
-    places: Mapping[str, int]
+    indexes: Mapping[str, int]
     fields: Callable[[Sequence[str], list[Any]], list[bytes]]
     plain: Callable[[str, Any], Any]
     missing: Callable[[str, Mapping[str, int]], InputError]
 
 
 class Record(NamedTuple):
-    """A record: its row as the database gave it, with the columns of that."""
+    """A record: its row as the database returned it, and the row's columns."""
 
     columns: Columns
     row: Sequence[Any]
 
     @property
     def values(self) -> dict[str, Any]:
-        """All its values by column, for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
-        return {name: self.columns.plain(name, self.row[place]) for name, place in self.columns.places.items()}
+        """All values by column, for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
+        return {name: self.columns.plain(name, self.row[index]) for name, index in self.columns.indexes.items()}
 
     def features(self, names: Sequence[str]) -> bytes:
-        """Return the columns of these names as they stand in its line; InputError where one is missing."""
+        """Return the values of these columns as in the record's line, joined by tabs.
+
+        Raises:
+            InputError: a column is missing.
+        """
         columns = self.columns
         try:
-            values = [self.row[columns.places[name]] for name in names]
+            values = [self.row[columns.indexes[name]] for name in names]
         except KeyError as error:
-            raise columns.missing(error.args[0], columns.places) from None
+            raise columns.missing(error.args[0], columns.indexes) from None
         return SEPARATOR.join(columns.fields(names, values))
 
 
 class Session(Protocol):
-    """An open session with a database, and what it knows of the source."""
+    """An open session with a database."""
 
     def find(self, record_ids: Sequence[str], deadline: float) -> Sequence[Record]:
-        """Return the records whose ID the database calls equal to one of these texts, before the deadline."""
+        """Return the records whose ID the database considers equal to one of these texts.
+
+        Args:
+            record_ids: the texts.
+            deadline: when the answer must be there, by the monotonic clock.
+        """
 
     def is_over(self, error: Exception) -> bool:
-        """Whether an error is one that a new session may not have."""
+        """Return whether a new session may work although this one raised the error."""
 
     def close(self) -> None:
-        """End it."""
+        """End the session."""
 
 
 class Reader:
-    """Reads single records by a session that opens with the first of them; for one thread at a time.
+    """Read single records in a session that opens at the first lookup; for one thread at a time.
 
     Args:
-        database: whose records.
-        settings: name the source and its ID.
-        open_session: opens a session, before a deadline by the monotonic clock.
+        database: the database.
+        settings: the source, its ID column and the timeout.
+        open_session: opens a session, given a deadline by the monotonic clock.
     """
 
     def __init__(
@@ -76,25 +85,26 @@ class Reader:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._open = open_session
+        self._open_session = open_session
         self._session: Session | None = None
 
     def records(self, record_ids: Sequence[str]) -> dict[str, Record]:
-        """Return those of the records that are there; only an ID that is exactly the text is the record's.
+        """Return the records that exist, by record ID; the ID in the database must be exactly the same text.
 
         Raises:
             ServiceError: the database does not answer within `database.timeout` seconds.
-            InputError: there is no such database, table or column.
+            InputError: the database, the table or a column does not exist.
         """
-        wanted = {escape(text): record_id for record_id in record_ids if (text := _encoded(record_id)) is not None}
-        found: dict[str, Record] = {}
+        encoded_ids = ((record_id, _encoded(record_id)) for record_id in record_ids)
+        ids_by_field = {escape(text): record_id for record_id, text in encoded_ids if text is not None}
+        records: dict[str, Record] = {}
         with self._database.errors("timeout"):
-            for record in self._find(list(wanted.values()), time.monotonic() + self._settings.timeout):
-                # What a database calls equal may be another text: 7 and 7.0, 7 and 007, a padded or a case-blind one.
-                record_id = wanted.get(record.features([self._settings.id]))
+            for record in self._find(list(ids_by_field.values()), time.monotonic() + self._settings.timeout):
+                # A database may consider different texts equal: 7 and 7.0, 7 and 007, with padding, in another case.
+                record_id = ids_by_field.get(record.features([self._settings.id]))
                 if record_id is not None:
-                    found.setdefault(record_id, record)
-        return found
+                    records.setdefault(record_id, record)
+        return records
 
     def _find(self, record_ids: Sequence[str], deadline: float) -> Sequence[Record]:
         if self._session:
@@ -103,23 +113,24 @@ class Reader:
             except Exception as error:
                 if not self._session.is_over(error) or time.monotonic() >= deadline:
                     raise
-                self.close()  # the server may have been started anew, or the table be another one
-        self._session = self._open(deadline)
+                self.close()  # the server may have been restarted, or the table replaced
+        self._session = self._open_session(deadline)
         return self._session.find(record_ids, deadline)
 
     def adopt(self) -> None:
-        """Nothing to do: a session may go from thread to thread."""
+        """Do nothing: any thread may use the session, as long as it is one at a time."""
 
     def close(self) -> None:
-        """Close it; `records` would open it anew."""
+        """Close the session; the next lookup opens a new one."""
         session, self._session = self._session, None
         if session:
             session.close()
 
     def forget(self) -> None:
-        """Let go of it in a forked process, where it is the parent's: what was inherited is kept for ever.
+        """Drop the session in a forked process, without closing it: it belongs to the parent process.
 
-        Freed, a driver may tell the server; and SQLite must not even close it ("How To Corrupt", 2.6).
+        The object is kept for ever. If it were freed, a driver might end the parent's session on the server, and an
+        SQLite connection must not even be closed here ("How To Corrupt An SQLite Database File", 2.6).
         """
         _inherited.append(self._session)
         self._session = None
@@ -132,4 +143,4 @@ def _encoded(record_id: str) -> bytes | None:
     try:
         return record_id.encode()
     except UnicodeEncodeError:
-        return None  # no database text
+        return None  # a lone surrogate, which no ID of a record can hold

@@ -1,8 +1,8 @@
-"""A database of another kind as the source (see `predictions.sources.base`), by SQLAlchemy and a driver for it.
+"""A database of another kind as the source (see `predictions.sources.base`), read with SQLAlchemy and a driver.
 
-Only SQL's own parts go by SQLAlchemy. Its types do not: some of them change what the driver gave (a DOUBLE of MySQL
-is rounded, what an ENUM does not declare is an error). What a driver gives is what
-`predictions.sources.sqlalchemy_values` writes.
+SQLAlchemy builds the statements, but its types are not used: some of them change what the driver returned (a DOUBLE of
+MySQL is rounded, and a value that an ENUM does not declare is an error). `predictions.sources.sqlalchemy_values` writes
+the values as the driver returned them.
 """
 
 import math
@@ -25,17 +25,18 @@ from predictions.sources.base import no_column, no_table
 from predictions.sources.sqlalchemy_values import fields
 
 FETCH_ROWS = 10_000
-LONGEST = 31_536_000.0  # seconds, a year: MySQL and its driver take no longer time
+MAX_SECONDS = 31_536_000.0  # a year: MySQL and its driver accept no longer time limit
 MYSQL = ("mysql", "mariadb")
-_SNAPSHOT_LEVELS = ("SNAPSHOT", "SERIALIZABLE")  # one of them, where a database has no rule of its own
-_TRANSACTIONAL = ("innodb", "rocksdb")  # engines of MySQL
-_TABLE_CHANGED = 1412  # MySQL: since the snapshot
-_LATE_STATES = ("57014", "70100")  # SQLSTATE of a statement that took too long: PostgreSQL, MariaDB
-_LATE_CODES = (1205, 3024)  # MySQL: waited for a lock, for a statement
-_LOST = 2013  # MySQL's drivers: no answer
-_OUR_STATES = ("21", "22", "25", "42")  # classes of SQLSTATE: the statement is at fault
-_OURS = (exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
-_KINDS: list[tuple[type[sql.TypeEngine[Any]], str]] = [
+_SNAPSHOT_LEVELS = ("SNAPSHOT", "SERIALIZABLE")  # the first that a database has, if it is not named in `_begin`
+_SNAPSHOT_ENGINES = ("innodb", "rocksdb")  # engines of MySQL that have snapshots
+_TABLE_CHANGED = 1412  # MySQL: the table was changed after the snapshot
+_TIMEOUT_STATES = ("57014", "70100")  # SQLSTATE of a statement that took too long: PostgreSQL, MariaDB
+_TIMEOUT_NUMBERS = (1205, 3024)  # MySQL: a lock, or a statement, took too long
+_NO_ANSWER = 2013  # MySQL's drivers: the connection was lost while waiting for an answer
+# With these classes of SQLSTATE and these errors, the settings or the data are wrong; with any other, the service is.
+_INPUT_STATES = ("21", "22", "25", "42")
+_INPUT_ERRORS = (exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
+_DECLARED_TYPES: list[tuple[type[sql.TypeEngine[Any]], str]] = [
     (sql.Integer, "integer"),
     (sql.Numeric, "real"),
     (sql.Float, "real"),
@@ -43,7 +44,7 @@ _KINDS: list[tuple[type[sql.TypeEngine[Any]], str]] = [
     (sql.DateTime, "date"),
     (sql.String, "text"),
 ]
-_SEEN: list[tuple[set[type], str]] = [
+_VALUE_TYPES: list[tuple[set[type], str]] = [
     ({int}, "integer"),
     ({int, float, Decimal}, "real"),
     ({date, datetime}, "date"),
@@ -61,14 +62,14 @@ class SqlalchemyDatabase:
         ).render_as_string()
 
     def connect(self, seconds: float) -> Connection:
-        """Open a session, in which each statement is its own transaction and may take so many seconds."""
-        seconds = min(seconds, LONGEST)
+        """Open a read-only session, in which each statement is a transaction and may take so many seconds."""
+        seconds = min(seconds, MAX_SECONDS)
         engine = create_engine(
             self._url,
             connect_args=self._driver_options(seconds),
             isolation_level="AUTOCOMMIT",
-            # The pool holds the one connection and says nothing to the server of its own accord: a forked process
-            # lets go of it unnoticed.
+            # The pool holds one connection and sends nothing to the server by itself, so that a forked process can drop
+            # the connection without effect on its parent.
             poolclass=StaticPool,
             pool_reset_on_return=None,
         )
@@ -76,11 +77,11 @@ class SqlalchemyDatabase:
             connection = engine.connect()
             for statement in self._session_statements(connection.dialect, seconds):
                 connection.exec_driver_sql(statement)
-        except RuntimeError as error:  # a driver misses another package
+        except RuntimeError as error:  # the driver needs another package
             raise InputError(f"{self.name}: {error}") from error
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise InputError(
-                "database.url: an option after the ? is unknown to the driver, or has a wrong value"
+                "database.url: the driver does not know an option after the ?, or its value is wrong"
             ) from error
         except BaseException:
             engine.dispose()
@@ -88,17 +89,17 @@ class SqlalchemyDatabase:
         return connection
 
     def _driver_options(self, seconds: float) -> dict[str, Any]:
-        patience = min(self._settings.timeout, LONGEST)
+        timeout = min(self._settings.timeout, MAX_SECONDS)
         match self._url.get_driver_name():
             case "pymysql":
-                return {"connect_timeout": patience, "read_timeout": seconds, "write_timeout": patience}
+                return {"connect_timeout": timeout, "read_timeout": seconds, "write_timeout": timeout}
             case "psycopg":
-                return {"connect_timeout": max(1, round(patience))}  # libpq knows whole seconds
+                return {"connect_timeout": max(1, round(timeout))}  # libpq takes whole seconds only
         return {}
 
     def _session_statements(self, dialect: Dialect, seconds: float) -> list[str]:
-        """Return what makes a session read only, and its texts those of any other."""
-        patience = math.ceil(min(self._settings.timeout, LONGEST))
+        """Return statements that make a session read-only, limit its time and make it write values as all others do."""
+        lock_seconds = math.ceil(min(self._settings.timeout, MAX_SECONDS))
         if dialect.name == "postgresql":
             return [
                 "SET default_transaction_read_only = on",
@@ -107,7 +108,7 @@ class SqlalchemyDatabase:
                 "SET IntervalStyle = 'postgres'",
                 "SET lc_monetary = 'C'",
                 f"SET statement_timeout = {round(seconds * 1000)}",
-                f"SET lock_timeout = {patience * 1000}",
+                f"SET lock_timeout = {lock_seconds * 1000}",
             ]
         if dialect.name not in MYSQL:
             return []
@@ -115,14 +116,18 @@ class SqlalchemyDatabase:
         limit = f"max_statement_time = {seconds:f}" if is_mariadb else f"max_execution_time = {round(seconds * 1000)}"
         return [
             "SET SESSION TRANSACTION READ ONLY",
-            f"SET SESSION time_zone = '+00:00', lock_wait_timeout = {patience}, {limit}",
-            # Who writes slowly to the storage, or is told to by --rate, reads slowly.
+            f"SET SESSION time_zone = '+00:00', lock_wait_timeout = {lock_seconds}, {limit}",
+            # An export reads slowly if the storage is slow, or with --rate.
             f"SET SESSION net_write_timeout = {math.ceil(seconds)}",
         ]
 
     @contextmanager
     def errors(self, setting: str) -> Iterator[None]:
-        """Turn SQLAlchemy's errors into one clear line each; `setting` says how long a statement may take."""
+        """Turn SQLAlchemy's errors into ours, one clear line each.
+
+        Args:
+            setting: the field of `DatabaseSettings` with the time limit in seconds, for the message of a timeout.
+        """
         try:
             yield
         except exc.DBAPIError as error:
@@ -130,14 +135,14 @@ class SqlalchemyDatabase:
         except exc.SQLAlchemyError as error:
             raise InputError(f"{self.name}: {_line(error)}") from error
 
-    def _error(self, error: exc.DBAPIError, patience: str) -> PredictionsError:
-        if is_late(error):
-            return ServiceError(f"{self.name}: no answer within {patience}")
+    def _error(self, error: exc.DBAPIError, limit: str) -> PredictionsError:
+        if is_timeout(error):
+            return ServiceError(f"{self.name}: no answer within {limit}")
         text = f"{self.name}: {_line(error.orig)}"
-        if code(error) == _TABLE_CHANGED:
+        if error_number(error) == _TABLE_CHANGED:
             return SnapshotLostError(text)
-        is_ours = isinstance(error, _OURS) or state(error)[:2] in _OUR_STATES
-        return InputError(text) if is_ours and not error.connection_invalidated else ServiceError(text)
+        is_input = isinstance(error, _INPUT_ERRORS) or sqlstate(error)[:2] in _INPUT_STATES
+        return InputError(text) if is_input and not error.connection_invalidated else ServiceError(text)
 
     @contextmanager
     def _session(self, setting: str = "timeout") -> Iterator[Connection]:
@@ -157,11 +162,11 @@ class SqlalchemyDatabase:
             return Source.find(self, self._settings, connection).count(connection)
 
     @contextmanager
-    def snapshot(self, columns: Sequence[str]) -> Iterator["SqlalchemySnapshot"]:
-        """Read all records in one read transaction.
+    def snapshot(self, names: Sequence[str]) -> Iterator["SqlalchemySnapshot"]:
+        """Open a read transaction on all records.
 
         Args:
-            columns: the record ID, the features in the model's order, the label.
+            names: the columns: the record ID, the features in the model's order, the label.
 
         Raises:
             InputError: a column is missing, or the database has no snapshots.
@@ -169,15 +174,15 @@ class SqlalchemyDatabase:
         with self._session("export_timeout") as connection:
             self._begin(connection)
             source = Source.find(self, self._settings, connection)
-            yield SqlalchemySnapshot(self, connection, source, [source.column(self, name) for name in columns])
+            yield SqlalchemySnapshot(self, connection, source, [source.column(self, name) for name in names])
 
     def _begin(self, connection: Connection) -> None:
-        """Begin the transaction whose statements all see one moment.
+        """Begin a transaction whose statements all see the same moment.
 
-        A release of records of different moments would be wrong without a sign of it: where there is no such
-        transaction, there is no export.
+        A database without such transactions is refused: records of different moments would make a release wrong, and
+        nothing would show it.
         """
-        connection.commit()  # what SQLAlchemy began
+        connection.commit()  # end the transaction that SQLAlchemy began
         if connection.dialect.name in MYSQL:
             connection.execution_options(isolation_level="REPEATABLE READ")
             connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
@@ -185,125 +190,141 @@ class SqlalchemyDatabase:
             connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         else:
             driver = connection.connection.dbapi_connection
-            offered = connection.dialect.get_isolation_level_values(driver) if driver else ()
-            level = next((level for level in _SNAPSHOT_LEVELS if level in offered), None)
+            levels = connection.dialect.get_isolation_level_values(driver) if driver else ()
+            level = next((level for level in _SNAPSHOT_LEVELS if level in levels), None)
             if level is None:
                 raise InputError(
-                    f"{self.name}: it has no transactions that see one moment ({' or '.join(_SNAPSHOT_LEVELS)})"
+                    f"{self.name}: cannot be exported: it has no transactions that see one moment (isolation level "
+                    f"{' or '.join(_SNAPSHOT_LEVELS)})"
                 )
             connection.execution_options(isolation_level=level)
 
 
-def _parse(given: str) -> URL:
-    """Return a URL that SQLAlchemy and a driver can make use of; what is wrong with it is told without its text."""
-    wrong = "not a URL of SQLAlchemy: DIALECT+DRIVER://USER:PASSWORD@HOST:PORT/DATABASE"
+def _parse(url_text: str) -> URL:
+    """Parse the URL; errors never include it, since it may hold a password.
+
+    Raises:
+        InputError: it is not a URL, or SQLAlchemy has no dialect or driver for it that can be used here.
+    """
+    reason = "not a URL of SQLAlchemy: DIALECT+DRIVER://USER:PASSWORD@HOST:PORT/DATABASE"
     try:
-        url = make_url(given)
+        url = make_url(url_text)
     except (exc.ArgumentError, ValueError):
-        raise InputError(f"database.url: {wrong}") from None
-    if "@" in f"{url.host}{url.database}":  # what stands there then is a part of the password
-        raise InputError(f"database.url: {wrong}; an @ within the password is written %40")
+        raise InputError(f"database.url: {reason}") from None
+    if "@" in f"{url.host}{url.database}":  # the URL was split at the wrong place: these hold a part of the password
+        raise InputError(f"database.url: {reason}; within the password, write %40 for @")
     try:
         dialect = url.get_dialect()
         dialect.import_dbapi()
     except exc.NoSuchModuleError:
-        raise InputError(f"database.url: SQLAlchemy knows no {url.drivername}") from None
+        raise InputError(
+            f"database.url: SQLAlchemy does not know {url.drivername}; check the name, or install the dialect's package"
+        ) from None
     except ImportError as error:
         raise InputError(f"database.url: {error.name}, the driver of {url.drivername}, is not installed") from error
     if dialect.is_async:
-        raise InputError(f"database.url: {url.drivername}: the driver must be one that is not asynchronous")
+        raise InputError(f"database.url: {url.drivername} is asynchronous; choose a synchronous driver")
     if dialect.name == "sqlite":
-        raise InputError("database.url: SQLite is read as sqlite:///PATH")
+        raise InputError("database.url: write sqlite:///PATH for SQLite")
     return url
 
 
-def code(error: exc.DBAPIError) -> int:
-    """Return the number of an error of MySQL's; 0 where it has none."""
+def error_number(error: exc.DBAPIError) -> int:
+    """Return MySQL's number of an error; 0 for an error without a number."""
     first = next(iter(getattr(error.orig, "args", ())), 0)
     return first if isinstance(first, int) else 0
 
 
-def state(error: exc.DBAPIError) -> str:
-    """Return the SQLSTATE of an error; "" where the driver does not tell it."""
+def sqlstate(error: exc.DBAPIError) -> str:
+    """Return the SQLSTATE of an error; "" if the driver does not provide it."""
     return getattr(error.orig, "sqlstate", None) or ""
 
 
-def is_late(error: exc.DBAPIError) -> bool:
-    """Whether an error is that of a statement that took too long."""
-    timed_out = code(error) == _LOST and "timed out" in str(error.orig)
-    return timed_out or state(error) in _LATE_STATES or code(error) in _LATE_CODES
+def is_timeout(error: exc.DBAPIError) -> bool:
+    """Return whether a statement took too long."""
+    timed_out = error_number(error) == _NO_ANSWER and "timed out" in str(error.orig)
+    return timed_out or sqlstate(error) in _TIMEOUT_STATES or error_number(error) in _TIMEOUT_NUMBERS
 
 
 def _line(error: BaseException | None) -> str:
-    """Return an error's text in one line; MySQL's drivers give a number and the text."""
+    # Errors of MySQL's drivers hold a number and a text.
     args: Any = getattr(error, "args", ())
     text = f"{args[1]} ({args[0]})" if len(args) > 1 and isinstance(args[0], int) else str(error)
     return " ".join(text.split())
 
 
 class Source(NamedTuple):
-    """What records are read from."""
+    """A table, a view or a query that records are read from."""
 
     relation: FromClause
-    shown: str
-    columns: list[Column]  # with no type where the values will tell it
-    types: dict[str, sql.TypeEngine[Any]]  # of the columns, as far as they are known
-    note: str | None = None
+    display_name: str  # in messages
+    columns: list[Column]  # with the type "" where only the values can show it
+    types: dict[str, sql.TypeEngine[Any]]  # SQLAlchemy's types of the columns; empty for a query
+    note: str | None = None  # see `predictions.sources.base.Snapshot`
 
     @classmethod
     def find(cls, database: SqlalchemyDatabase, settings: DatabaseSettings, connection: Connection) -> "Source":
-        """Return the query or the relation that the settings name, as `NAME` or `SCHEMA.NAME`."""
+        """Return the query, or the table or view that the settings name as `NAME` or `SCHEMA.NAME`.
+
+        Raises:
+            InputError: there is no such table or view.
+        """
         if settings.query is not None:
             return cls._of_query(settings.query, connection)
-        given = settings.table or ""
+        full_name = settings.table or ""
         inspector = inspect(connection)
-        schema, dot, last = given.rpartition(".")
-        for name, place in [(given, None), *([(last, schema)] if dot else [])]:
-            if not inspector.has_table(name, place):
+        before_dot, dot, after_dot = full_name.rpartition(".")
+        for name, schema in [(full_name, None), *([(after_dot, before_dot)] if dot else [])]:
+            if not inspector.has_table(name, schema):
                 continue
             with warnings.catch_warnings():
-                # A type that SQLAlchemy does not know is none of our concern: the driver knows its values.
+                # SQLAlchemy need not know a column's type: the driver knows the values.
                 warnings.filterwarnings("ignore", "Did not recognize type", exc.SAWarning)
-                found = inspector.get_columns(name, place)
-            if connection.dialect.name in MYSQL:  # where SQLAlchemy leaves a backtick of a name doubled
-                found = [{**each, "name": each["name"].replace("``", "`")} for each in found]
-            types = {each["name"]: each["type"] for each in found}
-            options = inspector.get_table_options(name, place)
+                described = inspector.get_columns(name, schema)
+            types = {description["name"]: description["type"] for description in described}
+            if connection.dialect.name in MYSQL:  # SQLAlchemy returns a backtick in a name doubled, as it is quoted
+                types = {column_name.replace("``", "`"): type_ for column_name, type_ in types.items()}
+            options = inspector.get_table_options(name, schema)
             engine = str(options.get("mysql_engine") or options.get("mariadb_engine") or "")
             note = (
                 None
-                if not engine or engine.lower() in _TRANSACTIONAL
-                else f"{given} is of the engine {engine}, which has no snapshots: records may be of different moments"
+                if not engine or engine.lower() in _SNAPSHOT_ENGINES
+                else f"{full_name} has the engine {engine}, which has no snapshots: its records may be of different "
+                "moments"
             )
-            relation = table(name, *map(column, types), schema=place)
-            columns = [Column(each, _kind(type_)) for each, type_ in types.items()]
-            return cls(relation, given, columns, types, note)
-        raise no_table(given, database.name, sorted([*inspector.get_table_names(), *inspector.get_view_names()]))
+            relation = table(name, *map(column, types), schema=schema)
+            columns = [Column(column_name, _declared_type(type_)) for column_name, type_ in types.items()]
+            return cls(relation, full_name, columns, types, note)
+        raise no_table(full_name, database.name, sorted([*inspector.get_table_names(), *inspector.get_view_names()]))
 
     @classmethod
     def _of_query(cls, query: str, connection: Connection) -> "Source":
-        # Who writes the settings may write any query: a colon in it names no parameter, and a comment at its end is
-        # not to take the bracket with it.
-        given = text(query.replace(":", r"\:") + "\n")
-        star = select(text("*")).select_from(given.columns().subquery("predictions_query")).limit(0)
-        names = list(connection.execute(star).keys())
-        relation = given.columns(*map(column, names)).subquery("predictions_query")
+        # The author of the settings may write any query. The backslash keeps a colon from naming a parameter, and the
+        # line feed keeps a comment at the end from hiding the bracket.
+        statement = text(query.replace(":", r"\:") + "\n")
+        no_rows = select(text("*")).select_from(statement.columns().subquery("predictions_query")).limit(0)
+        names = list(connection.execute(no_rows).keys())
+        relation = statement.columns(*map(column, names)).subquery("predictions_query")
         return cls(relation, "the query", [Column(name, "") for name in names], {})
 
     def column(self, database: SqlalchemyDatabase, name: str) -> Column:
-        """Return one of the columns; InputError where it is not there."""
-        known = {column.name: column for column in self.columns}
-        if name not in known:
-            raise no_column(name, self.shown, database.name, known)
-        return known[name]
+        """Return the column of this name.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        columns = {column.name: column for column in self.columns}
+        if name not in columns:
+            raise no_column(name, self.display_name, database.name, columns)
+        return columns[name]
 
     def count(self, connection: Connection) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         return connection.execute(select(func.count()).select_from(self.relation)).scalar_one()
 
 
-def _kind(type_: sql.TypeEngine[Any]) -> str:
-    return next((kind for known, kind in _KINDS if isinstance(type_, known)), "")
+def _declared_type(type_: sql.TypeEngine[Any]) -> str:
+    return next((column_type for class_, column_type in _DECLARED_TYPES if isinstance(type_, class_)), "")
 
 
 class SqlalchemySnapshot:
@@ -323,49 +344,51 @@ class SqlalchemySnapshot:
         self.note = source.note
 
     def shares(self) -> list["SqlalchemySnapshot"]:
-        """Return the one part that there is: a transaction belongs to its connection."""
+        """Return one share: other connections cannot read this transaction's records."""
         return [self]
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the lines; afterwards `columns` has the types of what was found where none is declared.
+        """Yield the record lines; afterwards `columns` also has the types that were not declared, by the values.
 
         Raises:
             SnapshotLostError: the connection was lost.
         """
         names = [column.name for column in self.columns]
         statement = select(*(self._source.relation.c[name] for name in names))
-        seen: dict[int, set[type]] = {index: set() for index, column in enumerate(self.columns) if not column.type}
+        undeclared: dict[int, set[type]] = {
+            index: set() for index, column in enumerate(self.columns) if not column.type
+        }
         driver = self._connection.connection.dbapi_connection
-        with self._lost(), _unread(driver):
+        with self._lost(), _rest_unread(driver):
             result = self._connection.execution_options(yield_per=FETCH_ROWS).execute(statement)
             for rows in result.partitions():
-                for index, kinds in seen.items():
-                    kinds.update({type(row[index]) for row in rows})
+                for index, types in undeclared.items():
+                    types.update({type(row[index]) for row in rows})
                 yield write_rows(fields(names, row) for row in rows)
-        for index, kinds in seen.items():
-            self.columns[index] = Column(names[index], _seen_kind(kinds))
+        for index, types in undeclared.items():
+            self.columns[index] = Column(names[index], _type_of_values(types))
 
     @contextmanager
     def _lost(self) -> Iterator[None]:
         try:
             yield
         except exc.DBAPIError as error:
-            if is_late(error) or not error.connection_invalidated:
+            if is_timeout(error) or not error.connection_invalidated:
                 raise
             raise SnapshotLostError(f"{self._database.name}: the snapshot was lost: {_line(error.orig)}") from error
 
 
-def _seen_kind(types: set[type]) -> str:
+def _type_of_values(types: set[type]) -> str:
     types = types - {type(None)}
-    for kinds, name in _SEEN:
-        if types and types <= kinds:
-            return name
+    for allowed, column_type in _VALUE_TYPES:
+        if types and types <= allowed:
+            return column_type
     return "text"
 
 
 @contextmanager
-def _unread(driver: Any) -> Iterator[None]:
-    """Leave what is not read yet: PyMySQL would read the rest of the table when its result is let go of."""
+def _rest_unread(driver: Any) -> Iterator[None]:
+    """Leave the rest of a result unread: PyMySQL would read it to the end, be it a whole table, to free the result."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Single records of a database by SQLAlchemy, for lookups."""
+"""Read single records of a database with SQLAlchemy, for lookups."""
 
 import math
 import re
@@ -16,11 +16,11 @@ from predictions.errors import InputError
 from predictions.settings import DatabaseSettings
 from predictions.sources.base import no_column
 from predictions.sources.reader import Columns, Record
-from predictions.sources.sqlalchemy import MYSQL, Source, SqlalchemyDatabase, code, is_late, state
+from predictions.sources.sqlalchemy import MYSQL, Source, SqlalchemyDatabase, error_number, is_timeout, sqlstate
 from predictions.sources.sqlalchemy_values import fields, plain
 
-MOST = 1_000  # IDs of one statement: Oracle takes no more
-_NO_COMMON_TEXT = (1267, 1270, 1271)  # MySQL: the column's character set has no such text
+MAX_IDS = 1_000  # of one statement: Oracle accepts no more
+_CHARACTER_SET_ERRORS = (1267, 1270, 1271)  # MySQL: the column's character set cannot hold the ID
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _DECIMAL = re.compile(r"-?[0-9]{1,65}(\.[0-9]{1,65})?")
@@ -28,85 +28,91 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class SqlalchemySession:
-    """A session, and what it knows of the source (see `predictions.sources.reader.Session`)."""
+    """A session that remembers the source's columns (see `predictions.sources.reader.Session`)."""
 
     def __init__(self, database: SqlalchemyDatabase, settings: DatabaseSettings, _deadline: float) -> None:
         self._database = database
-        self._connection = database.connect(settings.timeout)  # in which each statement may take so long
+        self._connection = database.connect(settings.timeout)  # limits each statement; deadlines are not used
         self._id = settings.id
         try:
             self._source = Source.find(database, settings, self._connection)
             self._source.column(database, self._id)
-            self._values = self._find_values()
+            self._parse_id = self._id_parser()
         except BaseException:
             self.close()
             raise
-        # A parameter without a type is sent as it is: with SQLAlchemy's cast to a type no index would serve it.
-        wanted = self._source.relation.c[self._id].in_(bindparam("ids", type_=sql.NullType(), expanding=True))
-        self._statement = select(text("*")).select_from(self._source.relation).where(wanted)
+        # A parameter without a type is sent as it is. With a type, SQLAlchemy would cast it, and the database could not
+        # use an index.
+        is_wanted = self._source.relation.c[self._id].in_(bindparam("ids", type_=sql.NullType(), expanding=True))
+        self._statement = select(text("*")).select_from(self._source.relation).where(is_wanted)
 
-    def _find_values(self) -> Callable[[str], list[Any]]:
-        """Return what gives the values of the ID's own type whose text may be this one."""
+    def _id_parser(self) -> Callable[[str], list[Any]]:
+        """Return a function that returns the values that the ID column may hold for the text of a record ID."""
         type_ = self._source.types.get(self._id, sql.NullType())
         if isinstance(type_, sql.Float):
-            return _values(_float)
+            return _parser(_float)
         if isinstance(type_, sql.Integer):
-            return _values(_unsigned if getattr(type_, "unsigned", False) else _signed)
+            return _parser(_unsigned if getattr(type_, "unsigned", False) else _signed)
         with suppress(NotImplementedError):
             if not isinstance(type_, sql.NullType):
-                return _values(_PARSE.get(type_.python_type, str))
-        # Of a query, or of a type that SQLAlchemy does not know: what the driver tells.
-        empty = self._connection.execute(select(self._source.relation.c[self._id]).limit(0))
+                return _parser(_PARSERS.get(type_.python_type, str))
+        # The source is a query, or SQLAlchemy does not know the type: go by the type that the driver gives.
+        no_rows = self._connection.execute(select(self._source.relation.c[self._id]).limit(0))
         dbapi = self._connection.dialect.loaded_dbapi
-        kind = empty.cursor.description[0][1] if empty.cursor and empty.cursor.description else None
-        if kind == dbapi.NUMBER:
-            return _values(_number)
-        if kind == dbapi.BINARY or self._connection.dialect.name in MYSQL:  # whose drivers call either the other
-            return _values(str, _bytes)
-        return _values(str)
+        driver_type = no_rows.cursor.description[0][1] if no_rows.cursor and no_rows.cursor.description else None
+        if driver_type == dbapi.NUMBER:
+            return _parser(_number)
+        # MySQL's drivers may give text for binary, and binary for text.
+        if driver_type == dbapi.BINARY or self._connection.dialect.name in MYSQL:
+            return _parser(str, _bytes)
+        return _parser(str)
 
     def find(self, record_ids: Sequence[str], _deadline: float) -> list[Record]:
         """See `predictions.sources.reader.Session`."""
-        values = [value for record_id in record_ids for value in self._values(record_id)]
-        return [record for start in range(0, len(values), MOST) for record in self._rows(values[start : start + MOST])]
+        values = [value for record_id in record_ids for value in self._parse_id(record_id)]
+        starts = range(0, len(values), MAX_IDS)
+        return [record for start in starts for record in self._records(values[start : start + MAX_IDS])]
 
     def is_over(self, error: Exception) -> bool:
-        """Whether the server may have been started anew, or the table be another one."""
-        return isinstance(error, exc.DBAPIError) and not is_late(error)
+        """Return whether the server may have been restarted, or the table replaced."""
+        return isinstance(error, exc.DBAPIError) and not is_timeout(error)
 
     def close(self) -> None:
         """See `predictions.sources.reader.Session`."""
         self._connection.engine.dispose()
 
-    def _missing(self, name: str, known: Iterable[str]) -> InputError:
-        return no_column(name, self._source.shown, self._database.name, known)
+    def _missing(self, name: str, columns: Iterable[str]) -> InputError:
+        return no_column(name, self._source.display_name, self._database.name, columns)
 
-    def _rows(self, values: list[Any]) -> list[Record]:
-        """Return the records whose ID the database calls equal to one of the values."""
+    def _records(self, values: list[Any]) -> list[Record]:
+        """Return the records whose ID the database considers equal to one of the values."""
         try:
             result = self._connection.execute(self._statement, {"ids": values})
-            places = {name: place for place, name in enumerate(result.keys())}
-            columns = Columns(places, fields, plain, self._missing)
+            indexes = {name: index for index, name in enumerate(result.keys())}
+            columns = Columns(indexes, fields, plain, self._missing)
             return [Record(columns, row) for row in result]
         except exc.DBAPIError as error:
-            if not (isinstance(error, exc.DataError) or state(error)[:2] == "22" or code(error) in _NO_COMMON_TEXT):
+            is_data_error = isinstance(error, exc.DataError) or sqlstate(error)[:2] == "22"
+            if not is_data_error and error_number(error) not in _CHARACTER_SET_ERRORS:
                 raise
-        # One of them is no value of the column's type.
+        # At least one value does not fit the column's type: halve them to find the others.
         if len(values) < 2:
             return []
         half = len(values) // 2
-        return [*self._rows(values[:half]), *self._rows(values[half:])]
+        return [*self._records(values[:half]), *self._records(values[half:])]
 
 
-def _values(*parsers: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    def values(record_id: str) -> list[Any]:
-        found = []
+def _parser(*parsers: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Return a function that returns the values of all parsers that accept a text."""
+
+    def parse_all(record_id: str) -> list[Any]:
+        values = []
         for parse in parsers:
             with suppress(ValueError):
-                found.append(parse(record_id))
-        return found
+                values.append(parse(record_id))
+        return values
 
-    return values
+    return parse_all
 
 
 def _integer(record_id: str, low: int, high: int) -> int:
@@ -151,11 +157,11 @@ def _bytes(record_id: str) -> bytes:
 
 def _uuid(record_id: str) -> str:
     if _UUID.fullmatch(record_id):
-        return record_id  # the database takes the text for one
+        return record_id  # the database converts the text
     raise ValueError(record_id)
 
 
-_PARSE: dict[type, Callable[[str], Any]] = {
+_PARSERS: dict[type, Callable[[str], Any]] = {
     Decimal: _decimal,
     bytes: _bytes,
     date: date.fromisoformat,

@@ -1,6 +1,6 @@
-"""Python's values, as drivers give them, in record lines and in JSON.
+"""Write the Python values that drivers return, as fields of record lines and in JSON.
 
-A value has one text, whatever session read it: the export and a lookup go through the same functions.
+A value has the same text whatever session read it: the export and lookups use the same functions.
 """
 
 import base64
@@ -20,70 +20,75 @@ _HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
 
 
 def fields(names: Sequence[str], row: Sequence[Any]) -> list[bytes]:
-    """Return a row's values as they stand in a record line.
+    """Return a row's values as fields of a record line.
 
     Args:
-        names: of the columns, for the error.
-        row: their values.
+        names: the columns' names, for the error.
+        row: the columns' values.
 
     Raises:
-        InputError: a value is of a type that has no text here.
+        InputError: a value has a type that cannot be written.
     """
     try:
         return [NULL if value is None else escape(_encode(value)) for value in row]
     except (TypeError, OverflowError):
         for name, value in zip(names, row, strict=True):
-            field(name, value)  # which of them it is
+            field(name, value)  # raises for the column that is to blame
         raise
 
 
 def field(name: str, value: Any) -> bytes:
-    """Return a value of a column as it stands in a record line; InputError as of `fields`."""
+    """Return a value as a field of a record line.
+
+    Raises:
+        InputError: the value has a type that cannot be written.
+    """
     try:
         return NULL if value is None else escape(_encode(value))
     except (TypeError, OverflowError) as error:
-        kind = type(value).__qualname__
+        type_name = type(value).__qualname__
         raise InputError(
-            f"column {name!r}: a value of the type {kind} has no text ({error}); convert it in a query"
+            f"column {name!r}: a value of the type {type_name} cannot be written as text ({error}); convert it in a "
+            "query (database.query)"
         ) from error
 
 
 def plain(name: str, value: Any) -> Any:
     """Return a value of a column for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
-    kind = type(value)
-    if value is None or kind in (bool, int):
+    type_ = type(value)
+    if value is None or type_ in (bool, int):
         return value
-    if kind in _BYTES:
+    if type_ in _BYTES:
         return base64.b64encode(value).decode()
-    if kind is float and math.isfinite(value):
+    if type_ is float and math.isfinite(value):
         return value
-    if kind is Decimal and value.is_finite():
+    if type_ is Decimal and value.is_finite():
         text = _TEXTS[Decimal](value)
         return int(text) if text.removeprefix("-").isdecimal() else float(text)
-    field(name, value)  # whether it has a text
+    field(name, value)  # raises InputError if the type cannot be written
     return _encode(value).decode(errors="replace")
 
 
 def _encode(value: Any) -> bytes:
-    # What no UTF-8 can hold a database may hold nevertheless.
+    # A database may hold surrogates, which are not valid UTF-8.
     return _text(value).encode(errors="surrogatepass")
 
 
 def _text(value: Any) -> str:
-    for kind in type(value).__mro__:
-        if kind in _TEXTS:
-            return _TEXTS[kind](value)
-    raise TypeError("not one of those that are known")
+    for type_ in type(value).__mro__:
+        if type_ in _TEXTS:
+            return _TEXTS[type_](value)
+    raise TypeError("unknown type")
 
 
-def _moment(value: datetime) -> str:
+def _datetime(value: datetime) -> str:
     if value.tzinfo is None:
         return value.isoformat(" ")
     return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ") + "+00"
 
 
 def _duration(value: timedelta) -> str:
-    """Return it as MySQL writes its TIME, whose hours may be more than a day has, and negative."""
+    """Return a duration as MySQL writes its TIME, which may be negative or have more hours than a day."""
     sign, rest = ("-", -value) if value < timedelta() else ("", value)
     hours, rest = divmod(rest, _HOUR)
     minutes, rest = divmod(rest, _MINUTE)
@@ -103,7 +108,7 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
     Decimal: lambda value: format(value, "f"),
     str: str,
     **dict.fromkeys(_BYTES, lambda value: "\\x" + value.hex()),
-    datetime: _moment,
+    datetime: _datetime,
     date: date.isoformat,
     time: time.isoformat,
     timedelta: _duration,
