@@ -1,7 +1,8 @@
-"""The settings: `predictions.toml`, with environment variables over it, checked whole before anything runs.
+"""Read the settings from `predictions.toml` and the environment, and check all of them before anything runs.
 
-An environment variable is `PREDICTIONS_` and the key, its table first: `PREDICTIONS_HBASE_THRIFT` is `thrift` of
-`[hbase]`. Relative paths in the file are relative to the file, in a variable to the working directory.
+An environment variable overrides the file. Its name is `PREDICTIONS_`, the table and the key:
+`PREDICTIONS_HBASE_THRIFT` is `thrift` of `[hbase]`. A relative path in the file is relative to the file, in a variable
+to the working directory.
 """
 
 import os
@@ -18,11 +19,11 @@ from predictions.errors import InputError
 from predictions.hbase.server import Server
 
 FILE_NAME = "predictions.toml"
-RUNNERS = ("pipe", "local", "hadoop")  # of score
-VIAS = ("hfiles", "puts")  # of load
-LOADERS = ("local", "hadoop")  # of load by puts
+RUNNERS = ("pipe", "local", "hadoop")  # `score --runner`
+VIAS = ("hfiles", "puts")  # `load --via`
+LOADERS = ("local", "hadoop")  # `load --runner`, with puts
 _PREFIX = "PREDICTIONS_"
-TOKEN_VARIABLE = f"{_PREFIX}TOKEN"  # of `predictions serve`; a secret, so no setting
+TOKEN_VARIABLE = f"{_PREFIX}TOKEN"  # the token of `predictions serve`: a secret, so it is no setting
 
 
 def _check_address(address: str) -> str:
@@ -37,7 +38,7 @@ def _absolute_if_path(command: str) -> str:
 
 
 def _as_text(value: Any) -> Any:
-    """Return a number or a boolean of TOML as Hadoop writes it."""
+    """Return a number or a boolean of TOML as Hadoop writes it; pydantic checks all other values."""
     return str(value).lower() if isinstance(value, (bool, int, float)) else value
 
 
@@ -49,19 +50,37 @@ class _Table(BaseModel):
 
 
 class DatabaseSettings(_Table):
-    """`[database]`: where the records are.
+    """`[database]`: the database with the records."""
 
-    `timeout` is how many seconds a lookup waits for them, `export_timeout` how many a statement of the export may take,
-    `connections` over how many at once it reads a table of PostgreSQL.
-    """
-
-    url: str
-    table: str | None = None
-    query: str | None = None
-    id: str
-    timeout: Annotated[float, Field(gt=0)] = 10.0
-    export_timeout: Annotated[float, Field(gt=0)] = 14_400.0
-    connections: Annotated[int, Field(ge=1, le=64)] = 2
+    url: str = Field(
+        description="URL of the database: sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE or, for others, "
+        "SQLAlchemy's DIALECT+DRIVER://USER@HOST:PORT/DATABASE."
+    )
+    table: str | None = Field(
+        default=None,
+        description="Table or view with the records, as NAME or (not in SQLite) SCHEMA.NAME, if there is no `query`.",
+    )
+    query: str | None = Field(
+        default=None, description="SELECT statement that returns the records, if there is no `table`."
+    )
+    id: str = Field(description="Column with the record ID, which is unique and never NULL.")
+    timeout: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds that a lookup waits for its records, and any command for a connection to the database or "
+        "a lock in it.",
+    )
+    export_timeout: float = Field(
+        default=14_400.0,
+        gt=0,
+        description="Seconds that a statement of the export may take, including the pauses that `--rate` causes.",
+    )
+    connections: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Number of connections with which the export reads a PostgreSQL table in parallel.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "DatabaseSettings":
@@ -71,14 +90,31 @@ class DatabaseSettings(_Table):
 
 
 class ModelSettings(_Table):
-    """`[model]`: what is learnt from what."""
+    """`[model]`: what the model predicts, from which columns, and how it is trained."""
 
-    label: str
-    features: Annotated[list[str], Field(min_length=1)]
-    estimator: str = "sklearn.ensemble.HistGradientBoostingClassifier"
-    params: dict[str, Any] = {}
-    sample: Annotated[int, Field(ge=100)] = 1_000_000
-    seed: Annotated[int, Field(ge=0)] = 0
+    label: str = Field(description="Column that is predicted; NULL in a record whose label is not known yet.")
+    features: list[str] = Field(
+        min_length=1, description="Columns that the model predicts from, each once and without the label."
+    )
+    estimator: str = Field(
+        default="sklearn.ensemble.HistGradientBoostingClassifier",
+        description="Import path of a scikit-learn regressor, or of a classifier that predicts probabilities.",
+    )
+    params: dict[str, Any] = Field(
+        default={}, description="Keyword arguments of the estimator, such as `{ max_iter = 200 }`."
+    )
+    sample: int = Field(
+        default=1_000_000,
+        ge=100,
+        description="Largest number of labelled records to train on and measure with; if there are more, a random "
+        "sample is drawn.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed of the random sample and the holdout, and of an estimator whose `params` have no "
+        "`random_state`.",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> "ModelSettings":
@@ -86,32 +122,56 @@ class ModelSettings(_Table):
         if repeated:
             raise ValueError(f"features: named twice: {', '.join(repeated)}")
         if self.label in self.features:
-            raise ValueError(f"features: {self.label!r} is the label, which is what is predicted")
+            raise ValueError(f"features: {self.label!r} is the label, which cannot be a feature as well")
         return self
 
 
 class HbaseSettings(_Table):
-    """`[hbase]`: where predictions are served from.
+    """`[hbase]`: the HBase that serves the predictions."""
 
-    `thrift` is `HOST:PORT` of HBase's Thrift server, which speaks `transport` and `protocol`, or with `tls` of a TLS
-    proxy before it, whose certificate those of the PEM file `ca` must vouch for (by default the system's). `timeout` is
-    how many seconds a request of a lookup may take with all its repetitions, `load_timeout` one of the loader: a region
-    server that dies is replaced within minutes.
-    """
-
-    thrift: Annotated[str, AfterValidator(_check_address)] = "127.0.0.1:9090"
-    regions: Annotated[int, Field(ge=1, le=4096)] = 4
-    transport: Literal["buffered", "framed"] = "buffered"
-    protocol: Literal["binary", "compact"] = "binary"
-    tls: bool = False
-    ca: AbsolutePath | None = None
-    timeout: Annotated[float, Field(gt=0)] = 10.0
-    load_timeout: Annotated[float, Field(gt=0)] = 600.0
+    thrift: Annotated[str, AfterValidator(_check_address)] = Field(
+        default="127.0.0.1:9090",
+        description="Address (HOST:PORT) of HBase's Thrift server or, with `tls`, of the TLS proxy in front of it.",
+    )
+    regions: int = Field(
+        default=4,
+        ge=1,
+        le=4096,
+        description="Number of regions of each release's table, and of reducers of the scoring job.",
+    )
+    transport: Literal["buffered", "framed"] = Field(
+        default="buffered",
+        description="Transport of the Thrift server: `framed` if it was started with -f, -nonblocking or -hsha.",
+    )
+    protocol: Literal["binary", "compact"] = Field(
+        default="binary", description="Protocol of the Thrift server: `compact` if it was started with -c."
+    )
+    tls: bool = Field(
+        default=False,
+        description="Connect with TLS, to a TLS proxy: HBase's own Thrift server supports TLS over HTTP only.",
+    )
+    ca: AbsolutePath | None = Field(
+        default=None,
+        description="PEM file of the authorities that the TLS proxy's certificate is checked against; by default the "
+        "system's.",
+    )
+    timeout: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds that a request may take, including all repetitions, in lookups and in commands other than "
+        "those of `load_timeout`.",
+    )
+    load_timeout: float = Field(
+        default=600.0,
+        gt=0,
+        description="Seconds that a request of `load`, `verify` or `releases --clean` may take, including all "
+        "repetitions: replacing a dead region server takes HBase minutes.",
+    )
 
     def server(self, loading: bool = False) -> Server:
-        """Return what a connection has to know; who loads has more patience than who looks a record up."""
+        """Return what a connection needs to know; with `loading`, `load_timeout` is its time limit."""
         host, _colon, port = self.thrift.rpartition(":")
-        patience = "load_timeout" if loading else "timeout"
+        timeout_field = "load_timeout" if loading else "timeout"
         return Server(
             host,
             int(port),
@@ -119,42 +179,91 @@ class HbaseSettings(_Table):
             self.protocol,
             self.tls,
             str(self.ca) if self.ca else None,
-            getattr(self, patience),
-            f"hbase.{patience}",
+            getattr(self, timeout_field),
+            f"hbase.{timeout_field}",
         )
 
 
 class HadoopSettings(_Table):
-    """`[hadoop]`: where the files between the stages lie, and how jobs are run.
+    """`[hadoop]`: where the files of the releases are, and how jobs run."""
 
-    `storage` is a `webhdfs://HOST:PORT/PATH` URL or a local folder, `bin` the folder of `hadoop` and `hbase` if they
-    are not on the PATH, `python` the tasks' interpreter, `environment` a packed environment (`predictions pack`),
-    `properties` Hadoop's own for the job, such as its queue. Every task can read those: they are no place for secrets.
-    """
-
-    storage: str = "webhdfs://127.0.0.1:9870/predictions"
-    bin: AbsolutePath | None = None
-    streaming_jar: AbsolutePath | None = None
-    python: Annotated[str, AfterValidator(_absolute_if_path)] = "python3"
-    environment: AbsolutePath | None = None
-    properties: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Annotated[str, BeforeValidator(_as_text)]] = {}
+    storage: str = Field(
+        default="webhdfs://127.0.0.1:9870/predictions",
+        description="Folder for the files of the releases: webhdfs://HOST:PORT/PATH, with the NameNode's web address, "
+        "or a local path.",
+    )
+    bin: AbsolutePath | None = Field(
+        default=None, description="Folder with the commands `hadoop` and `hbase`; by default they are on the PATH."
+    )
+    streaming_jar: AbsolutePath | None = Field(
+        default=None, description="Path of Hadoop's streaming JAR; by default the one of the Hadoop installation."
+    )
+    python: Annotated[str, AfterValidator(_absolute_if_path)] = Field(
+        default="python3", description="Python that the tasks run with: a command on every node's PATH, or a path."
+    )
+    environment: AbsolutePath | None = Field(
+        default=None,
+        description="Archive with the tasks' libraries, written by `predictions pack`; by default every node has them "
+        "installed.",
+    )
+    properties: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Annotated[str, BeforeValidator(_as_text)]] = Field(
+        default={},
+        description="Hadoop properties of the jobs, such as their queue; every task can read them, so they must not "
+        "hold secrets.",
+    )
 
 
 class GateSettings(_Table):
-    """`[gates]`: what a release must satisfy; the last three, beside the one that is served."""
+    """`[gates]`: the limits that a release must keep to be served."""
 
-    max_failed: Annotated[float, Field(ge=0, le=1)] = 0.01
-    min_skill: Annotated[float, Field(ge=-1, le=1)] = 0.01
-    max_gone: Annotated[float, Field(ge=0, le=1)] = 0.2
-    max_psi: Annotated[float, Field(ge=0)] = 0.25
-    max_changed: Annotated[float, Field(ge=0, le=1)] = 0.3
+    max_failed: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Largest share of the records that may fail to be scored (1 is all of them).",
+    )
+    min_skill: float = Field(
+        default=0.01,
+        ge=-1,
+        le=1,
+        description="Least improvement of the model's loss on the holdout (log loss, or a regressor's root mean "
+        "squared error) over a baseline without features, as a share of the baseline's loss.",
+    )
+    max_gone: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Largest share of the served release's records that the new release may lack.",
+    )
+    max_psi: float = Field(
+        default=0.25,
+        ge=0,
+        description="Largest population stability index of the predictions, compared with the served release.",
+    )
+    max_changed: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Largest share of the records of both releases whose predicted class may differ from that in the "
+        "served release (classifiers only).",
+    )
 
 
 class RetentionSettings(_Table):
-    """`[retention]`: how many loaded releases are kept beside the current and the previous one, and hours of grace."""
+    """`[retention]`: what `releases --clean` keeps."""
 
-    keep: Annotated[int, Field(ge=1)] = 3
-    grace_hours: Annotated[float, Field(ge=0)] = 24.0
+    keep: int = Field(
+        default=3,
+        ge=1,
+        description="Number of the newest loaded releases to keep; the served release and the one before it are always "
+        "kept.",
+    )
+    grace_hours: float = Field(
+        default=24.0,
+        ge=0,
+        description="Age in hours from which all other releases, releases that were never loaded and temporary files "
+        "are removed.",
+    )
 
 
 class Settings(BaseSettings):
@@ -164,7 +273,11 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX, env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
     )
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$",
+        description="Name of this set of predictions: of its folder in the storage, and the first part of its tables' "
+        "names in HBase.",
+    )
     database: DatabaseSettings
     model: ModelSettings
     hbase: HbaseSettings = HbaseSettings()
@@ -181,20 +294,20 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment come before the file, and read no other source."""
+        """Let the environment override the file (the init settings), and read no other source."""
         return env_settings, init_settings
 
 
 def load_settings(path: Path | None = None) -> Settings:
-    """Read the settings.
+    """Read and check the settings.
 
     Args:
-        path: the file; by default `predictions.toml` of the working directory.
+        path: the file; by default `predictions.toml` in the working directory.
 
     Raises:
         InputError: the file is missing or not TOML, or a key is unknown, missing or has a wrong value.
     """
-    file = (path or Path(FILE_NAME)).resolve()  # a link counts as the file that it leads to
+    file = (path or Path(FILE_NAME)).resolve()  # paths are relative to the file that a link leads to
     try:
         values = tomllib.loads(file.read_text())
     except OSError as error:
@@ -207,16 +320,16 @@ def load_settings(path: Path | None = None) -> Settings:
     try:
         return Settings(**values)
     except SettingsError as error:
-        raise InputError(f"{_PREFIX}…: a list or a table in a variable is written as JSON: {error}") from error
+        raise InputError(f"{_PREFIX}…: a list or a table in a variable must be JSON: {error}") from error
     except ValidationError as error:
         raise InputError(f"{path or FILE_NAME}: " + "; ".join(map(_describe, error.errors()))) from error
 
 
 def _check_variables() -> None:
-    known = tuple(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)
+    beginnings = tuple(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)
     for name in os.environ:
-        if name.startswith(_PREFIX) and not name.startswith(known) and name != TOKEN_VARIABLE:
-            raise InputError(f"{name}: no such variable; they begin with {', '.join(known)}")
+        if name.startswith(_PREFIX) and not name.startswith(beginnings) and name != TOKEN_VARIABLE:
+            raise InputError(f"{name}: no such variable; it must begin with one of {', '.join(beginnings)}")
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
@@ -236,7 +349,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
 
 
 def _join(folder: Path, path: str) -> str:
-    return os.path.normpath(folder / path)  # not resolved: a virtual environment's python is a link
+    return os.path.normpath(folder / path)  # links are kept: the Python of a virtual environment is one
 
 
 def _describe(error: Any) -> str:
@@ -255,4 +368,4 @@ def _suggest(location: tuple[str, ...]) -> str:
     for name in location[:-1]:
         table = table.model_fields[name].annotation
     close = difflib.get_close_matches(location[-1], table.model_fields, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it may be one of {', '.join(table.model_fields)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(table.model_fields)}"
