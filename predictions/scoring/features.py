@@ -1,4 +1,4 @@
-"""From the fields of record lines to the data frame that a scikit-learn pipeline takes."""
+"""Read the features of record lines into the data frame that a scikit-learn pipeline takes."""
 
 import csv
 import io
@@ -14,8 +14,8 @@ import pandas as pd
 from predictions.formats.record_line import NULL, SEPARATOR, Column, split_columns, unescape
 
 LARGEST = float(np.finfo(np.float32).max)  # scikit-learn's trees compute in single precision, and raise beyond it
-MEMO_BYTES = 8 << 20  # of distinct fields remembered a column; a bound, so that memory stays flat
-_ENTRY_BYTES = 200  # what an entry takes beside its field
+MEMO_BYTES = 8 << 20  # the largest memo of decoded fields of a column, so that memory stays bounded
+_ENTRY_BYTES = 200  # what an entry of the memo takes in addition to its field
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DATE = re.compile(
     r"[+-]?\d{4,}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?(Z|[+-]\d\d(:?\d\d){0,2})?( BC)?", re.ASCII
@@ -23,9 +23,9 @@ _DATE = re.compile(
 
 
 class _Decoder(dict[bytes, Any]):
-    """A column's values by their fields, each decoded once: most columns repeat few values.
+    """A memo of a column's values by field: most columns repeat few values, so each is decoded once.
 
-    `bad` has the fields that are no value of the column's type, with the reason.
+    `bad` holds the fields that are not a value of the column's type, with the reason.
     """
 
     missing: Any = np.nan
@@ -49,7 +49,7 @@ class _Decoder(dict[bytes, Any]):
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Keep the memory bounded; called between blocks."""
+        """Empty the memo if it has become too large; called between blocks."""
         if self._bytes > MEMO_BYTES:
             self.clear()
             self.bad.clear()
@@ -58,10 +58,10 @@ class _Decoder(dict[bytes, Any]):
 
 
 class NumberDecoder(_Decoder):
-    """Fields of a number column to floats."""
+    """Decode the fields of a number column to floats."""
 
     def decode(self, field: bytes) -> float:
-        if b"_" in field:  # float() takes 1_000
+        if b"_" in field:  # float() would accept 1_000
             raise ValueError("not a number")
         try:
             number = float(field)
@@ -75,7 +75,7 @@ class NumberDecoder(_Decoder):
 
 
 class DateDecoder(_Decoder):
-    """Fields of a date column, ISO 8601 as databases write it, to days since 1970 (UTC where no zone is given)."""
+    """Decode the fields of a date column, ISO 8601 as databases write it, to days since 1970 (by default in UTC)."""
 
     def decode(self, field: bytes) -> float:
         text = field.decode(errors="replace")
@@ -91,7 +91,7 @@ class DateDecoder(_Decoder):
 
 
 class CategoryDecoder(_Decoder):
-    """Fields of a category column to strings."""
+    """Decode the fields of a category column to strings."""
 
     def decode(self, field: bytes) -> str:
         try:
@@ -101,17 +101,20 @@ class CategoryDecoder(_Decoder):
 
 
 class FrameReader:
-    """Reads the features of record lines into data frames, in the columns' order and with their names.
+    """Read the features of record lines into data frames, in the columns' order and with their names.
 
-    A frame holds float64 for numbers and dates, objects for categories, and NaN for what is missing.
+    A frame holds float64 for numbers and dates, objects for categories, and NaN for missing values.
+
+    Args:
+        columns: the features' names and types.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = columns
-        self._names = [str(index) for index in range(len(columns) + 2)]  # of any source, and never twice the same
-        self._parsed = [column.type in ("integer", "real") for column in columns]  # by pandas; the others by value
-        # pandas takes a column of nothing but "True" and "False" for numbers, and categories of nothing but digits for
-        # numbers too; with this line, which is neither, they are what they are declared.
+        self._names = [str(index) for index in range(len(columns) + 2)]  # the names that pandas sees must be distinct
+        self._parsed = [column.type in ("integer", "real") for column in columns]  # by pandas; others value by value
+        # In a number column, pandas reads nothing but "True" and "False" as numbers; in a text column, it makes nothing
+        # but digits number categories. This line, appended to each block, is neither and makes it keep to the types.
         self._last_line = SEPARATOR.join([NULL, *(b"0" if parsed else b"1970-01-01" for parsed in self._parsed), NULL])
         self._decoders = [decoder_for(column) for column in columns]
 
@@ -122,10 +125,10 @@ class FrameReader:
             block: whole record lines, at least one, whose fields have been counted.
 
         Returns:
-            The frame, and for each row that holds what its column cannot, the row's index with the column and the
-            reason. Such a value counts as missing.
+            The frame, and for each row with a bad value the row's index, the column and the reason. Bad values count
+            as missing.
         """
-        # pandas' parser is three times faster, but gives up at the first odd value.
+        # pandas' parser is three times faster than ours, but gives up at the first bad value.
         frame = self._parse(block)
         if frame is not None:
             return frame, {}
@@ -166,7 +169,7 @@ class FrameReader:
                     categories = [decoder.decode(text.encode()) for text in values.cat.categories]
                 except ValueError:
                     return None
-                # The code of a missing value is -1, the last.
+                # The code of a missing value is -1, so it selects the last element.
                 decoded = np.array([*categories, np.nan], dtype=dtype)[values.cat.codes.to_numpy()]
                 values = pd.Series(decoded, dtype=dtype, copy=False)
             frame[column.name] = values

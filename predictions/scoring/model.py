@@ -1,8 +1,8 @@
-"""A trained model on disk: `model.skops` beside its manifest `model.json`, checked whenever it is loaded.
+"""A trained model on disk: `model.skops` and its manifest `model.json`, which are checked whenever they are loaded.
 
-skops, unlike pickle, runs no code from the file. It refuses types outside its own list, and ordinary scikit-learn
-models need a few more: those in `TRUSTED` were looked at one by one. They hold numbers and are built without calling
-anything that the file names. A file with any other type is refused.
+Unlike pickle, skops runs no code from the file. It refuses types outside its own list, but ordinary scikit-learn models
+need a few more. Those in `TRUSTED` were reviewed one by one: they hold numbers, and are built without calling anything
+that the file names. A file with any other type is refused.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from predictions.formats.record_line import NULL, escape, join_lines
 from predictions.scoring.features import FrameReader
 
 MODEL_FILE = "model.skops"
-DIGITS = 7  # significant digits written: the last bits of a matrix product differ with the size of the block
-LARGEST_VALUE = MAX_CELL_BYTES - (64 << 10)  # a cell's size counts the row key and the column too
-GOLDEN_TOLERANCE = 1e-5  # relative, of a golden record's value replayed on another machine
+DIGITS = 7  # significant digits of a number: the last bits of a matrix product differ with the size of the block
+LARGEST_VALUE = MAX_CELL_BYTES - (64 << 10)  # bytes; the row key and the column count towards a cell's size, too
+GOLDEN_TOLERANCE = 1e-5  # relative difference allowed when a golden record is scored again, perhaps on another machine
 
 TRUSTED = (
     "numpy.dtype",
@@ -47,7 +47,7 @@ TRUSTED = (
     "sklearn.tree._tree.Tree",
 )
 
-# Of the libraries that a prediction passes through; another version of the first is refused.
+# The libraries that a prediction passes through; a model trained with another version of the first is refused.
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "pandas", "skops")
 
 
@@ -64,7 +64,7 @@ def sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Scores:
-    """The predictions of one block: for each row its fields `prediction`, `probability` and `error`, escaped."""
+    """The fields `prediction`, `probability` and `error` for each row of a block, escaped."""
 
     predictions: list[bytes]
     probabilities: list[bytes]
@@ -72,11 +72,11 @@ class Scores:
 
 
 class Model:
-    """An estimator with what its manifest says of it.
+    """A fitted estimator and its manifest.
 
     Args:
         estimator: a fitted scikit-learn estimator that takes a data frame with the features' names.
-        manifest: what `model.json` says of it.
+        manifest: the content of `model.json`.
     """
 
     def __init__(self, estimator: Any, manifest: ModelManifest) -> None:
@@ -93,12 +93,16 @@ class Model:
         return len(self.features) + 2
 
     def score(self, block: bytes) -> Scores:
-        """Predict the records of one block: whole record lines, at least one, whose fields have been counted."""
+        """Predict the records of one block.
+
+        Args:
+            block: whole record lines, at least one, whose fields have been counted.
+        """
         frame, bad_rows = self._reader.read(block)
         if self._classes:
-            shares = self.estimator.predict_proba(frame)
-            best = shares.argmax(axis=1)
-            values = shares[np.arange(len(shares)), best]
+            class_probabilities = self.estimator.predict_proba(frame)
+            best = class_probabilities.argmax(axis=1)
+            values = class_probabilities[np.arange(len(best)), best]
             predictions = list(map(self._classes.__getitem__, best.tolist()))
             probabilities = format_numbers(values)
             for row in np.flatnonzero(self._class_is_too_large[best]).tolist():
@@ -115,36 +119,40 @@ class Model:
         return Scores(predictions, probabilities, errors)
 
     def golden_records(self, lines: Sequence[bytes]) -> list[dict[str, str]]:
-        """Return record lines, which must be valid UTF-8, with the model's answers, for the manifest."""
+        """Return record lines with their predictions, as the manifest keeps them.
+
+        Args:
+            lines: record lines in valid UTF-8.
+        """
         if not lines:
             return []  # scikit-learn's estimators raise on a frame without rows
         scores = self.score(join_lines(lines))
-        answers = zip(lines, scores.predictions, scores.probabilities, strict=True)
+        rows = zip(lines, scores.predictions, scores.probabilities, strict=True)
         return [
             {"record": line.decode(), "prediction": prediction.decode(), "probability": probability.decode()}
-            for line, prediction, probability in answers
+            for line, prediction, probability in rows
         ]
 
     def replay_golden_records(self) -> None:
-        """Predict the manifest's golden records again and compare.
+        """Score the manifest's golden records again and compare the predictions.
 
         Raises:
-            InputError: an answer differs from the one at training.
+            InputError: a prediction differs from the one at training.
         """
         expected = self.manifest.golden
         replayed = self.golden_records([golden["record"].encode() for golden in expected])
         for then, now in zip(expected, replayed, strict=True):
-            same = (
+            is_same_prediction = (
                 then["prediction"] == now["prediction"]
                 if self._classes
-                else _same(then["prediction"], now["prediction"])
+                else _is_close(then["prediction"], now["prediction"])
             )
-            if not (same and _same(then["probability"], now["probability"])):
+            if not (is_same_prediction and _is_close(then["probability"], now["probability"])):
                 record_id = then["record"].partition("\t")[0]
                 raise InputError(
-                    f"the model does not answer as it did when it was trained: record {record_id} was "
-                    f"{then['prediction']} ({then['probability']}), is {now['prediction']} ({now['probability']}); "
-                    "start a new release with the versions of this machine"
+                    f"the model does not answer as it did when it was trained: the prediction for record {record_id} "
+                    f"was {then['prediction']} ({then['probability']}) and is {now['prediction']} "
+                    f"({now['probability']}); start a new release with the versions of this machine"
                 )
 
 
@@ -153,7 +161,7 @@ def format_numbers(values: np.ndarray) -> list[bytes]:
     return (b"%.7g\n" * len(values) % tuple(values.tolist())).split(b"\n")[:-1]
 
 
-def _same(then: str, now: str) -> bool:
+def _is_close(then: str, now: str) -> bool:
     try:
         return then == now or math.isclose(float(then), float(now), rel_tol=GOLDEN_TOLERANCE)
     except ValueError:
@@ -161,10 +169,10 @@ def _same(then: str, now: str) -> bool:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write `model.skops` and `model.json` into a folder; the manifest gets the file's hash and the versions.
+    """Write `model.skops` and `model.json` into a folder; add the file's hash and the versions to the manifest.
 
     Raises:
-        InputError: the estimator holds a type that was not reviewed.
+        InputError: skops cannot save the estimator, or it holds a type that was not reviewed.
     """
     import skops.io
 
@@ -182,10 +190,11 @@ def load_model(manifest_path: Path) -> Model:
     """Load a model after checking its hash, its versions and its types, and replay its golden records.
 
     Args:
-        manifest_path: `model.json`; the model is the file beside it.
+        manifest_path: the path of `model.json`; `model.skops` must be in the same folder.
 
     Raises:
-        InputError: the model is missing, is another one, or does not belong to these versions.
+        InputError: the model is missing, was changed, needs another version of scikit-learn, holds a type that was not
+            reviewed, or does not answer as at training.
     """
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
@@ -193,27 +202,28 @@ def load_model(manifest_path: Path) -> Model:
     manifest = read_manifest(manifest_path)
     path = manifest_path.with_name(MODEL_FILE)
     try:
-        found = sha256(path)
+        digest = sha256(path)
     except OSError as error:
         raise InputError(
-            f"{path}: {error.strerror}; a model is {MODEL_MANIFEST} with {MODEL_FILE} beside it"
+            f"{path}: {error.strerror}; a model is {MODEL_MANIFEST} and {MODEL_FILE} in the same folder"
         ) from error
-    if found != manifest.sha256:
+    if digest != manifest.sha256:
         raise InputError(
-            f"{path}: its sha256 is {found[:16]}…, but {manifest_path} was written for {manifest.sha256[:16]}…: "
+            f"{path}: its sha256 is {digest[:16]}…, but {manifest_path} was written for {manifest.sha256[:16]}…: "
             "the file was changed or replaced; restore it, or start a new release"
         )
     trained_with = manifest.versions["scikit-learn"]
-    here = importlib.metadata.version("scikit-learn")
-    if trained_with != here:
+    installed = importlib.metadata.version("scikit-learn")
+    if trained_with != installed:
         raise InputError(
-            f"the model was trained with scikit-learn {trained_with}, this Python has {here}: install "
+            f"the model was trained with scikit-learn {trained_with}, this Python has {installed}: install "
             f"scikit-learn=={trained_with}, or train in a new release"
         )
     try:
         estimator = skops.io.load(path, trusted=list(TRUSTED))
     except UntrustedTypesFoundException:
-        _check_types(path)  # names them; where all is well, this is not spent: it takes as long as half of the loading
+        # Names the types. It is only called here, since it takes half as long as loading the model.
+        _check_types(path)
         raise
     model = Model(estimator, manifest)
     model.replay_golden_records()
@@ -224,7 +234,7 @@ def read_manifest(path: Path) -> ModelManifest:
     """Read `model.json`.
 
     Raises:
-        InputError: it is not there, not JSON, or of another format.
+        InputError: the file does not exist, is not JSON, or has another format.
     """
     try:
         return read(ModelManifest, path.read_bytes(), str(path))
@@ -235,9 +245,9 @@ def read_manifest(path: Path) -> ModelManifest:
 def _check_types(path: Path) -> None:
     import skops.io
 
-    unknown = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED))
-    if unknown:
+    untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED))
+    if untrusted:
         raise InputError(
-            f"{path}: holds types that were not reviewed: {', '.join(unknown)}; choose an estimator without them, or "
+            f"{path}: holds types that were not reviewed: {', '.join(untrusted)}; choose an estimator without them, or "
             "review them and add them to TRUSTED in predictions/scoring/model.py"
         )

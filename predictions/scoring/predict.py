@@ -1,4 +1,4 @@
-"""From records to prediction lines, block by block; where a model raises or crashes, the record that makes it."""
+"""Score records into prediction lines, block by block, and name the record that makes a model raise or crash."""
 
 import faulthandler
 import os
@@ -25,17 +25,17 @@ from predictions.task import environment
 from predictions.task.carry import unscored_lines
 from predictions.task.marks import Marks
 
-CAREFUL_FROM = 2  # attempts that died before one looks for the record that kills it, at twice the cost
+TRIAL_FROM = 2  # after so many attempts that died, a block is first scored in a forked process, at twice the cost
 
 
 class Scorer:
-    """Scores blocks of records.
+    """Score blocks of records.
 
     Args:
         model: the model.
         scored: the release's time (`names.scored_at`).
         split: the name of the input, for messages.
-        marks: of a release of the same model; records with a mark are passed on unscored.
+        marks: of a release with the same model; a record with a mark gets an unscored line.
     """
 
     def __init__(self, model: Model, scored: bytes, split: str, marks: Marks | None = None) -> None:
@@ -43,33 +43,34 @@ class Scorer:
         self.scored = scored
         self.split = split
         self._marks = marks
-        self._changed: list[bytes] = []
-        self._bytes = 0
+        self._changed_lines: list[bytes] = []  # record lines without a mark, not scored yet
+        self._changed_bytes = 0
 
     def lines(self, records: Sifted) -> bytes:
-        """Return prediction lines for records, at least one.
+        """Return prediction lines for a block's records, of which there must be at least one.
 
-        With marks: the unscored lines of records that have one, and, now and then, prediction lines of the others.
-        Those of many blocks are scored together: a call of an estimator costs as much as a thousand records.
+        With marks, return unscored lines for the records that have a mark, and collect the others over several blocks:
+        a call of the estimator costs as much as a thousand records. Their prediction lines are returned once enough
+        of them are collected; `rest` yields the last ones.
         """
         if not self._marks:
             return self._score(records.block, records.record_ids, records.features)
         keys, prints = row_keys(records.record_ids), fingerprints(records.features)
-        known = self._marks.have(keys, prints).tolist()
-        if not all(known):
+        marked = self._marks.have(keys, prints).tolist()
+        if not all(marked):
             lines = split_lines(records.block)
-            new = [line for line, is_known in zip(lines, known, strict=True) if not is_known]
-            self._changed += new
-            self._bytes += sum(map(len, new))
-        kept = [line for line, is_known in zip(unscored_lines(keys, prints), known, strict=True) if is_known]
-        answered = join_lines(kept) if kept else b""
-        return answered + b"".join(self.rest()) if self._bytes >= BLOCK_BYTES else answered
+            changed = [line for line, is_marked in zip(lines, marked, strict=True) if not is_marked]
+            self._changed_lines += changed
+            self._changed_bytes += sum(map(len, changed))
+        unscored = [line for line, is_marked in zip(unscored_lines(keys, prints), marked, strict=True) if is_marked]
+        block = join_lines(unscored) if unscored else b""
+        return block + b"".join(self.rest()) if self._changed_bytes >= BLOCK_BYTES else block
 
     def rest(self) -> Iterator[bytes]:
-        """Yield the prediction lines that are still to come."""
-        if self._changed:
-            block = join_lines(self._changed)
-            self._changed, self._bytes = [], 0
+        """Yield the prediction lines of the records that were collected and not scored yet."""
+        if self._changed_lines:
+            block = join_lines(self._changed_lines)
+            self._changed_lines, self._changed_bytes = [], 0
             yield self._score(block, *split_records(block, self.model.fields))
 
     def _score(self, block: bytes, record_ids: list[bytes], features: list[bytes]) -> bytes:
@@ -85,29 +86,29 @@ class Scorer:
         return write_rows(zip(*columns, strict=True))
 
     def _predict(self, block: bytes) -> Scores:
-        """Score a block of records; where that fails, say for which one."""
+        """Score a block of records; if that fails, raise an error that names the record."""
         score = self.model.score
-        if environment.attempt() >= CAREFUL_FROM and (died := killing_signal(score, block)):
+        if environment.attempt() >= TRIAL_FROM and (signal_name := killing_signal(score, block)):
             line = first_fault(block, lambda lines: killing_signal(score, lines) is not None)
-            raise InternalError(f"{self._place(line)}: scoring it kills the process ({died})")
+            raise InternalError(f"{self._location(line)}: scoring it kills the process ({signal_name})")
         try:
             return score(block)
         except Exception as error:
             line = first_fault(block, lambda lines: raises(score, lines))
-            message = " ".join(str(error).split())  # scikit-learn's may have several lines
-            raise InternalError(f"{self._place(line)}: {type(error).__name__}: {message}") from error
+            message = " ".join(str(error).split())  # scikit-learn's messages may have several lines
+            raise InternalError(f"{self._location(line)}: {type(error).__name__}: {message}") from error
 
-    def _place(self, line: bytes | None) -> str:
+    def _location(self, line: bytes | None) -> str:
         record = f"record {line.partition(SEPARATOR)[0].decode()}" if line else "no single record"
         return f"split {self.split}, {record}"
 
 
 def first_fault(block: bytes, fails: Callable[[bytes], bool]) -> bytes | None:
-    """Return the first line of a block that fails by itself; None where no line does.
+    """Find a line that fails alone, by bisection; return None if only several lines together fail.
 
     Args:
-        block: whole lines, at least one, which together fail.
-        fails: whether some of the lines fail.
+        block: whole lines, at least one, which fail together. If several of them fail alone, the first is returned.
+        fails: whether a block of some of these lines fails.
     """
     lines = split_lines(block)
     while len(lines) > 1:
@@ -117,7 +118,7 @@ def first_fault(block: bytes, fails: Callable[[bytes], bool]) -> bytes | None:
 
 
 def raises(score: Callable[[bytes], Any], block: bytes) -> bool:
-    """Whether scoring a block raises."""
+    """Return whether scoring a block raises an exception."""
     try:
         score(block)
     except Exception:
@@ -126,14 +127,14 @@ def raises(score: Callable[[bytes], Any], block: bytes) -> bool:
 
 
 def killing_signal(score: Callable[[bytes], Any], block: bytes) -> str | None:
-    """Score a block in a process of its own and return the name of the signal that killed it, if one did."""
+    """Score a block in a forked process; return the name of the signal that killed the process, or None."""
     child = os.fork()
     if not child:
-        faulthandler.disable()  # one stack in the log will do
+        faulthandler.disable()  # one stack in the log is enough
         try:
-            with threadpool_limits(1):  # OpenMP's threads were not forked, and would be waited for
+            with threadpool_limits(1):  # the fork has no OpenMP threads, and scoring would wait for them for ever
                 score(block)
         finally:
-            os._exit(0)  # whatever it raised, the parent will meet itself
+            os._exit(0)  # the parent process will see an exception itself, when it scores the block
     _pid, status = os.waitpid(child, 0)
     return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
