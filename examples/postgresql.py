@@ -1,10 +1,10 @@
-"""A PostgreSQL of one's own, to try things on: in a folder, on loopback, with a password; removed without a trace.
+"""Run a PostgreSQL server to try things on: in one folder, on loopback, with a password; it can be removed completely.
 
     python examples/postgresql.py start var/postgresql      prints its URL
     python examples/postgresql.py stop var/postgresql       stops it and removes the folder
 
-PostgreSQL does not run as root: where this does, it is the user `postgres` of Debian's package who runs it, and the
-folder must lie where that user may go.
+PostgreSQL does not run as root. If root runs this script, the server runs as the user `postgres` of Debian's package,
+who must be able to enter the folder.
 """
 
 import os
@@ -24,10 +24,10 @@ LOG = "postgresql.log"
 
 
 class PostgreSQL:
-    """A server in a folder.
+    """A PostgreSQL server.
 
     Args:
-        folder: where its files are.
+        folder: where all its files are.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,94 +36,102 @@ class PostgreSQL:
 
     @property
     def url(self) -> str:
-        """Where it answers, with the password: for whoever may read the folder's files."""
+        """The URL with the password, which is kept in a file that only the server's user may read."""
         return (self.folder / "url").read_text()
 
     def start(self, **settings: str) -> str:
-        """Make it, unless that was done, and start it, unless it runs.
+        """Start the server unless it is running; create it first if there is none.
 
         Args:
-            settings: of `postgresql.conf`.
+            settings: settings of `postgresql.conf`.
 
         Returns:
-            Its URL.
+            The URL.
         """
         if not self.folder.exists():
-            self._make()
+            self._create()
         if not (self.data / "postmaster.pid").exists():
             self.begin(**settings)
         return self.url
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         self.folder.mkdir(parents=True)
-        password = self._secret("password", secrets.token_hex(16))
-        self._own()
-        self.run("initdb", f"--pgdata={self.data}", f"--username={USER}", f"--pwfile={password}", *_INIT)
-        self._secret("url", f"postgresql://{USER}:{password.read_text()}@127.0.0.1:{_free_port()}/postgres")
-        self._own()
+        password_file = self._write_secret("password", secrets.token_hex(16))
+        self._give_to_user()
+        self.run("initdb", f"--pgdata={self.data}", f"--username={USER}", f"--pwfile={password_file}", *_INITDB_OPTIONS)
+        self._write_secret("url", f"postgresql://{USER}:{password_file.read_text()}@127.0.0.1:{_free_port()}/postgres")
+        self._give_to_user()
 
     def copy(self, folder: Path, **settings: str) -> "PostgreSQL":
-        """Start a read replica of it in another folder, which follows it; `settings` as of `start`."""
+        """Start a read replica of this server in another folder; `settings` as for `start`."""
         replica = PostgreSQL(folder)
         replica.folder.mkdir(parents=True)
-        replica._secret("url", re.sub(r":\d+/", f":{_free_port()}/", self.url))
-        replica._own()
+        replica._write_secret("url", re.sub(r":\d+/", f":{_free_port()}/", self.url))
+        replica._give_to_user()
         port, password = re.search(r":(\d+)/", self.url), (self.folder / "password").read_text()
         assert port
-        place = ["--host=127.0.0.1", f"--port={port[1]}", f"--username={USER}"]
+        server = ["--host=127.0.0.1", f"--port={port[1]}", f"--username={USER}"]
         options = [f"--pgdata={replica.data}", "--write-recovery-conf", "--checkpoint=fast"]
-        self.run("pg_basebackup", *place, *options, PGPASSWORD=password)
+        self.run("pg_basebackup", *server, *options, PGPASSWORD=password)
         replica.begin(**settings)
         return replica
 
     def begin(self, **settings: str) -> None:
-        """Start it again after `end`; `settings` as of `start`."""
+        """Start the server, which must exist and not run; `settings` as for `start`."""
         port = re.search(r":(\d+)/", self.url)
         assert port
-        given = {"port": port[1], "listen_addresses": "127.0.0.1", "unix_socket_directories": "", **settings}
-        options = " ".join(f"-c {name}='{value}'" for name, value in given.items())
+        settings = {"port": port[1], "listen_addresses": "127.0.0.1", "unix_socket_directories": "", **settings}
+        options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         self.run("pg_ctl", "start", "-w", "-s", f"-D{self.data}", f"-l{self.folder / LOG}", f"-o{options}")
 
     def end(self) -> None:
-        """Stop it, at once; its files stay."""
+        """Stop the server without waiting for its sessions; keep the files."""
         self.run("pg_ctl", "stop", "-w", "-s", "-mfast", f"-D{self.data}")
 
     def remove(self) -> None:
-        """Stop it and remove the folder."""
+        """Stop the server and remove its folder."""
         if (self.data / "postmaster.pid").exists():
             self.end()
         shutil.rmtree(self.folder)
 
     def run(self, program: str, *arguments: str, **variables: str) -> str:
-        """Run one of PostgreSQL's programs as who may, with variables in its environment; return what it prints.
+        """Run one of PostgreSQL's programs, as the user `postgres` if this is root.
+
+        Args:
+            program: its name.
+            arguments: its arguments.
+            variables: added to its environment.
+
+        Returns:
+            What the program printed; nothing of `pg_ctl`.
 
         Raises:
             SystemExit: PostgreSQL is not installed, or the program failed.
         """
         command = [find_program(program), *arguments]
         as_user: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
-        # The server keeps what it is given as stdout: its log is a file, and a pipe would never end.
-        log = None if program == "pg_ctl" else subprocess.PIPE
-        done = subprocess.run(
+        # The server inherits the standard output of pg_ctl and keeps it open, so a pipe would never end.
+        output = None if program == "pg_ctl" else subprocess.PIPE
+        result = subprocess.run(
             command,
             cwd="/",
             env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             text=True,
             **as_user,
         )
-        if done.returncode:
-            raise SystemExit(f"{program} failed: {done.stderr or self.folder / LOG}")
-        return done.stdout or ""
+        if result.returncode:
+            raise SystemExit(f"{program} failed: {result.stderr or f'see {self.folder / LOG}'}")
+        return result.stdout or ""
 
-    def _own(self) -> None:
+    def _give_to_user(self) -> None:
         if os.geteuid() == 0:
             for path in (self.folder, *self.folder.iterdir()):
                 shutil.chown(path, USER, USER)
 
-    def _secret(self, name: str, text: str) -> Path:
+    def _write_secret(self, name: str, text: str) -> Path:
         path = self.folder / name
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
@@ -132,7 +140,7 @@ class PostgreSQL:
 
 @contextmanager
 def running(folder: Path, **settings: str) -> Iterator[PostgreSQL]:
-    """Run one in a folder for as long as the context is open, and remove it; `settings` as of `PostgreSQL.start`."""
+    """Run a server in a folder while the context is open, then remove it; `settings` as for `PostgreSQL.start`."""
     server = PostgreSQL(folder)
     try:
         server.start(**settings)
@@ -142,20 +150,20 @@ def running(folder: Path, **settings: str) -> Iterator[PostgreSQL]:
             server.remove()
 
 
-_INIT: Sequence[str] = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions")
+_INITDB_OPTIONS: Sequence[str] = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions")
 
 
 def find_program(name: str) -> str:
-    """Return the path of one of PostgreSQL's programs: Debian keeps the server's out of the PATH.
+    """Return the path of one of PostgreSQL's programs; Debian does not put the server's programs on the PATH.
 
     Raises:
-        SystemExit: it is not installed.
+        SystemExit: the program is not installed.
     """
     installed = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
-    found = str(installed[-1]) if installed else shutil.which(name)
-    if not found:
-        raise SystemExit(f"{name}: not there; please install PostgreSQL (apt-get install postgresql)")
-    return found
+    path = str(installed[-1]) if installed else shutil.which(name)
+    if not path:
+        raise SystemExit(f"{name} is not installed; install PostgreSQL (apt-get install postgresql)")
+    return path
 
 
 def _free_port() -> int:

