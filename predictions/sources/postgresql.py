@@ -45,7 +45,7 @@ _BOOLEAN, _BYTEA = 16, 17  # OIDs of types (pg_type.dat)
 _INTEGERS = (20, 21, 23, 26)  # int8, int2, int4, oid
 _REALS = (700, 701, 1700)  # float4, float8, numeric
 _DATES = (1082, 1114, 1184)  # date, timestamp, timestamptz
-# With these, the settings or the data are wrong; with any other, the service is.
+# These errors mean that the settings or the data are wrong; any other error is a failure of the service.
 _INPUT_ERRORS = (errors.DataError, errors.ProgrammingError, errors.NotSupportedError, errors.ReadOnlySqlTransaction)
 _CONFLICT = "conflict with recovery"
 _PORTS = re.compile(r"[0-9,]*")
@@ -115,7 +115,7 @@ class PostgresDatabase:
 
         Args:
             seconds: how long each statement may take.
-            deadline: until when connecting and all statements may take, by the monotonic clock, if it is given.
+            deadline: when connecting and all statements must have ended, by the monotonic clock; None for no deadline.
         """
         max_wait = self._settings.timeout if deadline is None else max(0.0, deadline - time.monotonic())
         parameters = {**KEEPALIVE, "application_name": "predictions", **self._parameters}
@@ -161,7 +161,7 @@ class PostgresDatabase:
             return ServiceError(f"{self.name}: no answer within {limit}")
         if isinstance(error, errors.LockNotAvailable):
             return ServiceError(f"{text}; another session is changing the table, try again later")
-        # A replica's conflict is known by its text: if it comes while the session connects, it has no SQLSTATE.
+        # A replica's conflict is recognised by its text: if it comes while the session connects, it has no SQLSTATE.
         if _CONFLICT in text:
             return SnapshotLostError(text)
         return InputError(text) if isinstance(error, _INPUT_ERRORS) else ServiceError(text)
@@ -349,11 +349,11 @@ class PostgresShare:
 
 
 @contextmanager
-def _lost(database: PostgresDatabase, kind: type[psycopg.Error]) -> Iterator[None]:
-    """Turn errors of one kind into SnapshotLostError, except timeouts."""
+def _lost(database: PostgresDatabase, error_class: type[psycopg.Error]) -> Iterator[None]:
+    """Turn errors of one class into SnapshotLostError, except timeouts."""
     try:
         yield
-    except kind as error:
+    except error_class as error:
         if isinstance(error, TIMEOUTS):
             raise
         raise SnapshotLostError(f"{database.name}: the snapshot was lost: {_text(error)}") from error

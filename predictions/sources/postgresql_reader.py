@@ -127,10 +127,10 @@ def _value(column: Field, field: bytes) -> Any:
     try:
         if column.is_bytes:
             return base64.b64encode(bytes.fromhex(text.removeprefix("\\x"))).decode()
-        kind = column.column.type
-        if kind == "integer" or (kind == "real" and text.removeprefix("-").isdecimal()):
+        type_ = column.column.type
+        if type_ == "integer" or (type_ == "real" and text.removeprefix("-").isdecimal()):
             return int(text)
-        if kind == "real":
+        if type_ == "real":
             number = float(text)
             return number if math.isfinite(number) else text  # JSON has no NaN and no infinity
     except ValueError:  # the column has another type now

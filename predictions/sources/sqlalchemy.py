@@ -33,7 +33,8 @@ _TABLE_CHANGED = 1412  # MySQL: the table was changed after the snapshot
 _TIMEOUT_STATES = ("57014", "70100")  # SQLSTATE of a statement that took too long: PostgreSQL, MariaDB
 _TIMEOUT_NUMBERS = (1205, 3024)  # MySQL: a lock, or a statement, took too long
 _NO_ANSWER = 2013  # MySQL's drivers: the connection was lost while waiting for an answer
-# With these classes of SQLSTATE and these errors, the settings or the data are wrong; with any other, the service is.
+# These classes of SQLSTATE and these errors mean that the settings or the data are wrong; any other error is a failure
+# of the service.
 _INPUT_STATES = ("21", "22", "25", "42")
 _INPUT_ERRORS = (exc.DataError, exc.ProgrammingError, exc.NotSupportedError)
 _DECLARED_TYPES: list[tuple[type[sql.TypeEngine[Any]], str]] = [
@@ -62,14 +63,18 @@ class SqlalchemyDatabase:
         ).render_as_string()
 
     def connect(self, seconds: float) -> Connection:
-        """Open a read-only session, in which each statement is a transaction and may take so many seconds."""
+        """Open a read-only session in which each statement is a transaction of its own.
+
+        Args:
+            seconds: how long each statement may take.
+        """
         seconds = min(seconds, MAX_SECONDS)
         engine = create_engine(
             self._url,
             connect_args=self._driver_options(seconds),
             isolation_level="AUTOCOMMIT",
-            # The pool holds one connection and sends nothing to the server by itself, so that a forked process can drop
-            # the connection without effect on its parent.
+            # The pool holds one connection and sends nothing to the server unasked, so a forked process can drop the
+            # connection without any effect on its parent.
             poolclass=StaticPool,
             pool_reset_on_return=None,
         )
