@@ -111,9 +111,10 @@ class Reader:
             try:
                 return self._session.find(record_ids, deadline)
             except Exception as error:
-                if not self._session.is_over(error) or time.monotonic() >= deadline:
-                    raise
+                may_retry = self._session.is_over(error) and time.monotonic() < deadline
                 self.close()  # the server may have been restarted, or the table replaced
+                if not may_retry:
+                    raise
         self._session = self._open_session(deadline)
         return self._session.find(record_ids, deadline)
 
