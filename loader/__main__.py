@@ -1,9 +1,9 @@
-"""Load one part as a map task of a Streaming job, or of a plain pipe.
+"""Load one part, as a map task of a Streaming job or in a plain pipe.
 
-    python -m loader PLAN < part-00000
+    python -m loader PLAN part-00000 < part-00000
 
-Prediction lines of one part come in; `part TAB rows` goes out after each batch that HBase has acknowledged. The part's
-name is that of Hadoop's input file, or of a pipe's second argument.
+Reads the part's prediction lines, and prints `part TAB rows` after each batch that HBase has acknowledged. In a job,
+the part's name is that of Hadoop's input file, and the second argument is left out.
 """
 
 import gc
@@ -26,7 +26,7 @@ from predictions.task import environment, script
 
 
 def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
-    """Yield a part's blocks of whole lines from an offset on; what stands before it is read and left."""
+    """Yield a part's blocks of whole lines from an offset on; the bytes before it are read and dropped."""
     while offset and (data := stream.read(min(offset, 1 << 20))):
         offset -= len(data)
     if offset:
@@ -41,15 +41,15 @@ def main() -> int:
         plan = read(Plan, Path(sys.argv[1]).read_bytes(), sys.argv[1])
         name = environment.input_name() or sys.argv[2]
 
-        def report(done: Checkpoint) -> None:
-            print(f"{name}\t{done.rows}", flush=True)
+        def report(checkpoint: Checkpoint) -> None:
+            print(f"{name}\t{checkpoint.rows}", flush=True)
 
-        def waiting(reason: str) -> None:
+        def report_waiting(reason: str) -> None:
             environment.status(f"{name}: waiting for HBase: {reason}")
 
-        with Connection(plan.server, waiting) as connection:
-            lines_from = partial(skip, sys.stdin.buffer)
-            counts["loaded"] = load_part(connection, plan, part_number(name), lines_from, report).rows
+        with Connection(plan.server, report_waiting) as connection:
+            read_from = partial(skip, sys.stdin.buffer)
+            counts["loaded"] = load_part(connection, plan, part_number(name), read_from, report).rows
 
     return script.run("loader", load, "loaded")
 

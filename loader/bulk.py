@@ -1,8 +1,8 @@
-"""The loader by HFiles: the scoring job wrote one for each region, and HBase takes them over as they are.
+"""Load a release by HFiles: the scoring job wrote one for each region, and HBase takes them over as they are.
 
-HBase's bulk load moves the files, region by region, so whatever ended an earlier run leaves no doubt: a file that is
-there is to be loaded; one that is not was loaded, if its region holds its rows, and else is written again, from the
-prediction lines.
+HBase's bulk load moves the files, region by region, so a load can go on wherever an earlier one ended: a file that is
+still in its folder has not been loaded. If a file is gone, it was loaded if its region holds its rows; otherwise it is
+written again, from the prediction lines.
 """
 
 import hashlib
@@ -34,26 +34,27 @@ _READ_BYTES = 4 << 20
 
 
 def can_load(settings: Settings, storage: Storage) -> bool:
-    """Whether HBase can be handed a release's HFiles: they are on HDFS, and the command `hbase` is here."""
+    """Return whether HBase can take over a release's HFiles: they are on HDFS, and the command `hbase` is installed."""
     return storage.is_hdfs and find_command("hbase", settings.hadoop.bin) is not None
 
 
 class HFileLoad:
-    """A load by HFiles.
+    """Load a release by HFiles.
 
     Args:
-        settings: where the command `hbase` is, and how long it may take.
-        folder: the release's.
+        settings: where the command `hbase` is, and how many seconds it may take.
+        folder: the release's folder.
         processes: how many files are written or checked at once.
 
     Raises:
-        InputError: `hbase` is not there, or the storage is not HDFS.
+        InputError: the command `hbase` is missing, or the storage is not HDFS.
     """
 
     def __init__(self, settings: Settings, folder: ReleaseFolder, processes: int) -> None:
         if not can_load(settings, folder.storage):
             raise InputError(
-                f"{folder.path}: HFiles are loaded from HDFS, with the command `hbase` (hadoop.bin); use --via puts"
+                f"{folder.path}: loading HFiles needs a storage on HDFS and the command `hbase` (hadoop.bin); "
+                "otherwise use --via puts"
             )
         self._settings = settings
         self._folder = folder
@@ -62,53 +63,54 @@ class HFileLoad:
     def load(
         self, connection: Connection, plan: Plan, rows: int, bar: Bar, _say: Callable[[str], None]
     ) -> list[RegionFacts]:
-        """Load what is not loaded yet, and return what is known of each region's file.
+        """Load the regions that are not loaded yet, and return the facts about each region's file.
 
         Raises:
-            InputError: there are files of other regions, or prediction lines that are none.
+            InputError: there are files of other regions, or lines that are not prediction lines.
             VerificationError: a file is not what was written.
-            InternalError, ServiceError: HBase did not take them, or not in time.
+            InternalError, ServiceError: HBase did not take over the files, or not in time.
         """
         folder = self._folder
-        facts, there = _facts(folder, plan), _there(folder, plan)
-        loaded = {part for part in facts.keys() - there if _is_loaded(connection, plan, part, facts[part])}
-        missing = [part for part in range(plan.parts) if part not in loaded | (there & facts.keys())]
+        facts, unmoved = _read_facts(folder, plan), _unmoved_parts(folder, plan)
+        loaded = {part for part in facts.keys() - unmoved if _is_loaded(connection, plan, part, facts[part])}
+        to_write = [part for part in range(plan.parts) if part not in loaded | (unmoved & facts.keys())]
         with bar("load", "rows") as progress:
-            for event in run_tasks(partial(_write, folder), missing, self._processes):
+            for event in run_tasks(partial(_write, folder), to_write, self._processes):
                 if event.done:
-                    facts[missing[event.task]] = event.value
-            waiting = [(part, facts[part]) for part in sorted(facts.keys() - loaded) if facts[part].rows]
-            good = rows - sum(known.rows for _part, known in waiting)
-            for event in run_tasks(partial(_check, folder, plan), waiting, self._processes):
+                    facts[to_write[event.task]] = event.value
+            to_check = [(part, facts[part]) for part in sorted(facts.keys() - loaded) if facts[part].rows]
+            checked_rows = rows - sum(part_facts.rows for _part, part_facts in to_check)
+            for event in run_tasks(partial(_check, folder, plan), to_check, self._processes):
                 if event.done:
-                    good += waiting[event.task][1].rows
-                    progress(good, rows)
+                    checked_rows += to_check[event.task][1].rows
+                    progress(checked_rows, rows)
             for attempt in range(ATTEMPTS):
-                if _there(folder, plan):
+                if _unmoved_parts(folder, plan):
                     _bulk_load(self._settings, folder, plan, is_last=attempt == ATTEMPTS - 1)
         return [facts[part] for part in range(plan.parts)]
 
 
-def _facts(folder: ReleaseFolder, plan: Plan) -> dict[int, RegionFacts]:
-    """Return what is known of each file that was written, wherever it is now."""
+def _read_facts(folder: ReleaseFolder, plan: Plan) -> dict[int, RegionFacts]:
+    """Return the facts about each file that was written, whether HBase has moved it or not."""
     names = set(folder.storage.names(f"{folder.path}/{HFILES}"))
     parts = [part for part in range(plan.parts) if facts_name(part) in names]
     paths = {part: f"{HFILES}/{facts_name(part)}" for part in parts}
     return {part: read(RegionFacts, folder.read(path), f"{folder.path}/{path}") for part, path in paths.items()}
 
 
-def _there(folder: ReleaseFolder, plan: Plan) -> set[int]:
-    """Return the regions whose files were not moved yet; InputError where there are others."""
+def _unmoved_parts(folder: ReleaseFolder, plan: Plan) -> set[int]:
+    """Return the regions whose files HBase has not moved yet; raise InputError if there are files of other regions."""
     path = f"{folder.path}/{HFILES}/{FAMILY.decode()}"
     parts = set(map(part_number, (name for name in folder.storage.names(path) if not name.startswith("."))))
     if extra := parts - set(range(plan.parts)):
-        raise InputError(f"{path}/{part_name(min(extra))}: the release has {plan.parts} regions; score a new release")
+        name = part_name(min(extra))
+        raise InputError(f"{path}/{name}: unexpected file, the release has {plan.parts} regions; score a new release")
     return parts
 
 
-def _is_loaded(connection: Connection, plan: Plan, part: int, known: RegionFacts) -> bool:
-    found = count_range(connection, plan.table, plan.range(part), lambda _rows: None)
-    return (found.rows, found.id_digest) == (known.rows, known.id_digest)
+def _is_loaded(connection: Connection, plan: Plan, part: int, facts: RegionFacts) -> bool:
+    region = count_range(connection, plan.table, plan.range(part), lambda _rows: None)
+    return (region.rows, region.id_digest) == (facts.rows, facts.id_digest)
 
 
 def _write(folder: ReleaseFolder, part: int, report: Report) -> RegionFacts:
@@ -120,7 +122,8 @@ def _write(folder: ReleaseFolder, part: int, report: Report) -> RegionFacts:
                 file.write(block)
                 rows += block.count(b"\n")
                 report(rows)
-        # Facts without a file are those of one that was moved; a file with another's facts would be refused.
+        # The facts first: facts without a file are taken for those of a moved file, which is then looked for in the
+        # table; a file next to the facts of an earlier one would be refused.
         for name in (facts_name(part), *([hfile_name(part)] if rows else [])):
             with open(os.path.join(scratch, name), "rb") as source:
                 folder.put(f"{HFILES}/{name}", source)
@@ -128,16 +131,17 @@ def _write(folder: ReleaseFolder, part: int, report: Report) -> RegionFacts:
 
 
 def _check(folder: ReleaseFolder, plan: Plan, task: tuple[int, RegionFacts], report: Report) -> None:
-    """Raise VerificationError unless a file is the one that was written, and its region's.
+    """Raise VerificationError unless a file is the one that was written, with the rows of its region.
 
-    One that the command of a load that was killed has moved meanwhile is not there: its rows are counted at the end.
+    The bulk load of a killed run may still be at work: a file that it has moved by now is gone, and its rows are
+    counted at the end.
     """
-    part, known = task
+    part, facts = task
     report(None)
     path = f"{folder.path}/{HFILES}/{hfile_name(part)}"
     first, stop = plan.range(part)
-    if known.bounds[0] < first or (stop and known.bounds[1] >= stop):
-        raise VerificationError(f"{path}: its rows are {known.first} to {known.last}, not those of region {part}")
+    if facts.bounds[0] < first or (stop and facts.bounds[1] >= stop):
+        raise VerificationError(f"{path}: it has rows {facts.first} to {facts.last}, which are not region {part}'s")
     digest = hashlib.sha256()
     try:
         with folder.storage.reachable(), folder.storage.fs.open(path, "rb", block_size=_READ_BYTES) as file:
@@ -145,25 +149,25 @@ def _check(folder: ReleaseFolder, plan: Plan, task: tuple[int, RegionFacts], rep
                 digest.update(data)
     except FileNotFoundError:
         return
-    if digest.hexdigest() != known.sha256:
-        # HBase would not mind: where its own checksums fail, it believes those of HDFS.
-        raise VerificationError(f"{path}: it is not what was written, by its sha256; remove it and load again")
+    if digest.hexdigest() != facts.sha256:
+        # HBase would not notice: where its own checksums fail, it trusts those of HDFS.
+        raise VerificationError(f"{path}: its SHA-256 is not that of the file written; remove the file and load again")
 
 
 def _bulk_load(settings: Settings, folder: ReleaseFolder, plan: Plan, is_last: bool) -> None:
-    """Have HBase take over the files that are there; whether it has is counted afterwards."""
+    """Have HBase take over the files that are left; that it did is checked later, by counting the table's rows."""
     hbase = find_command("hbase", settings.hadoop.bin)
     assert hbase
     options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
     command = [hbase, _TOOL, *options, f"hdfs://{folder.path}/{HFILES}", plan.table]
-    patience = settings.hbase.load_timeout
+    timeout = settings.hbase.load_timeout
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience)
+        process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise ServiceError(
-            f"HBase did not take over the files of {folder.path}/{HFILES} in {patience:g} s (hbase.load_timeout); is "
-            "it running (hadoop/cluster status)?"
+            f"HBase did not take over the files of {folder.path}/{HFILES} in {timeout:g} s (hbase.load_timeout); is it "
+            "running (hadoop/cluster status)?"
         ) from error
-    if done.returncode and is_last:
-        said = complaints(done.stderr) or ["no message"]
-        raise InternalError(f"HBase's bulk load of {folder.path}/{HFILES} failed: {said[-1]}")
+    if process.returncode and is_last:
+        errors = complaints(process.stderr) or ["no message"]
+        raise InternalError(f"HBase's bulk load of {folder.path}/{HFILES} failed: {errors[-1]}")

@@ -1,11 +1,13 @@
-"""How far each part of a load has come, kept in HBase: whoever goes on, on whatever machine, finds it there.
+"""Checkpoints: how much of each part is loaded, kept in HBase, so that a load can go on from any machine.
 
-Table NAME, family `r`, row `load:RELEASE:LOAD:PART`: `r:checkpoint` is JSON (`offset`: bytes of the part file whose
-rows HBase has acknowledged; `rows` and `id_digest` of those that it took; how many were `rejected`; whether the part is
-`complete`), and
-`r:rejected:OFFSET`, for each batch with such, the dead letters: a line `record ID TAB reason`, escaped like a record
-line, for each row that HBase refused. Both are written in one put, after the batch. LOAD is made with the release's
-table, so a new table has no checkpoints.
+Table NAME, family `r`, row `load:RELEASE:LOAD:PART`:
+
+- `r:checkpoint` is JSON: `offset` (bytes of the part file whose rows HBase has acknowledged), `rows` and `id_digest` of
+  the rows that it took, how many it `rejected`, and whether the part is `complete`.
+- `r:rejected:OFFSET`, one for each batch with refused rows, has the dead letters: a line `record ID TAB reason`,
+  escaped like a record line, for each of these rows.
+
+Both are written in one put, after the batch. LOAD is made with the release's table, so a new table has no checkpoints.
 """
 
 import json
@@ -26,14 +28,14 @@ _REJECTED = b"r:rejected:%015d"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a part has come.
+    """How much of a part is loaded.
 
     Args:
-        offset: bytes of the part file that are done, unpacked.
-        rows: rows that were loaded from them.
-        id_digest: the digest of their record IDs.
+        offset: bytes of the part file, unpacked, whose rows HBase has acknowledged.
+        rows: rows that were loaded from these bytes.
+        id_digest: ID digest of these rows.
         rejected: rows that HBase refused.
-        complete: whether that was the whole part.
+        complete: whether the whole part is loaded.
     """
 
     offset: int = 0
@@ -51,9 +53,9 @@ class Rejected(NamedTuple):
 
 
 def forget_loads(connection: Connection, name: str, release: str) -> None:
-    """Forget every load of a release, of part files that were replaced too."""
-    rows = f"load:{release}".encode()
-    for page in connection.keys(name, rows + b":", rows + b";"):
+    """Remove the checkpoints of every load of a release, also those of part files that were replaced."""
+    prefix = f"load:{release}".encode()
+    for page in connection.keys(name, prefix + b":", prefix + b";"):
         for key in page:
             connection.delete_row(name, key)
 
@@ -67,31 +69,31 @@ class Checkpoints:
         self._last_time = 0
 
     def read(self, part: int) -> Checkpoint:
-        """Return how far a part has come."""
+        """Return a part's checkpoint; all zeros if the part was not begun."""
         cell = self._connection.row(self._plan.name, self._key(part), [_CHECKPOINT]).get(_CHECKPOINT)
         if not cell:
             return Checkpoint()
-        self._last_time = cell.timestamp  # by the clock of another machine, perhaps, that is ahead of this one's
+        self._last_time = cell.timestamp  # perhaps another machine's, whose clock is ahead of this one's
         return _read(cell.value)
 
     def write(self, part: int, checkpoint: Checkpoint, rejected: Iterable[Rejected] = ()) -> None:
-        """Keep how far a part has come, and the dead letters of its last batch."""
+        """Write a part's checkpoint, and the dead letters of its last batch."""
         cells = {_CHECKPOINT: json.dumps(asdict(checkpoint)).encode()}
         lines = [(letter.record_id, escape(letter.reason.encode())) for letter in rejected]
         if lines:
             cells[_REJECTED % checkpoint.offset] = write_rows(lines)
-        # With its own time: a put that was given up may arrive late, and must not take the place of a later one.
+        # With an explicit timestamp: a put that timed out may arrive late, and must not replace a later checkpoint.
         self._last_time = max(self._last_time + 1, time.time_ns() // 1_000_000)
         self._connection.put(self._plan.name, self._key(part), cells, self._last_time)
 
     def read_all(self) -> dict[int, Checkpoint]:
-        """Return how far each part has come."""
-        found = {part: Checkpoint() for part in range(self._plan.parts)}
+        """Return each part's checkpoint, by the part's number."""
+        checkpoints = {part: Checkpoint() for part in range(self._plan.parts)}
         for page in self._connection.scan(self._plan.name, self._key(0), self._key(self._plan.parts), [_CHECKPOINT]):
             for row in page:
                 part = int(row.key.rpartition(b":")[2])
-                found[part] = _read(row.cells[_CHECKPOINT].value)
-        return found
+                checkpoints[part] = _read(row.cells[_CHECKPOINT].value)
+        return checkpoints
 
     def rejected(self, part: int) -> list[Rejected]:
         """Return a part's dead letters in the order of their rows."""
@@ -101,11 +103,11 @@ class Checkpoints:
         return [Rejected(record_id, unescape(reason).decode()) for record_id, reason in pairs]
 
     def remove(self, part: int) -> None:
-        """Forget a part: it will be loaded from its start."""
+        """Remove a part's checkpoint, so that it is loaded from its start."""
         self._connection.delete_row(self._plan.name, self._key(part))
 
     def remove_all(self) -> None:
-        """Forget every load of the release, of part files that were replaced too."""
+        """Remove the checkpoints of every load of the release, also those of part files that were replaced."""
         forget_loads(self._connection, self._plan.name, self._plan.release)
 
     def _key(self, part: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What stands in a range of the release's table: counted, or compared with the prediction lines cell by cell."""
+"""Read a range of a release's table: count its rows, or compare every cell with the prediction lines."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,21 +11,21 @@ from predictions.formats.row_key import record_id
 from predictions.hbase.connection import Connection, Row
 
 EXAMPLES = 20
-# A line without a row; a row without a line; a row with a cell that is not its line's.
+# A line without a row; a row without a line; a row whose cells are not those of its line.
 KINDS = ("missing", "extra", "different")
-KEY_ROWS = 5_000  # of a page, where only keys are read
+KEY_ROWS = 5_000  # rows of a page, where only row keys are read
 
 
 @dataclass
 class TableRange:
-    """What a range holds.
+    """What was read in a range.
 
     Args:
-        rows: in the table.
-        id_digest: of their record IDs.
-        cells: that were compared.
-        mismatches: how many rows are not as they should be, by their kind, one of `KINDS`.
-        examples: the first rows of each kind, as texts.
+        rows: rows in the table.
+        id_digest: ID digest of these rows.
+        cells: cells that were compared.
+        mismatches: how many rows are wrong, by kind (`KINDS`).
+        examples: the first wrong rows of each kind, as text.
     """
 
     rows: int = 0
@@ -34,29 +34,29 @@ class TableRange:
     mismatches: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
-    def note(self, kind: str, key: bytes, what: str = "") -> None:
-        """Count a row that is not as it should be."""
+    def note(self, kind: str, key: bytes, difference: str = "") -> None:
+        """Count a wrong row; the first ones of each kind are kept as examples."""
         self.mismatches[kind] += 1
         if len(self.examples[kind]) < EXAMPLES:
-            self.examples[kind].append(f"{record_id(key).decode(errors='replace')}{what}")
+            self.examples[kind].append(f"{record_id(key).decode(errors='replace')}{difference}")
 
 
 def count_range(
     connection: Connection, table: str, bounds: tuple[bytes, bytes], report: Callable[[int], None]
 ) -> TableRange:
-    """Count the rows of a range and digest their IDs; only keys are sent.
+    """Count the rows of a range and digest their record IDs; HBase sends row keys only.
 
     Args:
-        connection: this process's.
-        table: the release's.
+        connection: this process's connection.
+        table: the release's table.
         bounds: the range's first row key and the one that it stops before.
-        report: called now and then with the rows so far.
+        report: called after each page with the rows so far.
     """
-    found = TableRange()
+    table_range = TableRange()
     for keys in connection.keys(table, *bounds, [FAMILY], KEY_ROWS):
-        _count(found, keys)
-        report(found.rows)
-    return found
+        _count(table_range, keys)
+        report(table_range.rows)
+    return table_range
 
 
 def compare_range(
@@ -67,51 +67,51 @@ def compare_range(
     page_rows: int,
     report: Callable[[int], None],
 ) -> TableRange:
-    """Compare every cell of a range, its timestamp too, with the prediction lines; both are read once, in order.
+    """Compare every cell of a range, timestamp included, with the prediction lines; both are read once, in order.
 
     Args:
-        connection: this process's.
-        table: the release's.
+        connection: this process's connection.
+        table: the release's table.
         bounds: the range's first row key and the one that it stops before.
-        blocks: the range's lines.
-        page_rows: rows to ask for at once.
-        report: called now and then with the rows so far.
+        blocks: the range's prediction lines.
+        page_rows: rows of one request.
+        report: called after each page with the rows so far.
     """
-    found = TableRange()
+    table_range = TableRange()
     lines = (parse_line(line) for block in blocks for line in split_lines(block))
     line = next(lines, None)
     for page in connection.scan(table, *bounds, page_rows=page_rows):
-        _count(found, [row.key for row in page])
+        _count(table_range, [row.key for row in page])
         for row in page:
             while line and line.row_key < row.key:
-                found.note("missing", line.row_key)
+                table_range.note("missing", line.row_key)
                 line = next(lines, None)
             if not line or line.row_key != row.key:
-                found.note("extra", row.key)
+                table_range.note("extra", row.key)
                 continue
-            found.cells += len(row.cells)
+            table_range.cells += len(row.cells)
             expected = {column: (value, int(line.scored)) for column, value in cells(line).items()}
             if row.cells != expected:
-                found.note("different", row.key, f": {next(_differences(row, expected))}")
+                table_range.note("different", row.key, f": {next(_differences(row, expected))}")
             line = next(lines, None)
-        report(found.rows)
+        report(table_range.rows)
     while line:
-        found.note("missing", line.row_key)
+        table_range.note("missing", line.row_key)
         line = next(lines, None)
-    return found
+    return table_range
 
 
-def _count(found: TableRange, keys: list[bytes]) -> None:
-    found.rows += len(keys)
-    found.id_digest += IdDigest.of(map(record_id, keys))
+def _count(table_range: TableRange, keys: list[bytes]) -> None:
+    table_range.rows += len(keys)
+    table_range.id_digest += IdDigest.of(map(record_id, keys))
 
 
 def _differences(row: Row, expected: dict[bytes, tuple[bytes, int]]) -> Iterator[str]:
     for column in sorted(row.cells.keys() | expected.keys()):
         if row.cells.get(column) != expected.get(column):
-            there, line = (_show(cell) for cell in (row.cells.get(column), expected.get(column)))
-            yield f"{column.decode(errors='replace')} is {there}, the line has {line}"
+            actual, of_line = (_cell_text(cell) for cell in (row.cells.get(column), expected.get(column)))
+            yield f"{column.decode(errors='replace')} is {actual}, the line has {of_line}"
 
 
-def _show(cell: tuple[bytes, int] | None) -> str:
+def _cell_text(cell: tuple[bytes, int] | None) -> str:
     return f"{cell[0][:80]!r} at {cell[1]}" if cell else "no cell"

@@ -1,4 +1,4 @@
-"""One part's prediction lines into the release's table, by puts, from its last checkpoint on."""
+"""Put one part's prediction lines into the release's table, from the part's last checkpoint on."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from predictions.formats.row_key import record_id
 from predictions.hbase.connection import Connection, RejectedError
 from predictions.workers import Pace
 
-MAX_REJECTED = 1_000  # rows of a part; where HBase refuses more, it is not for what is in them
+MAX_REJECTED = 1_000  # refused rows of a part; if HBase refuses more, the cause is not what is in the rows
 
 
 def load_part(
@@ -24,59 +24,63 @@ def load_part(
     read: Callable[[int], Iterable[bytes]],
     report: Callable[[Checkpoint], None],
 ) -> Checkpoint:
-    """Load what is not loaded yet of a part; a checkpoint is kept after each batch that HBase has acknowledged.
+    """Load the rest of a part, and write a checkpoint after each batch that HBase has acknowledged.
 
     Args:
-        connection: this process's.
-        plan: of the load.
+        connection: this process's connection.
+        plan: the load's plan.
         part: the part's number.
         read: yields the part's blocks of whole lines from an offset on.
-        report: called after each batch.
+        report: called with the part's checkpoint at the start and after each batch.
 
     Returns:
         The last checkpoint.
 
     Raises:
-        InputError: the lines are not this part's, or not in order.
-        RefusedError: HBase refuses so many rows that it cannot be their fault.
-        ServiceError: HBase could not be had in time.
+        InputError: the lines belong to another part, or are not in order.
+        RefusedError: HBase refuses so many rows that the rows cannot be the cause.
+        ServiceError: HBase did not answer in time.
     """
     checkpoints = Checkpoints(connection, plan)
-    done = checkpoints.read(part)
-    report(done)
+    checkpoint = checkpoints.read(part)
+    report(checkpoint)
     starts = [region.start for region in connection.regions(plan.table)]
-    pace = Pace(plan.rate)
-    rows = max(1, int(plan.rate)) if plan.rate else None  # of a batch, so that it is no burst
-    for batch in batches(read(done.offset), part_name(part), done.offset, plan.range(part), starts, rows):
+    pace, offset = Pace(plan.rate), checkpoint.offset
+    max_rows = max(1, int(plan.rate)) if plan.rate else None  # no more than one second's rows: no bursts
+    for batch in batches(read(offset), part_name(part), offset, plan.range(part), starts, max_rows):
         pace.wait(len(batch.lines))
         lines = list(map(parse_line, batch.lines))
         letters = send(connection, plan.table, lines)
-        refused = {letter.record_id for letter in letters}
-        loaded = [record for line in lines if (record := record_id(line.row_key)) not in refused]
-        digest = done.id_digest + IdDigest.of(loaded)
-        done = Checkpoint(batch.end, done.rows + len(loaded), digest, done.rejected + len(letters))
-        if letters and done.rejected > MAX_REJECTED:
+        refused_ids = {letter.record_id for letter in letters}
+        loaded_ids = [line_id for line in lines if (line_id := record_id(line.row_key)) not in refused_ids]
+        rows, rejected = checkpoint.rows + len(loaded_ids), checkpoint.rejected + len(letters)
+        checkpoint = Checkpoint(batch.end, rows, checkpoint.id_digest + IdDigest.of(loaded_ids), rejected)
+        if letters and rejected > MAX_REJECTED:
             raise RefusedError(
-                f"{part_name(part)}: HBase refuses row after row ({done.rejected:,} so far), the last one since "
-                f"{letters[-1].reason}; mend that and load again"
+                f"{part_name(part)}: HBase has refused {rejected:,} rows, too many for the rows to be the cause; the "
+                f"last reason: {letters[-1].reason}; fix that and load again"
             )
-        checkpoints.write(part, done, letters)
-        report(done)
-    if not done.complete:
-        done = replace(done, complete=True)
-        checkpoints.write(part, done)
-    return done
+        checkpoints.write(part, checkpoint, letters)
+        report(checkpoint)
+    if not checkpoint.complete:
+        checkpoint = replace(checkpoint, complete=True)
+        checkpoints.write(part, checkpoint)
+    return checkpoint
 
 
 def send(connection: Connection, table: str, lines: list[PredictionLine]) -> list[Rejected]:
-    """Write rows, each with its line's own `scored` as timestamp, and return those that HBase refuses.
+    """Write rows, with the `scored` time of each line as its timestamp, and return the rows that HBase refuses.
 
-    HBase does not say which row of a batch it refuses: the batch is halved until it stands alone.
+    HBase does not say which row of a batch it refuses, so the batch is halved until that row is alone.
     """
-    by_time: dict[bytes, list[PredictionLine]] = {}
+    lines_by_time: dict[bytes, list[PredictionLine]] = {}
     for line in lines:
-        by_time.setdefault(line.scored, []).append(line)
-    return [letter for scored, rows in by_time.items() for letter in _put(connection, table, rows, int(scored))]
+        lines_by_time.setdefault(line.scored, []).append(line)
+    return [
+        letter
+        for scored, same_time in lines_by_time.items()
+        for letter in _put(connection, table, same_time, int(scored))
+    ]
 
 
 def _put(connection: Connection, table: str, lines: list[PredictionLine], timestamp: int) -> list[Rejected]:

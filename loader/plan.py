@@ -1,4 +1,4 @@
-"""What every process of a load has to know: the server, the release, its regions; a JSON file for a job's tasks."""
+"""The plan of a load, for all of its processes: server, release, regions. A job's tasks read it from a JSON file."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ class Plan:
 
     Args:
         server: the Thrift server.
-        name: of the predictions.
-        release: whose prediction lines are loaded.
-        load: what the checkpoints belong to: a table that was made anew has others.
-        points: the split points, between which the part files lie.
-        rate: rows that one process may write a second; None for as many as it can.
+        name: the name of the predictions.
+        release: the release to load.
+        load: the load that the checkpoints belong to; a new table begins a new one.
+        points: the split points between the part files.
+        rate: rows that one process may write per second; None: no limit.
     """
 
     server: Server
@@ -34,9 +34,9 @@ class Plan:
 
     @property
     def parts(self) -> int:
-        """How many part files there are."""
+        """The number of part files."""
         return len(self.points) + 1
 
     def range(self, part: int) -> tuple[bytes, bytes]:
-        """Return the row keys between which a part lies: its first one and that of the next, empty at the ends."""
+        """Return a part's range of row keys: its first key and that of the next part, empty at the two ends."""
         return key_range(self.points, part)

@@ -1,4 +1,4 @@
-"""The loader by puts: in processes of this machine or as a job, from each region's last checkpoint on."""
+"""Load a release by puts, in processes of this machine or in a job, from each part's last checkpoint on."""
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
@@ -26,24 +26,24 @@ BUNDLE = "loader.zip"
 PLAN = "load.json"
 
 _PROPERTIES = {
-    # A part is one task's, whatever its size.
+    # One task loads a whole part, whatever its size.
     "mapreduce.input.fileinputformat.split.minsize": str(1 << 62),
-    # A second attempt would do no harm, but it would write the same rows again to a region that is slow already.
+    # A speculative attempt would do no harm, but it would write the same rows again to a region that is slow already.
     "mapreduce.map.speculative": "false",
 }
 
 
 class PutLoad:
-    """A load by puts.
+    """Load a release by puts.
 
     Args:
         settings: where HBase is, and how a job runs.
-        folder: the release's.
-        in_job: whether a job loads, rather than processes of this machine.
-        processes: how many at once, or tasks; None for as many tasks as the cluster can run.
+        folder: the release's folder.
+        in_job: whether to load in a job instead of processes of this machine.
+        processes: how many processes or tasks run at once; None: as many tasks as the cluster can run.
 
     Raises:
-        InputError: `hadoop` is not there, or the storage is not HDFS, and it is to be a job.
+        InputError: for a job, the command `hadoop` is missing or the storage is not HDFS.
     """
 
     def __init__(self, settings: Settings, folder: ReleaseFolder, in_job: bool, processes: int | None) -> None:
@@ -55,31 +55,31 @@ class PutLoad:
     def load(
         self, connection: Connection, plan: Plan, rows: int, bar: Bar, say: Callable[[str], None]
     ) -> list[Checkpoint]:
-        """Load what is not loaded yet, and return how far each part has come: to its end.
+        """Load the rest of each part, and return the parts' last checkpoints.
 
         Raises:
-            InputError: a part file's lines are not its region's, or not in order.
+            InputError: a part file's lines belong to another region, or are not in order.
             RefusedError: HBase refuses rows; the others are loaded.
-            ServiceError: HBase could not be had in time, or YARN.
+            ServiceError: HBase or YARN did not answer in time.
             InternalError: the job failed, or a process died.
         """
         checkpoints = Checkpoints(connection, plan)
-        done = checkpoints.read_all()
+        by_part = checkpoints.read_all()
         with bar("load", "rows") as progress:
-            progress(_rows(done), rows)
+            progress(_rows(by_part), rows)
             if self._client:
-                self._run_job(self._client, plan, lambda _share: self._show(plan, rows, progress))
-                done = checkpoints.read_all()
+                self._run_job(self._client, plan, lambda _share: self._show_progress(plan, rows, progress))
+                by_part = checkpoints.read_all()
             else:
-                for part, checkpoint in load_here(self._folder, plan, done, self._processes or 1, say):
-                    # By the processes' own account: another load of the same release may have put checkpoints too.
-                    done[part] = checkpoint
-                    progress(_rows(done), rows)
-        self._refuse_rejected(checkpoints, done)
-        return [done[part] for part in range(plan.parts)]
+                for part, checkpoint in load_here(self._folder, plan, by_part, self._processes or 1, say):
+                    # As this load's processes report it: another load of the release may write checkpoints too.
+                    by_part[part] = checkpoint
+                    progress(_rows(by_part), rows)
+        self._refuse_rejected(checkpoints, by_part)
+        return [by_part[part] for part in range(plan.parts)]
 
     def _run_job(self, client: JobClient, plan: Plan, progress: Callable[[float], None]) -> None:
-        """Load by a job of map tasks alone, one a part; one that is loaded already is only read."""
+        """Load in a job of map tasks alone, one for each part; the task of a loaded part only reads it."""
         client.require_nodes()
         with self._folder.scratch("load") as scratch:
             client.put(scratch, {BUNDLE: load_bundle(), PLAN: to_file(plan)})
@@ -88,7 +88,7 @@ class PutLoad:
     def _job(self, client: JobClient, plan: Plan, scratch: str) -> Job:
         hadoop, tasks = self._settings.hadoop, self._processes
         archives, python_path = client.modules(f"{scratch}/{BUNDLE}")
-        # With a limit that is the number of tasks, Hadoop's ApplicationMaster gives the container for a second attempt
+        # If the limit equals the number of tasks, Hadoop's ApplicationMaster gives the container for a second attempt
         # back while the other tasks run, and never asks again.
         limits = {"mapreduce.job.running.map.limit": str(tasks)} if tasks and tasks < plan.parts else {}
         return Job(
@@ -102,16 +102,16 @@ class PutLoad:
             environment={"PYTHONPATH": python_path},
         )
 
-    def _show(self, plan: Plan, rows: int, progress: Callable[[float, float], None]) -> None:
-        """Show how far a job's tasks are; where HBase is away it goes on, and its next sign of life will show it."""
+    def _show_progress(self, plan: Plan, rows: int, progress: Callable[[float, float], None]) -> None:
+        """Show how far a job's tasks are; if HBase does not answer, the job goes on, and its next report shows it."""
         with suppress(ServiceError), Connection(self._settings.hbase.server()) as connection:
             progress(_rows(Checkpoints(connection, plan).read_all()), rows)
 
-    def _refuse_rejected(self, checkpoints: Checkpoints, done: dict[int, Checkpoint]) -> None:
-        """Raise RefusedError if HBase refused rows; they are kept in a file, and their parts will be loaded again."""
+    def _refuse_rejected(self, checkpoints: Checkpoints, by_part: dict[int, Checkpoint]) -> None:
+        """If HBase refused rows, write them to a file, let the next load repeat their parts, and raise RefusedError."""
         folder = self._folder
         folder.remove(REJECTED)
-        parts = [part for part, checkpoint in done.items() if checkpoint.rejected]
+        parts = [part for part, checkpoint in by_part.items() if checkpoint.rejected]
         if not parts:
             return
         letters = [letter for part in parts for letter in checkpoints.rejected(part)]
@@ -121,25 +121,24 @@ class PutLoad:
         for part in parts:
             checkpoints.remove(part)
         raise RefusedError(
-            f"HBase refused {len(letters):,} rows, the first one since {letters[0].reason}; they are in "
-            f"{folder.path}/{REJECTED}, each with its record ID and reason, and all others are loaded: mend the cause "
-            "and load again"
+            f"HBase refused {len(letters):,} rows and took all others; the first reason: {letters[0].reason}; "
+            f"{folder.path}/{REJECTED} has each record ID with its reason; fix the cause and load again"
         )
 
 
 def load_here(
-    folder: ReleaseFolder, plan: Plan, before: Mapping[int, Checkpoint], processes: int, say: Callable[[str], None]
+    folder: ReleaseFolder, plan: Plan, checkpoints: Mapping[int, Checkpoint], processes: int, say: Callable[[str], None]
 ) -> Iterator[tuple[int, Checkpoint]]:
-    """Load parts of a release in processes of this machine, and yield each one's number and how far it has come.
+    """Load parts of a release in processes of this machine; yield a part's number and checkpoint after each batch.
 
     Args:
-        folder: where its part files are.
-        plan: of the load; its rate is that of one process.
-        before: how far the parts have come, by their numbers; those that are complete are left out.
-        processes: how many at once.
-        say: called with a line where a part waits for HBase, whenever the reason is another one.
+        folder: the release's folder.
+        plan: the load's plan; its rate is that of one process.
+        checkpoints: the checkpoints before the load, by part number; complete parts are left out.
+        processes: how many run at once.
+        say: called with a line when a part waits for HBase, and again when the reason changes.
     """
-    parts = [part for part, checkpoint in before.items() if not checkpoint.complete]
+    parts = [part for part, checkpoint in checkpoints.items() if not checkpoint.complete]
     reason = ""
     for event in run_tasks(partial(_load, folder, plan), parts, processes):
         if isinstance(event.value, Checkpoint):
@@ -150,11 +149,11 @@ def load_here(
 
 
 def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> Checkpoint:
-    gc.disable()  # a batch is ten thousands of objects, none in a cycle: to look for one took a fifth of the time
+    gc.disable()  # a batch is tens of thousands of objects without a cycle; searching for one took a fifth of the time
     path = folder.part("scored", part)
     with Connection(plan.server, waiting=report) as connection:
         return load_part(connection, plan, part, lambda offset: folder.blocks(path, offset, end=b""), report)
 
 
-def _rows(done: Mapping[int, Checkpoint]) -> int:
-    return sum(checkpoint.rows for checkpoint in done.values())
+def _rows(checkpoints: Mapping[int, Checkpoint]) -> int:
+    return sum(checkpoint.rows for checkpoint in checkpoints.values())

@@ -1,4 +1,4 @@
-"""A release's table: one column family, made with its regions, so that a load starts in all of them."""
+"""Make a release's table: one column family, and all its regions from the start, so that a load goes to all of them."""
 
 import subprocess
 from collections.abc import Callable
@@ -19,29 +19,29 @@ def make_table(
 
     Args:
         connection: to HBase.
-        table: its name.
-        points: the split points between its regions, as of `predictions.formats.row_key`.
-        folder: where the command `hbase` is, if not on the PATH.
-        report: called with a line of text where there is no such command, and so only one region.
+        table: the table's name.
+        points: the split points between its regions, those of `predictions.formats.row_key`.
+        folder: the folder of the command `hbase`; None: it is looked for on the PATH.
+        report: called with a line of text if the command is missing, so that the table gets one region only.
 
     Raises:
-        InternalError: the table does not have these regions.
+        InternalError: the table was not made with these regions.
     """
     hbase = find_command("hbase", folder)
     if not points or not hbase:
         if points:
-            report("hbase: no such command; the table gets one region, since only `hbase` can make it with several")
+            report("hbase: no such command; the table gets one region, since only `hbase` can make several")
         connection.create_table(table, FAMILY.decode())
         return
-    # Thrift 1 cannot pass split points. These are the ones of predictions/formats/row_key.py, which is checked below.
+    # Thrift 1 cannot pass split points. RegionSplitter makes those of predictions/formats/row_key.py: checked below.
     splitter = [hbase, "org.apache.hadoop.hbase.util.RegionSplitter", "-c", str(len(points) + 1), "-f", FAMILY.decode()]
     rows = ["--firstrow", "0" * PREFIX_DIGITS, "--lastrow", "f" * PREFIX_DIGITS]
-    done = subprocess.run(
+    process = subprocess.run(
         [*splitter, *rows, table, "HexStringSplit"], stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
-    made = [region.start.decode() for region in connection.regions(table)]
-    if made[1:] != points:
+    starts = [region.start.decode() for region in connection.regions(table)]
+    if starts[1:] != points:
         if table.encode() in connection.tables():
-            connection.delete_table(table)  # so that loading again makes it anew
-        said = complaints(done.stderr) or ["no message"]
-        raise InternalError(f"table {table} was not made with {len(points) + 1} regions: {said[-1]}")
+            connection.delete_table(table)  # so that the next load makes it again
+        errors = complaints(process.stderr) or ["no message"]
+        raise InternalError(f"table {table} was not made with {len(points) + 1} regions: {errors[-1]}")

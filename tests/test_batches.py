@@ -104,9 +104,9 @@ BOUNDS = (b"4000", b"8000")
     [
         ([b"5000:b", b"5000:a"], "row key b'5000:a' comes after b'5000:b'"),
         ([b"5000:a", b"5000:a"], "row key b'5000:a' comes after b'5000:a'"),
-        ([b"3fff:a"], "row key b'3fff:a' is another part's: this one's are from '4000' to before '8000'"),
-        ([b"5000:a", b"8000:"], "row key b'8000:' is another part's"),
-        ([b"unreadable:part-00000+0:000000000001"], "is another part's"),
+        ([b"3fff:a"], "row key b'3fff:a' belongs to another part: this one has row keys from '4000' to before '8000'"),
+        ([b"5000:a", b"8000:"], "row key b'8000:' belongs to another part"),
+        ([b"unreadable:part-00000+0:000000000001"], "belongs to another part"),
         ([b"5000:a", b""], "row key b'' comes after b'5000:a'"),
     ],
 )

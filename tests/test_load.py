@@ -295,7 +295,7 @@ def test_a_checkpoint_that_claims_what_is_not_there_is_found_out(release):
 def test_a_copy_of_another_part_is_refused(release):
     parts = release.put(orders(40))
     release.folder.storage.fs.pipe_file(release.part(1), join_lines(parts[0]))
-    message = rf"^part-00001: row key {re.escape(repr(parse_line(parts[0][0]).row_key))} is another part's"
+    message = rf"^part-00001: row key {re.escape(repr(parse_line(parts[0][0]).row_key))} belongs to another part"
     with pytest.raises(InputError, match=message):
         release.load()
     assert release.state() == BUILDING
@@ -321,7 +321,9 @@ def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(releas
     assert release.checkpoints()[region(poison)]["rejected"] >= 1
 
     refused = release.run("load", code=3)
-    assert refused.stderr.splitlines()[-1].startswith("predictions: HBase refused 2 rows, the first one since ")
+    assert refused.stderr.splitlines()[-1].startswith(
+        "predictions: HBase refused 2 rows and took all others; the first reason: "
+    )
     rejected = release.folder.read(REJECTED)
     assert rejected.startswith(REJECTED_HEAD)
     reasons = dict(entry.split(b"\t") for entry in rejected.removeprefix(REJECTED_HEAD).splitlines())

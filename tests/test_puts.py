@@ -113,7 +113,7 @@ def test_row_after_row_that_hbase_refuses_is_not_the_rows_fault(connection, plan
     monkeypatch.setattr(puts, "MAX_REJECTED", 3)
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "put_rows", refuse)
-        with pytest.raises(RefusedError, match=r"^part-00000: HBase refuses row after row .* AccessDeniedException; "):
+        with pytest.raises(RefusedError, match=r"^part-00000: HBase has refused \d+ rows, .* AccessDeniedException; "):
             load(connection, plan)
     done = load(connection, plan)  # once that is mended
     assert (done.rejected, done.rows) == (0, len(KEYS))
@@ -157,7 +157,7 @@ def test_a_pipe_typed_by_hand_loads_a_part(connection, plan, tmp_path):
 def test_a_pipe_of_another_part_is_refused_in_a_line(plan, tmp_path):
     (tmp_path / "plan.json").write_bytes(to_file(replace(plan, points=["8000"])))
     command = [sys.executable, "-m", "loader", f"{tmp_path}/plan.json"]
-    for name, message in (("part-00001", "is another part's"), ("part-1", "part-1: not a part file")):
+    for name, message in (("part-00001", "belongs to another part"), ("part-1", "part-1: not a part file")):
         done = subprocess.run([*command, name], input=DATA, cwd=CHECKOUT, capture_output=True)
         [line] = done.stderr.decode().splitlines()
         assert (done.returncode, line.startswith("loader: "), message in line) == (2, True, True)
