@@ -214,7 +214,7 @@ def test_an_unhealthy_node(orders_release, cluster, tmp_path):
         assert re.search(r"FAIL  YARN: no YARN node can run a task, .* unhealthy: \S+: \S.*local-dirs", found.stdout)
         failed = made.run("score", **sick)
         assert failed.returncode == 4
-        assert "no YARN node can run a task, a job would wait for ever" in failed.stderr
+        assert "no YARN node can run a task, so a job would wait for ever" in failed.stderr
     finally:
         yarn.stop(lambda _text: None)
 

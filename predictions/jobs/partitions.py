@@ -1,4 +1,4 @@
-"""The partition file of Hadoop's TotalOrderPartitioner: the first row key of each reducer but the first.
+"""Write the partition file of Hadoop's TotalOrderPartitioner: the first row key of each reducer but the first.
 
 It is a SequenceFile, version 6, uncompressed, of Text keys and NullWritable values (Hadoop's API documentation,
 `org.apache.hadoop.io.SequenceFile`, "Uncompressed SequenceFile Format").
@@ -7,7 +7,7 @@ It is a SequenceFile, version 6, uncompressed, of Text keys and NullWritable val
 import struct
 from collections.abc import Iterable
 
-_SYNC = b"predictions-sync"  # 16 bytes, arbitrary; the same so that the same input gives the same bytes
+_SYNC = b"predictions-sync"  # 16 bytes, arbitrary but fixed, so that the same input gives the same bytes
 
 
 def partition_file(split_points: Iterable[bytes]) -> bytes:
@@ -27,5 +27,5 @@ def partition_file(split_points: Iterable[bytes]) -> bytes:
 
 def _text(value: bytes) -> bytes:
     if len(value) > 127:
-        raise ValueError("longer texts have a length of several bytes, which no split point needs")
+        raise ValueError("a text over 127 bytes has a length of several bytes, which no split point needs")
     return bytes([len(value)]) + value

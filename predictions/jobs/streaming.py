@@ -1,4 +1,4 @@
-"""Hadoop Streaming jobs: the literal `hadoop jar` command, its progress, its counters, and why it failed."""
+"""Run Hadoop Streaming jobs: the `hadoop jar` command, its progress, its counters, and why a job failed."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from predictions.jobs.yarn import UNREACHABLE, attempt_logs, complaints, kill_ap
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder
 
-# Where distributions keep the streaming jar, relative to the folder above the one that `hadoop` is in.
+# Where distributions keep the streaming jar, relative to the parent of the folder that `hadoop` is in.
 _JAR_PATTERNS = (
     "share/hadoop/tools/lib/hadoop-streaming-*.jar",
     "lib/hadoop-mapreduce/hadoop-streaming*.jar",
@@ -32,21 +32,21 @@ _SUBMITTED = re.compile(r"(?:Running job: job|Submitted application application)
 
 @dataclass(frozen=True)
 class Job:
-    """One streaming job.
+    """A streaming job.
 
     Args:
-        name: shown by YARN.
-        input: the folder of its input, in Hadoop's file system.
-        output: the folder that it makes, if it has reduce tasks; else it makes none.
+        name: the name that YARN shows.
+        input: the input files, in Hadoop's file system.
+        output: the folder that the reduce tasks write to; a job without reduce tasks does not make it.
         mapper: the command of a map task.
-        reducer: the command of a reduce task; None for a job of map tasks alone.
-        reduces: how many reduce tasks.
-        partitions: the file with the split points between them (`predictions.jobs.partitions`), in Hadoop's file
-            system.
-        files: shipped files, as local paths or Hadoop URLs; `#NAME` renames.
-        archives: shipped archives, unpacked under `#NAME`.
-        environment: variables of the tasks.
-        properties: Hadoop's, for this job.
+        reducer: the command of a reduce task; None: the job has map tasks only.
+        reduces: the number of reduce tasks.
+        partitions: the file with the split points between the reduce tasks (`predictions.jobs.partitions`), in
+            Hadoop's file system.
+        files: files to ship, as local paths or Hadoop URLs; `#NAME` renames a file.
+        archives: archives to ship, each unpacked under its `#NAME`.
+        environment: environment variables of the tasks.
+        properties: Hadoop properties of the job.
     """
 
     name: str
@@ -62,23 +62,23 @@ class Job:
     properties: dict[str, str] = field(default_factory=dict)
 
     def command(self, hadoop: str, jar: Path) -> list[str]:
-        """Return the command that submits the job; generic options stand first, as Hadoop demands."""
+        """Return the command that submits the job; generic options come first, as Hadoop requires."""
         properties = {
-            # Fail in seconds, not in a quarter of an hour, where there is no YARN.
+            # If YARN is not running, fail in seconds, not in a quarter of an hour.
             "yarn.resourcemanager.connect.max-wait.ms": "20000",
             "yarn.resourcemanager.connect.retry-interval.ms": "2000",
             **self.properties,
-            # Without it, Hadoop ends a line at a lone carriage return too.
+            # Without this, Hadoop would also end a line at a lone carriage return.
             "textinputformat.record.delimiter": "\n",
             "mapreduce.job.name": self.name,
             "mapreduce.job.reduces": str(self.reduces),
         }
         if self.reducer and self.partitions:
             properties["mapreduce.totalorderpartitioner.path"] = self.partitions
-            rest = ["-reducer", self.reducer]
-            rest += ["-partitioner", "org.apache.hadoop.mapred.lib.TotalOrderPartitioner"]
+            reduce_options = ["-reducer", self.reducer]
+            reduce_options += ["-partitioner", "org.apache.hadoop.mapred.lib.TotalOrderPartitioner"]
         else:
-            rest = ["-outputformat", "org.apache.hadoop.mapred.lib.NullOutputFormat"]
+            reduce_options = ["-outputformat", "org.apache.hadoop.mapred.lib.NullOutputFormat"]
         return [
             hadoop,
             "jar",
@@ -89,23 +89,22 @@ class Job:
             *("-input", self.input),
             *("-output", self.output),
             *("-mapper", self.mapper),
-            *rest,
+            *reduce_options,
             *(word for name, value in self.environment.items() for word in ("-cmdenv", f"{name}={value}")),
         ]
 
 
 def find_command(name: str, folder: Path | None) -> str | None:
-    """Return the path of `hadoop` or `hbase`, from the settings' folder or else from the PATH; None if not there."""
+    """Return the path of `hadoop` or `hbase`, in the settings' folder or else on the PATH; None if it is missing."""
     return shutil.which(name, path=str(folder)) if folder else shutil.which(name)
 
 
 def require_hadoop(folder: Path | None) -> str:
-    """Return the path of `hadoop`, as `find_command`; InputError if it is not there."""
+    """Return the path of `hadoop`, like `find_command`; raise InputError if it is missing."""
     hadoop = find_command("hadoop", folder)
     if not hadoop:
-        raise InputError(
-            f"hadoop: no such command on {folder or 'the PATH'}; install a Hadoop client or set hadoop.bin"
-        )
+        where = f"in {folder}" if folder else "on the PATH"
+        raise InputError(f"hadoop: no such command {where}; install a Hadoop client or set hadoop.bin")
     return hadoop
 
 
@@ -113,7 +112,7 @@ def find_streaming_jar(hadoop: str, setting: Path | None) -> Path:
     """Return the streaming jar of an installation.
 
     Raises:
-        InputError: it is not where distributions keep it, or not where the settings say.
+        InputError: it is not where the settings say or, if they do not say, not where distributions keep it.
     """
     if setting:
         if not setting.is_file():
@@ -124,24 +123,24 @@ def find_streaming_jar(hadoop: str, setting: Path | None) -> Path:
         for pattern in _JAR_PATTERNS:
             for jar in sorted(home.glob(pattern)):
                 return jar.resolve()
-    raise InputError(f"no hadoop-streaming jar below {homes[-1]}; name it with hadoop.streaming_jar")
+    raise InputError(f"no hadoop-streaming jar below {homes[-1]}; set hadoop.streaming_jar to its path")
 
 
 class JobClient:
-    """The Hadoop client of this machine, for the jobs over a release.
+    """Run the jobs of a release with this machine's Hadoop client.
 
     Args:
-        settings: name the commands and what the tasks are given.
-        folder: the release's, on HDFS.
+        settings: where the commands are, and what the tasks are given.
+        folder: the release's folder, on HDFS.
 
     Raises:
-        InputError: `hadoop` is not there, or the storage is not HDFS.
+        InputError: the command `hadoop` is missing, or the storage is not HDFS.
     """
 
     def __init__(self, settings: Settings, folder: ReleaseFolder) -> None:
         self._hadoop = require_hadoop(settings.hadoop.bin)
         if not folder.storage.is_hdfs:
-            raise InputError(f"hadoop.storage: {folder.storage.folder}: a job on the cluster reads from HDFS only")
+            raise InputError(f"hadoop.storage: {folder.storage.folder}: a job on the cluster can read only from HDFS")
         self._folder = folder
         self._environment = settings.hadoop.environment
         self._jar = find_streaming_jar(self._hadoop, settings.hadoop.streaming_jar)
@@ -153,12 +152,13 @@ class JobClient:
                 file.write(data)
 
     def modules(self, bundle: str) -> tuple[list[str], str]:
-        """Return the archives that a job ships and the PYTHONPATH with which its tasks find them.
+        """Return the archives that a job ships, and the PYTHONPATH with which its tasks find them.
 
-        Tasks see links to the shipped files, and Python looks for imports beside a link's target: hence the path.
+        A task sees a link to each shipped file, and Python looks for imports next to the target of a script's link,
+        so the tasks need this path.
 
         Args:
-            bundle: the path of our modules' archive on HDFS.
+            bundle: the path of the archive with this project's modules, on HDFS.
         """
         archives, path = [f"hdfs://{bundle}#lib"], "lib"
         if self._environment:
@@ -167,24 +167,24 @@ class JobClient:
         return archives, path
 
     def command(self, job: Job) -> str:
-        """Return the `hadoop jar` command, as one would type it."""
+        """Return the `hadoop jar` command as one would type it."""
         return printable(job.command(self._hadoop, self._jar))
 
     def run(self, job: Job, progress: Callable[[float], None]) -> counters.Outcome:
         """Run a job to its end.
 
         Args:
-            job: what to run.
-            progress: called with the share that is done, 0 to 1: half of it the maps, half the reduces.
+            job: the job.
+            progress: called with the share that is done, 0 to 1; the maps are one half, the reduces the other.
 
         Returns:
             The scripts' counters from Hadoop's report, and the job's ID.
 
         Raises:
-            ServiceError: YARN cannot be reached, or HDFS takes nothing.
-            InternalError: the job failed; the message has the cause from the attempts' logs.
+            ServiceError: YARN does not answer, or HDFS cannot be written to.
+            InternalError: the job failed; the message gives the cause from the attempts' logs.
         """
-        said: list[str] = []
+        output: list[str] = []
         command = job.command(self._hadoop, self._jar)
         with subprocess.Popen(
             command,
@@ -197,24 +197,24 @@ class JobClient:
             try:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    said.append(line)
-                    if found := _PROGRESS.search(line):
-                        reduced = int(found[2]) if job.reducer else int(found[1])
-                        progress((int(found[1]) + reduced) / 200)
+                    output.append(line)
+                    if percent := _PROGRESS.search(line):
+                        reduced = int(percent[2]) if job.reducer else int(percent[1])
+                        progress((int(percent[1]) + reduced) / 200)
             except BaseException:
                 process.terminate()
-                if running := _SUBMITTED.search("".join(said)):
+                if submitted := _SUBMITTED.search("".join(output)):
                     with suppress(ServiceError):
-                        kill_application(self._hadoop, f"application_{running[1]}")  # on the cluster, it would go on
+                        kill_application(self._hadoop, f"application_{submitted[1]}")  # else the cluster goes on
                 raise
-        report = "".join(said)
+        report = "".join(output)
         if process.returncode:
             raise _failure(report, self._hadoop)
-        found = _JOB.search(report)
-        return counters.Outcome(counters.parse_report(report), f"job_{found[1]}" if found else None)
+        job_id = _JOB.search(report)
+        return counters.Outcome(counters.parse_report(report), f"job_{job_id[1]}" if job_id else None)
 
     def require_nodes(self) -> None:
-        """Raise ServiceError unless a node can run a task: a job would wait for ever."""
+        """Raise ServiceError if no node can run a task: a job would wait for ever."""
         usable_nodes(self._hadoop)
 
 
@@ -222,19 +222,19 @@ def _failure(report: str, hadoop: str) -> PredictionsError:
     job = _JOB.search(report)
     if job:
         logs = attempt_logs(f"application_{job[1]}", hadoop)
-        if found := diagnose(chain(report.splitlines(), logs)):
-            return InternalError(f"job_{job[1]} failed: {found}")
+        if diagnosis := diagnose(chain(report.splitlines(), logs)):
+            return InternalError(f"job_{job[1]} failed: {diagnosis}")
         return InternalError(f"job_{job[1]} failed: no cause in its logs")
     if refused(report):
         return ServiceError(UNREACHABLE)
-    if found := diagnose(report.splitlines()):
-        return found.error(f"the job was not accepted: {found}")
-    said = complaints(report) or report.splitlines() or ["no message"]
-    return InternalError(f"the job was not accepted: {said[-1].strip()}")
+    if diagnosis := diagnose(report.splitlines()):
+        return diagnosis.error(f"the job was not accepted: {diagnosis}")
+    messages = complaints(report) or report.splitlines() or ["no message"]
+    return InternalError(f"the job was not accepted: {messages[-1].strip()}")
 
 
 def printable(command: Sequence[str]) -> str:
-    """Return a command as one types it, an option a line."""
+    """Return a command as one would type it, one option per line."""
     words = [shlex.quote(word) for word in command]
     return " ".join(" \\\n    " + word if re.match(r"-[a-zA-Z]", word) else word for word in words).replace(
         "  \\", " \\"

@@ -1,4 +1,4 @@
-"""What YARN says of its nodes and its applications, asked with its own command-line clients."""
+"""Ask YARN about its nodes and applications, with its own command-line clients."""
 
 import re
 import subprocess
@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from predictions.errors import ServiceError
 
 CLIENT = "org.apache.hadoop.yarn.client.cli"
-LOGS_TIMEOUT = 30.0  # seconds until the attempts' logs of a failed job are gathered
+LOGS_TIMEOUT = 30.0  # seconds to wait for the attempts' logs of a failed job
 UNREACHABLE = "YARN does not answer; is the cluster running (hadoop/cluster status)?"
 
-# Fail in seconds, not in a quarter of an hour, where there is no YARN.
+# If YARN is not running, fail in seconds, not in a quarter of an hour.
 _LIMITS = (
     "-Dyarn.resourcemanager.connect.max-wait.ms=5000",
     "-Dyarn.resourcemanager.connect.retry-interval.ms=1000",
@@ -21,60 +21,61 @@ _NODE = re.compile(r"^\s*(\S+:\d+)\s+([A-Z]+)\s", re.MULTILINE)
 
 
 def refused(text: str) -> bool:
-    """Whether what a client printed says that nobody answered."""
+    """Return whether a client's output says that no server answered."""
     return "Connection refused" in text or "ConnectException" in text
 
 
 def complaints(text: str) -> list[str]:
-    """Return the lines of what a Java client printed that say what went wrong."""
+    """Return the lines of a Java client's output that report an error."""
     return [line for line in text.splitlines() if "ERROR" in line or "Exception" in line]
 
 
 def usable_nodes(hadoop: str) -> str:
-    """Return a line on the nodes that can run tasks, and on those that cannot.
+    """Return a line about the nodes that can run tasks and those that cannot.
 
     Args:
-        hadoop: the command.
+        hadoop: the path of the command `hadoop`.
 
     Raises:
-        ServiceError: YARN does not answer, or no node can run a task: a job would wait for ever.
+        ServiceError: YARN does not answer, or no node can run a task, so a job would wait for ever.
     """
     states = dict(_NODE.findall(_ask(hadoop, "NodeCLI", "-list", "-all")))
     running = sum(state == "RUNNING" for state in states.values())
-    sick = "; ".join(f"{node}: {_health(hadoop, node)}" for node, state in states.items() if state == "UNHEALTHY")
+    unhealthy = "; ".join(f"{node}: {_health(hadoop, node)}" for node, state in states.items() if state == "UNHEALTHY")
     if not running:
-        why = f"unhealthy: {sick}; free or repair that node's disks" if sick else "none is registered: start one"
-        raise ServiceError(f"no YARN node can run a task, a job would wait for ever; {why}")
-    return f"{running} of {len(states)} nodes can run tasks" + (f"; unhealthy: {sick}" if sick else "")
+        cure = "free or repair the node's disks"
+        reason = f"unhealthy: {unhealthy}; {cure}" if unhealthy else "no node is registered; start a NodeManager"
+        raise ServiceError(f"no YARN node can run a task, so a job would wait for ever; {reason}")
+    return f"{running} of {len(states)} nodes can run tasks" + (f"; unhealthy: {unhealthy}" if unhealthy else "")
 
 
 def application_report(hadoop: str, application: str) -> str:
-    """Return what YARN says of an application, `State : …` and the like; nothing if it knows none.
+    """Return YARN's report on an application (`State : …` and so on); an empty text if YARN does not know it.
 
     Raises:
         ServiceError: YARN does not answer.
     """
-    told = _ask(hadoop, "ApplicationCLI", "-status", application)
-    return told if "State : " in told else ""
+    report = _ask(hadoop, "ApplicationCLI", "-status", application)
+    return report if "State : " in report else ""
 
 
 def kill_application(hadoop: str, application: str) -> None:
-    """End an application, if it is there."""
+    """Kill an application, if YARN knows it."""
     _ask(hadoop, "ApplicationCLI", "-kill", application)
 
 
 def attempt_logs(application: str, hadoop: str, timeout: float = LOGS_TIMEOUT) -> Iterator[str]:
-    """Yield the lines of the logs of an application's containers; they are gathered some seconds after its end.
+    """Yield the lines of the logs of an application's containers, which YARN collects some seconds after its end.
 
     Args:
-        application: its ID, `application_…`.
-        hadoop: the command.
-        timeout: seconds to wait for them; none are yielded if they do not come.
+        application: the application's ID, `application_…`.
+        hadoop: the path of the command `hadoop`.
+        timeout: seconds to wait for the logs; without logs by then, no lines are yielded.
     """
     deadline = time.monotonic() + timeout
     command = [hadoop, f"{CLIENT}.LogsCLI", "-applicationId", application]
     while True:
-        some = False
+        has_logs = False
         with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -85,9 +86,9 @@ def attempt_logs(application: str, hadoop: str, timeout: float = LOGS_TIMEOUT) -
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                some = some or line.startswith("LogContents")
+                has_logs = has_logs or line.startswith("LogContents")
                 yield line
-        if some or time.monotonic() > deadline:
+        if has_logs or time.monotonic() > deadline:
             return
         time.sleep(1)
 
@@ -98,15 +99,15 @@ def _health(hadoop: str, node: str) -> str:
 
 
 def _ask(hadoop: str, client: str, *arguments: str) -> str:
-    # ApplicationCLI kills nothing unless it is named `application`, as the `yarn` script does.
+    # ApplicationCLI kills only if its first argument is `application`, which the `yarn` script adds.
     name = ["application"] if client == "ApplicationCLI" else []
     command = [hadoop, f"{CLIENT}.{client}", *name, *_LIMITS, *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    if refused(done.stderr):
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if refused(process.stderr):
         raise ServiceError(UNREACHABLE)
-    # A client fails too where it is asked for what is not there; that is an answer.
-    if done.returncode and not re.search(r"doesn't exist|Could not find", done.stdout + done.stderr):
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        telling = complaints(done.stderr) or said[-1:]
-        raise ServiceError(f"YARN's client failed: {telling[0]}")
-    return done.stdout
+    # A client also fails if it is asked for something that does not exist; that is an answer.
+    if process.returncode and not re.search(r"doesn't exist|Could not find", process.stdout + process.stderr):
+        lines = [line for line in process.stderr.splitlines() if line.strip()] or ["no message"]
+        errors = complaints(process.stderr) or lines[-1:]
+        raise ServiceError(f"YARN's client failed: {errors[0]}")
+    return process.stdout
