@@ -17,7 +17,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--region-servers", type=click.IntRange(1, 9), default=1, show_default=True)
+@click.option("--region-servers", type=click.IntRange(1, 9), default=1, show_default=True, help="Number of region servers.")
 def start(region_servers: int) -> None:
     """Start what is not running, and wait until it answers."""
     _cluster().start(region_servers, say)

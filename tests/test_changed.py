@@ -110,7 +110,9 @@ def test_a_run_of_what_changed_equals_a_full_run(made, database, run, orders, tm
     assert (manifest.scored.carried, manifest.scored.rows) == (orders - 2 * hundredth, orders)
     assert manifest.scored.carried_from == first.release
     assert manifest.model.sha256 == manifest_of(first).model.sha256
-    assert f"{orders - 2 * hundredth:,} have not changed and keep what release {first.release} has" in done.stderr
+    assert (
+        f"{orders - 2 * hundredth:,} are unchanged and keep their predictions of release {first.release}" in done.stderr
+    )
     made.succeed("verify", "--full")
     assert [answer["status"] for answer in made.get(*some)] == ["fresh"] * 5
     without_commands = {"PREDICTIONS_HADOOP_BIN": str(tmp_path)}
@@ -136,7 +138,7 @@ def test_with_another_model_everything_is_scored(made):
     made.succeed("export")
     made.succeed("train")
     done = made.succeed("score", "--changed", "--runner", "local")
-    assert "has another model: every record is scored" in done.stderr
+    assert "has another model: scoring every record" in done.stderr
     assert manifest_of(made.storage.release()).scored.carried == 0
 
 

@@ -59,7 +59,7 @@ def test_export_and_train_into_a_local_folder(predictions, orders):
     assert trained.returncode == 0, trained.stderr
     assert re.search(r"roc auc 0\.\d+ \(baseline 0\.5000\), log loss 0\.\d+ \(baseline 0\.\d+\)", trained.stderr)
     assert (orders / "storage" / "orders" / release / "model" / "model.skops").exists()
-    assert "there already" in predictions("train").stderr
+    assert "model exists already" in predictions("train").stderr
 
 
 def test_an_earlier_release_s_model_that_is_not_what_the_settings_ask_for_is_told(predictions, edit):
@@ -70,7 +70,7 @@ def test_an_earlier_release_s_model_that_is_not_what_the_settings_ask_for_is_tol
         predictions("export")
         done = predictions("train", "--model", first)
         assert done.returncode == 0, done.stderr
-        assert ("warning: the settings ask for another one" in done.stderr) is told
+        assert ("warning: the settings ask for another model" in done.stderr) is told
 
 
 def test_another_storage_by_option(predictions, orders):
@@ -304,7 +304,7 @@ def test_whoever_names_no_ids_at_a_terminal_is_asked_for_some(orders):
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         command = [sys.executable, "-m", "predictions", "get"]
         done = subprocess.run(command, cwd=orders, env=environment, stdin=stdin, capture_output=True, text=True)
-    assert (done.returncode, "which records?" in done.stderr) == (2, True)
+    assert (done.returncode, "no IDs: pass them" in done.stderr) == (2, True)
 
 
 def test_ids_come_from_stdin_a_line_each(predictions, orders):

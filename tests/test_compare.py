@@ -48,7 +48,7 @@ def test_two_releases(predictions, two):
     assert [change.amount for change in found.examples] == pytest.approx(amounts[:20])
     printed = predictions("compare", before.release, after.release)
     assert printed.returncode == 0, printed.stderr
-    assert f"{changed:,} predictions are others" in printed.stdout
+    assert f"{changed:,} predictions changed" in printed.stdout
     as_json = json.loads(predictions("compare", "--json", before.release, after.release).stdout)
     assert as_json["examples"] == json.loads(json.dumps(found.as_json()))["examples"]
 
@@ -80,4 +80,4 @@ def test_what_cannot_be_compared_is_said(predictions, two, orders):
     with pytest.raises(InputError, match="cannot be compared: one has classes, the other numbers"):
         compare_releases(two[0], newest, 1, lambda _share: None)
     same = predictions("compare", newest.release, newest.release)
-    assert "0 predictions are others" in same.stdout
+    assert "0 predictions changed" in same.stdout

@@ -350,14 +350,12 @@ def test_verify_finds_what_is_not_as_it_was_loaded(release):
     lines = orders(400)
     parts = release.put(lines)
     release.load()
-    speed = r"in \d+\.\d s \([\d,]+ rows a second\)$"
+    speed = r"in \d+\.\d s \([\d,]+ rows per second\)$"
     table = f"400 rows of table {release.table}: read "
     quick = release.run("verify").stderr.splitlines()[-1]
-    assert re.match(rf"{table}row keys alone, by scans of up to \d+ regions at once, {speed}", quick)
+    assert re.match(rf"{table}row keys only, up to \d+ regions at once, {speed}", quick)
     full = release.run("verify", "--full", "--processes", "3").stderr.splitlines()[-1]
-    assert re.match(
-        rf"{table}every cell \(1,200\), beside the .* lines, by scans of up to 3 regions at once, {speed}", full
-    )
+    assert re.match(rf"{table}every cell \(1,200\) and the .* lines, up to 3 regions at once, {speed}", full)
 
     keys = [[parse_line(line).row_key for line in part] for part in parts]
     gone = keys[0][:25]
@@ -377,7 +375,7 @@ def test_verify_finds_what_is_not_as_it_was_loaded(release):
     )
     assert second.startswith("part-00001 (row keys 4000 to 8000): the table holds ")
     assert second.endswith(" rows, but not those that were loaded")
-    assert quick.stderr.endswith(f"predictions: release {release.folder.release} is not what was scored\n")
+    assert quick.stderr.endswith(f"predictions: the table of release {release.folder.release} is not what was scored\n")
 
     full = release.run("verify", "--full", code=5)
     assert full.stdout.splitlines() == [

@@ -438,7 +438,7 @@ def test_a_folder_of_somebody_elses_making_is_left_alone(score, release):
 def test_a_dry_run_is_of_a_hadoop_job_only(predictions, release, runner):
     done = predictions("score", "--dry-run", "--runner", runner)
     assert done.returncode == 2
-    assert "--dry-run prints a Hadoop job: leave --runner out" in done.stderr
+    assert "--dry-run prints the command of a Hadoop job; omit --runner" in done.stderr
 
 
 def test_a_runner_that_is_none(predictions, release):

@@ -11,16 +11,22 @@ from predictions.storage import Storage
 
 @click.command("activate")
 @release_option
-@click.option("--force", metavar="REASON", help="Though a gate refuses it, or it was rolled back from; is kept.")
+@click.option(
+    "--force", metavar="REASON", help="Activate despite a failed gate or an earlier rollback; REASON is recorded."
+)
 @click.pass_obj
 def command(session: Session, release: str | None, force: str | None) -> None:
-    """Make a loaded release the one that is served, in one write, if it is whole and the gates let it pass."""
+    """Serve a release, if its gates pass.
+
+    Checks that a loaded release is complete, which --force does not overrule, and that its gates pass. Then switches
+    the pointer to it, in one write.
+    """
     run_activate(session.settings, session.storage, release or session.storage.release().release, force)
 
 
 def run_activate(settings: Settings, storage: Storage, release: str, force: str | None = None) -> None:
-    """Make it the current one, if it is fit to be."""
+    """Activate a release and say what was served before."""
     with bar("compare") as progress:
         pointer = activate(settings, storage, release, force, say, lambda share: progress(share, 1.0))
-    before = f", before it {pointer.previous}" if pointer.previous else ""
-    say(f"release {pointer.current} is current{before}")
+    previous = f", previously {pointer.previous}" if pointer.previous else ""
+    say(f"release {pointer.current} is served{previous}")

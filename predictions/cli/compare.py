@@ -1,4 +1,4 @@
-"""`predictions compare`: two releases side by side, for a person."""
+"""`predictions compare`: two releases side by side."""
 
 import click
 from rich.console import Console
@@ -15,46 +15,50 @@ from predictions.workers import cores
 @click.command("compare")
 @click.argument("before")
 @click.argument("after")
-@processes_option
-@json_option("One JSON object.")
+@processes_option()
+@json_option("Print one JSON object.")
 @click.pass_obj
 def command(session: Session, before: str, after: str, processes: int | None, as_json: bool) -> None:
-    """Show what release AFTER predicts otherwise than release BEFORE, and how both are distributed."""
+    """Show how the predictions of two releases differ.
+
+    Compares release AFTER with release BEFORE record by record, and shows the distribution of each.
+    """
     earlier, later = (session.storage.release(release) for release in (before, after))
     with bar("compare") as progress:
-        found = compare_releases(earlier, later, processes or cores(), lambda share: progress(share, 1.0))
+        comparison = compare_releases(earlier, later, processes or cores(), lambda share: progress(share, 1.0))
     if as_json:
-        click.echo(to_json(found, before, after))
+        click.echo(to_json(comparison, before, after))
     else:
-        _show(found, earlier, later)
+        _show(comparison, earlier, later)
 
 
-def _show(found: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:
+def _show(comparison: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:
     """Print a comparison to stdout."""
     console = Console(highlight=False)
-    console.print(_sides(found, before.release, after.release))
+    console.print(_sides(comparison, before.release, after.release))
+    share = comparison.changed / max(1, comparison.both)
     console.print(
-        f"\n{found.both:,} records were scored in both: {found.changed:,} predictions are others "
-        f"({found.changed / max(1, found.both):.2%}); {found.gone:,} records are gone, {found.appeared:,} are new"
+        f"\n{comparison.both:,} records were scored in both: {comparison.changed:,} predictions changed ({share:.2%}); "
+        f"{comparison.gone:,} records are gone, {comparison.appeared:,} are new"
     )
     console.print(
-        f"population stability index {found.stability:.4f} (below 0.1: stable; above 0.25: another population)"
+        f"population stability index {comparison.stability:.4f} (below 0.1: stable; above 0.25: another population)"
     )
     bounds = [f"below {AMOUNT_EDGES[0]:g}", *(f"from {edge:g}" for edge in AMOUNT_EDGES)]
-    counts = found.amounts.tolist()
+    counts = comparison.amounts.tolist()
     console.print(
-        "by how much: " + ", ".join(f"{bound}: {count:,}" for bound, count in zip(bounds, counts, strict=True))
+        "size of the changes: " + ", ".join(f"{bound}: {count:,}" for bound, count in zip(bounds, counts, strict=True))
     )
-    if found.examples:
+    if comparison.examples:
         console.print("\nthe records that changed most:")
-        console.print(_examples(found, before.release, after.release))
+        console.print(_examples(comparison, before.release, after.release))
 
 
-def _sides(found: Comparison, before: str, after: str) -> Table:
+def _sides(comparison: Comparison, before: str, after: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("", before, after):
         table.add_column(column, justify="right" if column else "left")
-    sides = [side.as_json() for side in (found.before, found.after)]
+    sides = [side.as_json() for side in (comparison.before, comparison.after)]
     table.add_row("records", *(f"{side['rows']:,}" for side in sides))
     table.add_row("failed", *(f"{side['failed']:,}" for side in sides))
     for label in sorted(sides[0]["classes"].keys() | sides[1]["classes"].keys()):
@@ -70,11 +74,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _examples(found: Comparison, before: str, after: str) -> Table:
+def _examples(comparison: Comparison, before: str, after: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("record", before, after, "by"):
         table.add_column(column, overflow="fold")
-    for change in found.as_json()["examples"]:
+    for change in comparison.as_json()["examples"]:
         sides = [
             label if share is None else f"{label} ({share})" for label, share in (change["before"], change["after"])
         ]

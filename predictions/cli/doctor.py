@@ -11,7 +11,10 @@ from predictions.stages.doctor import examine_job, examine_setup
 @click.argument("job", required=False)
 @click.pass_obj
 def command(session: Session, job: str | None) -> int:
-    """Say why JOB failed and what to do; without one, check that the setup is fit for a run."""
+    """Say why a job failed, or check the setup.
+
+    With JOB, names the cause and what to do, from the attempts' logs. Without it, checks whether a run can work.
+    """
     settings, code = session.settings, DONE
     if job:
         click.echo(examine_job(settings, job))

@@ -1,4 +1,4 @@
-"""How a command line ends: expected errors are one line on stderr and an exit code (see `predictions.errors`)."""
+"""End a command line: an expected error is one line on stderr and an exit code (see `predictions.errors`)."""
 
 import logging
 import signal
@@ -22,7 +22,7 @@ MEANINGS = {  # in docs/commands.md, next to the errors' codes, whose meanings a
 
 
 def log_to_stderr() -> None:
-    """Write what the package logs to stderr, as plain lines."""
+    """Write the package's log to stderr, as plain lines."""
     logger = logging.getLogger("predictions")
     logger.addHandler(logging.StreamHandler())
     logger.setLevel(logging.INFO)
@@ -31,14 +31,14 @@ def log_to_stderr() -> None:
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line to its exit.
+    """Run a command line and exit.
 
     Args:
-        command: whose functions return an exit code, or None for 0.
-        name: of the program, before each message.
-        arguments: by default those of this process.
+        command: the command; its functions return an exit code, or None for 0.
+        name: the program's name, which begins each message.
+        arguments: the command line's arguments; by default those of this process.
     """
-    # Schedulers end a task by SIGTERM: it cleans up as at an interrupt from the keyboard.
+    # Schedulers end a task with SIGTERM; clean up as after an interrupt from the keyboard.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = command.main(arguments, prog_name=name, standalone_mode=False)
@@ -55,7 +55,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         say(f"{name}: {error.name} is not installed: pip install 'predictions[batch]'")
         code = InputError.exit_code
     except Exception:
-        # Not expected, so ours: the traceback is the report, but its exit code must not be that of failed records.
+        # A bug of ours: print the traceback, and replace Python's exit code 1, which here means failed records.
         traceback.print_exc()
         code = InternalError.exit_code
     sys.exit(code or DONE)

@@ -1,4 +1,4 @@
-"""`predictions explain`: from a prediction back to release, model and part file, and the record then and now."""
+"""`predictions explain`: from a prediction back to its release, model and lines, and the record then and now."""
 
 import json
 from bisect import bisect_right
@@ -22,32 +22,36 @@ from predictions.storage import ReleaseFolder, Storage
 
 @click.command("explain", context_settings={"ignore_unknown_options": True})  # -5 is an ID
 @click.argument("record_id", metavar="ID")
-@json_option("One JSON object.")
+@json_option("Print one JSON object.")
 @click.pass_obj
 def command(session: Session, record_id: str, as_json: bool) -> None:
-    """Show what led to the prediction that is served for a record: release, model, lines as scored, record as it is."""
-    found = explain(session.settings, session.storage, record_id)
+    """Show where a prediction comes from.
+
+    Shows the release and the model of the prediction that is served for the record ID, its record line and prediction
+    line, and the record as it is now.
+    """
+    explanation = explain(session.settings, session.storage, record_id)
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        click.echo(json.dumps(explanation, ensure_ascii=False))
     else:
-        _show(found)
+        _show(explanation)
 
 
 def explain(settings: Settings, storage: Storage, record_id: str) -> dict[str, Any]:
-    """Return what led to the prediction that is served for a record; None for what is not there.
+    """Return where the prediction that is served for a record comes from; a line that was not found is None.
 
     Args:
         settings: where the database and HBase are.
         storage: where the release's files are.
-        record_id: the ID as text.
+        record_id: the record ID, as text.
 
     Raises:
-        InputError: no release is current, or its files are gone.
+        InputError: no release is served, or its files are gone.
     """
     with Client(settings) as client:
         answer = client.get(record_id)
     if answer.release is None:
-        raise InputError(f"{settings.name}: {answer.error or 'no release is current'}; nothing to explain")
+        raise InputError(f"{settings.name}: {answer.error or 'no release is served'}; nothing to explain")
     folder = storage.release(answer.release)
     manifest, scored = folder.manifest, folder.scored
     assert manifest.model
@@ -66,7 +70,7 @@ def explain(settings: Settings, storage: Storage, record_id: str) -> dict[str, A
 
 
 def _find(folder: ReleaseFolder, paths: Iterable[str], field: bytes) -> dict[str, Any] | None:
-    """Return the first line with this first field: its file, its number there, and its text."""
+    """Return the file, the line number and the text of the first line with this first field."""
     for path in paths:
         number = 1
         for block in folder.blocks(path):
@@ -79,27 +83,27 @@ def _find(folder: ReleaseFolder, paths: Iterable[str], field: bytes) -> dict[str
     return None
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(explanation: dict[str, Any]) -> None:
     """Print an explanation to stdout."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right")
     table.add_column(overflow="fold")
-    model, training = found["model"], found["model"]["training"]
+    model, training = explanation["model"], explanation["model"]["training"]
     metrics = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in training["metrics"].items())
     rows = {
-        "record": f"{found['id']}, {found['status']}",
-        "prediction": found.get("prediction"),
-        "probability": found.get("probability"),
-        "error": found.get("error"),
-        "release": f"{found['release']}, of a snapshot at {found['snapshot']}",
-        "scored": found.get("scored"),
+        "record": f"{explanation['id']}, {explanation['status']}",
+        "prediction": explanation.get("prediction"),
+        "probability": explanation.get("probability"),
+        "error": explanation.get("error"),
+        "release": f"{explanation['release']}, of a snapshot at {explanation['snapshot']}",
+        "scored": explanation.get("scored"),
         "model": f"{model['estimator']}, sha256 {model['sha256']}",
-        "": f"fitted on {training['fitted']:,} records; on {training['holdout']:,} others: {metrics}",
-        "job": found["job"] or "none: scored without a cluster",
-        "row key": found["row_key"],
-        "prediction line": _place(found["prediction_line"]),
-        "record as scored": _place(found["record_line"]),
-        "record as it is": found.get("record", "not there"),
+        "": f"trained on {training['fitted']:,} records; on a holdout of {training['holdout']:,}: {metrics}",
+        "job": explanation["job"] or "none: scored without a cluster",
+        "row key": explanation["row_key"],
+        "prediction line": _line_text(explanation["prediction_line"]),
+        "record as scored": _line_text(explanation["record_line"]),
+        "record now": explanation.get("record", "not found"),
     }
     for name, value in rows.items():
         if value is not None:
@@ -107,5 +111,5 @@ def _show(found: dict[str, Any]) -> None:
     Console(highlight=False).print(table)
 
 
-def _place(line: dict[str, Any] | None) -> str:
-    return f"{line['file']}, line {line['line']:,}: {line['text']}" if line else "not there"
+def _line_text(line: dict[str, Any] | None) -> str:
+    return f"{line['file']}, line {line['line']:,}: {line['text']}" if line else "not found"

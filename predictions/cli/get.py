@@ -1,4 +1,4 @@
-"""`predictions get`: IDs in, a person's table or a program's JSON lines out."""
+"""`predictions get`: look up IDs, and print a table for people or JSON lines for programs."""
 
 import json
 import sys
@@ -17,57 +17,60 @@ from predictions.cli.session import Session, json_option
 from predictions.lookup.answer import Answer
 from predictions.lookup.client import BLOCK_IDS, Client
 
-# Control characters would be commands to a terminal: their pictures are shown (Unicode, "Control Pictures").
+# A terminal would obey control characters, so their pictures are shown (Unicode, "Control Pictures").
 _PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
-COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "expired": "yellow"}  # red, all others
+COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "expired": "yellow"}  # others: red
 
 
 @click.command("get", context_settings={"ignore_unknown_options": True})  # -5 is an ID
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@json_option("One JSON object a line.")
+@json_option("Print one JSON object per line.")
 @click.pass_obj
 def command(session: Session, ids: Sequence[str], as_json: bool) -> int:
-    """Look up records and their predictions: of the IDs given, or of those on stdin, one a line, exactly as it is."""
+    """Look up records and their predictions.
+
+    IDs are arguments, or lines on stdin, each taken exactly as it is.
+    """
     if not ids and (sys.stdin is None or sys.stdin.isatty()):
-        raise click.UsageError("which records? Name IDs, or write them to stdin, one a line")
+        raise click.UsageError("no IDs: pass them as arguments, or on stdin, one per line")
     code = DONE
     with Client(session.settings) as client:
-        found = look_up(client, ids or read_ids(sys.stdin.buffer))
-        for answer in print_json(found) if as_json else print_table(found):
+        answers = look_up(client, ids or read_ids(sys.stdin.buffer))
+        for answer in print_json(answers) if as_json else print_table(answers):
             if answer.status == "unavailable":
                 code = UNAVAILABLE
     return code
 
 
 def read_ids(stream: IO[bytes]) -> Iterator[str]:
-    """Yield the IDs of a stream, one a line, as they stand there; what is no UTF-8 becomes what no record is called."""
+    """Yield a stream's lines as IDs, exactly as they are; invalid UTF-8 becomes an ID that no record can have."""
     for line in stream:
         yield line.removesuffix(b"\n").decode(errors="surrogateescape")
 
 
 def look_up(client: Client, record_ids: Iterable[str]) -> Iterator[Answer]:
-    """Yield the answers to IDs, in their order, as many at once as a client looks up."""
-    rest = iter(record_ids)
-    while block := list(islice(rest, BLOCK_IDS)):
+    """Yield the answers to IDs, in their order; IDs are looked up in the client's blocks."""
+    remaining = iter(record_ids)
+    while block := list(islice(remaining, BLOCK_IDS)):
         yield from client.get_many(block)
 
 
 def print_json(answers: Iterable[Answer]) -> Iterator[Answer]:
-    """Print answers to stdout, a JSON object a line, and yield them."""
+    """Print answers to stdout, one JSON object per line, and yield them."""
     for answer in answers:
-        # An ID that came as no text cannot be printed as one.
+        # An ID of invalid UTF-8 can be printed only in ASCII escapes.
         click.echo(json.dumps(answer.as_json(), ensure_ascii=not answer.id.isprintable()))
         yield answer
 
 
 def print_table(answers: Iterable[Answer]) -> Iterator[Answer]:
-    """Print answers to stdout for a person, and yield them: one with its record, more of them as a table."""
-    found = list(answers)
-    if len(found) == 1:
-        _print_one(found[0])
-    elif found:
-        _print_all(found)
-    yield from found
+    """Print answers to stdout, and yield them: a single one with its record, several as a table."""
+    all_answers = list(answers)
+    if len(all_answers) == 1:
+        _print_one(all_answers[0])
+    elif all_answers:
+        _print_all(all_answers)
+    yield from all_answers
 
 
 def _print_one(answer: Answer) -> None:
@@ -82,10 +85,10 @@ def _print_one(answer: Answer) -> None:
         table.add_row(_text(name), _text("–" if value is None else value))
     if answer.record and answer.release:
         table.add_row("", "")
-    known = answer.as_json()
+    values = answer.as_json()
     for name in ("prediction", "probability", "error", "scored", "release", "unavailable"):
-        if name in known:
-            table.add_row(Text(name, style="bold"), _text(known[name], "bold"))
+        if name in values:
+            table.add_row(Text(name, style="bold"), _text(values[name], "bold"))
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 
 

@@ -1,4 +1,4 @@
-"""`predictions hfile`: an HFile for people: verified to its last byte, or printed cell by cell."""
+"""`predictions hfile`: verify an HFile to its last byte, or print its cells."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +16,21 @@ from predictions.formats.hfile.trailer import Field
 from predictions.formats.hfile.writer import LAST_KEY
 from predictions.formats.record_line import escape, write_rows
 
-LINES = 1_000  # that are written at once
+LINES = 1_000  # lines written at once
 
 
 @click.group("hfile")
 def command() -> None:
-    """Read an HFile of ours: a path of this machine, or a URL such as webhdfs://HOST:PORT/PATH."""
+    """Verify or print an HFile of a release.
+
+    FILE is a path on this machine, or a URL such as webhdfs://HOST:PORT/PATH.
+    """
 
 
 @command.command("verify")
 @click.argument("file")
 def verify(file: str) -> None:
-    """Check every byte of FILE that a reader relies on: checksums, order, index and counts."""
+    """Verify FILE: its checksums, order, index and counts."""
     for name, value in summary(file).items():
         click.echo(f"{name:12} {value}")
 
@@ -35,20 +38,25 @@ def verify(file: str) -> None:
 @command.command("dump")
 @click.argument("file")
 def dump(file: str) -> None:
-    """Print the cells of FILE: row key, column, timestamp and value, tabs between, escaped like a record line."""
+    """Print the cells of FILE, one per line.
+
+    A line has row key, column, timestamp (milliseconds since 1970) and value, separated by tabs and escaped like a
+    record line.
+    """
     for block in lines(file):
         click.echo(block, nl=False)
 
 
 def summary(url: str) -> dict[str, str]:
-    """Read a whole HFile and return what it holds.
+    """Read a whole HFile, and return a summary: names and values as text.
 
     Args:
         url: the path of a local file, or a URL that fsspec knows.
 
     Raises:
-        InputError, ServiceError: there is no such file, or no service there.
-        VerificationError: it is not as it was written.
+        InputError: there is no such file.
+        ServiceError: the URL's server does not answer.
+        VerificationError: the file is damaged.
     """
     with _open(url) as reader:
         first, newest = b"", 0
@@ -69,7 +77,7 @@ def summary(url: str) -> dict[str, str]:
 
 
 def lines(url: str) -> Iterator[bytes]:
-    """Yield the cells of an HFile as lines: row key, column, timestamp, value; what raises, and when, as `summary`."""
+    """Yield the cells of an HFile as lines: row key, column, timestamp, value. Raises the errors of `summary`."""
     with _open(url) as reader:
         cells = reader.read()
         while rows := list(islice(cells, LINES)):
@@ -97,6 +105,6 @@ def _open(url: str) -> Iterator[HFileReader]:
         with fsspec.open(url, "rb") as file:
             yield HFileReader(file, url)
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise ServiceError(f"{url}: HDFS does not answer there") from error
+        raise ServiceError(f"{url}: HDFS does not answer") from error
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise InputError(f"{url}: {error}") from error

@@ -13,15 +13,18 @@ from predictions.storage import ReleaseFolder
 @click.command("load")
 @release_option
 @click.option(
-    "--via", type=click.Choice(VIAS), help="hfiles (the default where they are on HDFS and `hbase` is here) or puts."
+    "--via",
+    type=click.Choice(VIAS),
+    help="hfiles: HBase takes over the job's HFiles; puts: write row by row. Default: hfiles, if they are on HDFS, "
+    "`hbase` is installed, and neither --runner nor --rate is given.",
 )
 @click.option(
     "--runner",
     type=click.Choice(LOADERS),
-    help="Of puts. local: processes of this machine (the default); hadoop: a job.",
+    help="For puts. local: processes of this machine; hadoop: a job. Default: local.",
 )
-@processes_option
-@rate_option("Of puts: rows a second, at most, in all.")
+@processes_option("one for each core; in a job: all")
+@rate_option("For puts: rows per second in total, at most; default: no limit.")
 @click.pass_obj
 def command(
     session: Session,
@@ -31,12 +34,15 @@ def command(
     processes: int | None,
     rate: float | None,
 ) -> None:
-    """Load a release's predictions into an HBase table of its own; begun again, it goes on where it ended."""
+    """Load a release into an HBase table of its own.
+
+    After an interruption, run it again: it goes on where it ended.
+    """
     run_load(session.settings, session.storage.release(release), How(via, runner, processes, rate))
 
 
 def run_load(settings: Settings, folder: ReleaseFolder, how: How) -> None:
-    """Load it into its table."""
+    """Load a release into its table, and say how many rows it has."""
     loaded = load(settings, folder, how, bar, say)
     table = release_table(settings.name, folder.release)
-    say(f"{loaded.rows:,} rows in table {table}, counted; loading took {loaded.seconds:.1f} s")
+    say(f"loaded {loaded.rows:,} rows into table {table} and counted them, in {loaded.seconds:.1f} s")

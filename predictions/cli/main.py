@@ -1,4 +1,4 @@
-"""The command line: a command a module of this folder, which is imported when the command is given."""
+"""The command line: each command is a module of this folder, which is imported when the command is used."""
 
 from importlib import import_module
 from pathlib import Path
@@ -9,23 +9,23 @@ from predictions.cli import exits
 from predictions.cli.session import Session
 from predictions.settings import FILE_NAME
 
-# In the order of their use; each in a line, so that to list them imports none.
+# In the order of their use. Each text is the first sentence of the command's own help; to list them imports no command.
 COMMANDS = {
-    "init": "Write the first settings for a table of yours.",
+    "init": "Write a first predictions.toml.",
     "export": "Start a release: export every record.",
     "train": "Train the model of a release.",
-    "score": "Score every exported record.",
-    "load": "Load the predictions into a table of HBase.",
+    "score": "Score every record of a release.",
+    "load": "Load a release into an HBase table of its own.",
     "verify": "Compare a loaded table with what was scored.",
-    "activate": "Serve a release, if the gates let it pass.",
-    "rollback": "Serve the release again that was served before.",
-    "run": "Do all of that, from export to activate.",
+    "activate": "Serve a release, if its gates pass.",
+    "rollback": "Serve the previous release again.",
+    "run": "Run all stages, from export to activate.",
     "releases": "List the releases, or remove old ones.",
     "compare": "Show how the predictions of two releases differ.",
-    "report": "Write the report of a release, in HTML.",
+    "report": "Write the report of a release, as HTML.",
     "get": "Look up records and their predictions.",
     "serve": "Answer lookups over HTTP.",
-    "explain": "Show what led to a prediction.",
+    "explain": "Show where a prediction comes from.",
     "hfile": "Verify or print an HFile of a release.",
     "pack": "Pack the libraries that a job's tasks need.",
     "doctor": "Say why a job failed, or check the setup.",
@@ -50,8 +50,14 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands)
-@click.option("--settings", type=click.Path(path_type=Path), metavar="FILE", help=f"Default: {FILE_NAME}.")
-@click.option("--storage", metavar="URL", help="Over hadoop.storage: a webhdfs:// URL or a local folder.")
+@click.option(
+    "--settings", type=click.Path(path_type=Path), metavar="FILE", help=f"Settings file; default: {FILE_NAME}."
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Storage of the releases, a webhdfs:// URL or a local folder; default: hadoop.storage.",
+)
 @click.version_option(package_name="predictions")
 @click.pass_context
 def cli(context: click.Context, settings: Path | None, storage: str | None) -> None:

@@ -11,6 +11,9 @@ from predictions.progress import say
 @click.command("pack")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def command(file: Path) -> None:
-    """Pack the libraries of the tasks into FILE (.tar.gz), for hadoop.environment."""
+    """Pack the libraries that a job's tasks need.
+
+    Writes them to FILE (.tar.gz), which the setting hadoop.environment then names.
+    """
     pack_environment(file)
     say(f"wrote {file}")

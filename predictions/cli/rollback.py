@@ -11,7 +11,10 @@ from predictions.progress import say
 @click.command("rollback")
 @click.pass_obj
 def command(session: Session) -> None:
-    """Make the release that was served before the current one the served one again, in one write."""
+    """Serve the previous release again.
+
+    Switches the pointer back in one write. The release that was served until now is marked as rolled back.
+    """
     with Connection(session.settings.hbase.server()) as connection:
         pointer = Releases(connection, session.settings.name).rollback()
-    say(f"release {pointer.current} is current again; {pointer.rolled_back[-1]} was rolled back from")
+    say(f"release {pointer.current} is served again; release {pointer.rolled_back[-1]} is rolled back")

@@ -21,11 +21,15 @@ from predictions.storage import ReleaseFolder
 @click.command("run")
 @runner_option
 @export_rate_option
-@changed_option("With the model of the release that is served, score only what has changed since.")
+@changed_option("Take the served release's model, and score only records that changed since that release.")
 @model_option
 @click.pass_obj
 def command(session: Session, runner: str | None, rate: float | None, changed: bool, model: str | None) -> int:
-    """Export, train, score, load and activate a new release; of two runs at once for one name, the second is told."""
+    """Run all stages, from export to activate.
+
+    Exports, trains, scores, loads and activates a new release, and prints its ID. While a run is active, a second run
+    of the same name exits with code 3.
+    """
     settings, storage, started = session.settings, session.storage, time.monotonic()
     with lease(settings.hbase.server(), settings.name, say):
         earlier = storage.release(model) if model else current_release(settings, storage) if changed else None
@@ -42,12 +46,11 @@ def command(session: Session, runner: str | None, rate: float | None, changed: b
 
 
 def _require_columns(settings: Settings, earlier: ReleaseFolder) -> None:
-    """Raise InputError, before anything is exported, unless a release has a model for the settings' columns."""
+    """Raise InputError if a release's model is not for the columns of the settings; it is checked before the export."""
     model, wanted = earlier.model, settings.model
     names, label = [column.name for column in model.features], model.label.name if model.label else None
     if (names, label) != (wanted.features, wanted.label):
         raise InputError(
-            f"the model of release {earlier.release} predicts {label} from {', '.join(names)}; the "
-            f"settings ask for {wanted.label} from {', '.join(wanted.features)}: train another one (without --model "
-            "and --changed)"
+            f"the model of release {earlier.release} predicts {label} from {', '.join(names)}; the settings ask for "
+            f"{wanted.label} from {', '.join(wanted.features)}; omit --model and --changed to train a new model"
         )

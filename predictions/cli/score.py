@@ -15,38 +15,41 @@ from predictions.storage import ReleaseFolder, Storage
 @click.command("score")
 @release_option
 @runner_option
-@changed_option("Score only what has changed since the release that is served; the rest keeps what that one has.")
-@click.option("--dry-run", is_flag=True, help="Put the job's files into HDFS, print its command and do not run it.")
+@changed_option("Score only records that changed since the served release; the others keep its predictions.")
+@click.option("--dry-run", is_flag=True, help="Put the job's files on HDFS and print its command, but do not run it.")
 @click.pass_obj
 def command(session: Session, release: str | None, runner: str | None, changed: bool, dry_run: bool) -> int:
-    """Score every exported record, in a Hadoop Streaming job or by the same two scripts on this machine."""
+    """Score every record of a release.
+
+    Runs mapper.py and reducer.py in a Hadoop Streaming job or on this machine; the prediction lines are the same.
+    """
     settings, folder = session.settings, session.storage.release(release)
     if not dry_run:
         return run_score(settings, folder, runner, changed)
     if runner not in (None, "hadoop"):
-        raise click.UsageError("--dry-run prints a Hadoop job: leave --runner out")
+        raise click.UsageError("--dry-run prints the command of a Hadoop job; omit --runner")
     check_model(folder)
-    job = ScoreJob(settings, folder, *_before(settings, folder, runner, changed))
+    job = ScoreJob(settings, folder, *_served_and_changed(settings, folder, runner, changed))
     job.ship()
     click.echo(job.command())
     return DONE
 
 
 def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, changed: bool) -> int:
-    """Score it; return the exit code."""
-    current, changed = _before(settings, folder, runner, changed)
+    """Score a release, and return the exit code."""
+    served, changed = _served_and_changed(settings, folder, runner, changed)
     with bar("score") as progress:
-        done = score(settings, folder, runner, lambda share: progress(share, 1.0), current, changed)
-    more = f", {done.duplicates:,} came twice" if done.duplicates else ""
-    if done.carried_from:
-        more += f"; {done.carried:,} have not changed and keep what release {done.carried_from} has"
-    say(f"scored {done.scored:,} records, {done.failed:,} failed{more}; it took {done.seconds:.1f} s")
-    return WITH_FAILURES if done.failed else DONE
+        scored = score(settings, folder, runner, lambda share: progress(share, 1.0), served, changed)
+    more = f", {scored.duplicates:,} came twice" if scored.duplicates else ""
+    if scored.carried_from:
+        more += f"; {scored.carried:,} are unchanged and keep their predictions of release {scored.carried_from}"
+    say(f"scored {scored.scored:,} records, {scored.failed:,} failed{more}; it took {scored.seconds:.1f} s")
+    return WITH_FAILURES if scored.failed else DONE
 
 
 def current_release(settings: Settings, storage: Storage) -> ReleaseFolder | None:
-    """Return the release that is served, if its lines are there; ServiceError where HBase does not answer."""
-    # Here, since scoring without a cluster needs no client of HBase.
+    """Return the served release, if its prediction lines exist; raise ServiceError if HBase does not answer."""
+    # Imported here, since scoring without a cluster needs no HBase client.
     from predictions.hbase.connection import Connection
     from predictions.hbase.releases import Releases
 
@@ -54,28 +57,28 @@ def current_release(settings: Settings, storage: Storage) -> ReleaseFolder | Non
         return storage.scored(Releases(connection, settings.name).pointer().current)
 
 
-def _before(
+def _served_and_changed(
     settings: Settings, folder: ReleaseFolder, runner: str | None, changed: bool
 ) -> tuple[ReleaseFolder | None, bool]:
-    """Return the release that is served, to compare with, and whether lines can be kept of it, if that is wanted."""
+    """Return the served release, to compare with, and whether only records that changed since then can be scored."""
     if not changed or folder.has("scored"):
         return _served(settings, folder.storage) if runner in (None, "hadoop") else None, False
-    current = current_release(settings, folder.storage)
-    if not current:
-        say("no release is current whose lines are there: every record is scored")
+    served = current_release(settings, folder.storage)
+    if not served:
+        say("no release is served, or its prediction lines are gone: scoring every record")
         return None, False
-    if current.model.sha256 != folder.model.sha256:
-        say(f"release {current.release} has another model: every record is scored")
-        return current, False
-    return current, True
+    if served.model.sha256 != folder.model.sha256:
+        say(f"the served release {served.release} has another model: scoring every record")
+        return served, False
+    return served, True
 
 
 def _served(settings: Settings, storage: Storage) -> ReleaseFolder | None:
-    """Return the release that is served, if a job can read its lines; `activate` asks again."""
+    """Return the served release, if a job can read its lines; otherwise `activate` compares with it."""
     if not storage.is_hdfs:
         return None
     try:
         return current_release(settings, storage)
     except ServiceError as error:
-        say(f"the job compares with no other release: {error}")
+        say(f"the job cannot compare with the served release: {error}")
         return None

@@ -9,13 +9,23 @@ from predictions.lookup.client import Client
 
 
 @click.command("serve")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Any but loopback needs a token.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option("--max-age", type=click.FloatRange(0), metavar="SECONDS", help="After which a prediction is `expired`.")
-@click.option("--online", is_flag=True, help="Score what is not in the release, or has changed, when it is asked for.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; any but loopback needs a token."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--max-age",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Age in seconds after which a prediction is `expired`; default: no limit.",
+)
+@click.option("--online", is_flag=True, help="Score new and changed records when they are looked up.")
 @click.pass_obj
 def command(session: Session, host: str, port: int, max_age: float | None, online: bool) -> None:
-    """Answer lookups over HTTP, with a page at /; the token for other machines is in PREDICTIONS_TOKEN."""
+    """Answer lookups over HTTP.
+
+    There is a page at /. Requests from other machines need the token in PREDICTIONS_TOKEN.
+    """
     try:
         from predictions.service.server import serve
     except ModuleNotFoundError as error:

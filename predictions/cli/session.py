@@ -1,4 +1,4 @@
-"""What the commands share: the settings and the storage that the options before a command name, and some options."""
+"""What the commands share: the settings and the storage, and options that several commands have."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Session:
-    """The options before the command; settings are read when a command asks for them."""
+    """The options before the command; the settings file is read when a command first needs it."""
 
     def __init__(self, settings: Path | None, storage: str | None) -> None:
         self._path = settings
@@ -34,12 +34,12 @@ class Session:
 
 
 def release_option(command: F) -> F:
-    return click.option("--release", metavar="ID", help="The release; by default the newest.")(command)
+    return click.option("--release", metavar="ID", help="Release ID; default: the newest release.")(command)
 
 
-def processes_option(command: F) -> F:
-    text = "How many regions at once; by default as many as there are cores."
-    return click.option("--processes", type=click.IntRange(1), metavar="N", help=text)(command)
+def processes_option(default: str = "one for each core") -> Callable[[F], F]:
+    text = f"Number of regions at once; default: {default}."
+    return click.option("--processes", type=click.IntRange(1), metavar="N", help=text)
 
 
 def rate_option(text: str) -> Callable[[F], F]:
@@ -47,16 +47,16 @@ def rate_option(text: str) -> Callable[[F], F]:
 
 
 def export_rate_option(command: F) -> F:
-    return rate_option("Rows a second, at most, that are read from the database.")(command)
+    return rate_option("Rows per second to read from the database, at most; default: no limit.")(command)
 
 
 def runner_option(command: F) -> F:
-    text = "pipe: one process of each script; local: all cores; hadoop: a job. By default hadoop on HDFS, else local."
+    text = "pipe: one process of each script; local: all cores; hadoop: a job. Default: hadoop on HDFS, else local."
     return click.option("--runner", type=click.Choice(RUNNERS), help=text)(command)
 
 
 def model_option(command: F) -> F:
-    text = "Take that release's model instead of training one."
+    text = "Release whose model to take; default: train a model."
     return click.option("--model", metavar="RELEASE", help=text)(command)
 
 
