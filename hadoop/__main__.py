@@ -1,4 +1,4 @@
-"""The command of the embedded cluster, `hadoop/cluster`."""
+"""The command `hadoop/cluster`: start, stop and show the embedded cluster."""
 
 import click
 
@@ -10,28 +10,30 @@ from predictions.progress import say
 
 @click.group()
 def cli() -> None:
-    """The embedded cluster: HDFS, YARN and HBase on loopback, its files under var/cluster.
+    """Run the embedded cluster: HDFS, YARN and HBase on loopback, with their files under var/cluster.
 
-    CLUSTER_DIR names another folder, CLUSTER_PORT_OFFSET moves every port.
+    The environment variable CLUSTER_DIR names another folder; CLUSTER_PORT_OFFSET is added to every port.
     """
 
 
 @cli.command()
-@click.option("--region-servers", type=click.IntRange(1, 9), default=1, show_default=True, help="Number of region servers.")
+@click.option(
+    "--region-servers", type=click.IntRange(1, 9), default=1, show_default=True, help="Number of HBase region servers."
+)
 def start(region_servers: int) -> None:
-    """Start what is not running, and wait until it answers."""
+    """Start the daemons that are not running, and wait until all of them answer."""
     _cluster().start(region_servers, say)
 
 
 @cli.command()
 def stop() -> None:
-    """Stop this cluster's processes; its data stay."""
+    """Stop the cluster's processes; the data stay."""
     _cluster().stop(say)
 
 
 @cli.command()
 def status() -> int:
-    """Show each daemon; exit with 4 unless all of them run."""
+    """Show the state of each daemon; exit with code 4 unless all of them run."""
     states = list(_cluster().status())
     for name, state in states:
         click.echo(f"{name:16} {state}")

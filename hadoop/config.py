@@ -1,7 +1,7 @@
-"""Where the embedded cluster keeps its files, which ports it takes, and its configuration files.
+"""The embedded cluster's folders, ports and configuration files.
 
-Everything lies under one folder (`var/cluster`; `CLUSTER_DIR` names another), the engine's jars under `var/lib`.
-A second cluster on the same machine is a second folder and `CLUSTER_PORT_OFFSET`, which is added to every port.
+All files are in one folder (`var/cluster`; `CLUSTER_DIR` names another), except for the engine's jars in `var/lib`.
+A second cluster on the same machine needs its own folder and `CLUSTER_PORT_OFFSET`, which is added to every port.
 """
 
 import getpass
@@ -16,7 +16,7 @@ from predictions.errors import InputError
 CHECKOUT = Path(__file__).resolve().parent.parent
 TEMPLATES = Path(__file__).resolve().parent / "conf"
 LIB = CHECKOUT / "var" / "lib"
-CLASSES = LIB.with_name("classes.jsa")  # the engine's classes, parsed once (quickstart makes it for the tests)
+CLASSES = LIB.with_name("classes.jsa")  # an archive of the engine's parsed classes (quickstart makes it for the tests)
 
 PORTS = {
     "namenode": 8020,
@@ -45,7 +45,7 @@ PORTS = {
     "thrift_web": 9095,
 }
 
-# Java 17 closes these to reflection; Hadoop and HBase were written when they were open.
+# Java 17 closes these packages to reflection; Hadoop and HBase were written when they were open.
 _OPENED = ("lang", "lang.reflect", "nio", "net", "util", "util.concurrent")
 _JAVA_OPTIONS = [
     *(f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPENED),
@@ -68,14 +68,14 @@ class ClusterConfig:
 
     @classmethod
     def from_environment(cls) -> "ClusterConfig":
-        """Read `CLUSTER_DIR` and `CLUSTER_PORT_OFFSET`; InputError where that is no number, or moves a port too far."""
+        """Read `CLUSTER_DIR` and `CLUSTER_PORT_OFFSET`; InputError if the offset is not a number or is too large."""
         folder = os.environ.get("CLUSTER_DIR") or CHECKOUT / "var" / "cluster"
         offset = os.environ.get("CLUSTER_PORT_OFFSET") or "0"
         limit = _first_ephemeral_port()
         if not offset.isdecimal() or int(offset) + max(PORTS.values()) >= limit:
             raise InputError(
-                f"CLUSTER_PORT_OFFSET: {offset}: must be a number that leaves every port below {limit}, from where on "
-                "the system takes ports for connections"
+                f"CLUSTER_PORT_OFFSET: {offset}: must be a number that leaves every port below {limit}; from there on, "
+                "the system gives ports to connections"
             )
         return cls(Path(folder).resolve(), int(offset))
 
@@ -92,17 +92,17 @@ class ClusterConfig:
         return self.folder / "logs"
 
     def port(self, name: str, index: int = 0) -> int:
-        """Return the port of a service; `index` counts the region servers."""
+        """Return the port of a service; `index` is the number of the region server."""
         return PORTS[name] + self.port_offset + index
 
     @property
     def java_options_file(self) -> Path:
-        """The JVM options as a file that `java @FILE` takes; `hadoop/bin` reads it too."""
+        """The file with the JVM options, for `java @FILE`; `hadoop/bin` uses it too."""
         return self.conf / "java.options"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the daemons, and through YARN the tasks, are to know: as on a real node, where Hadoop is."""
+        """Environment variables of the daemons and, through YARN, of the tasks: where Hadoop is, as on a real node."""
         return {
             "HADOOP_COMMON_HOME": str(CHECKOUT / "hadoop"),
             "HADOOP_CONF_DIR": str(self.conf),
@@ -114,12 +114,12 @@ class ClusterConfig:
         """Write the configuration of this cluster from the templates in `hadoop/conf`."""
         for folder in (self.conf, self.data, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        # The JDK resolves names from this file alone, so a host whose own name is in no DNS works, and no
-        # daemon finds an address that others can reach.
+        # The JDK resolves names from this file alone. So a host whose own name is not in the DNS works, and no daemon
+        # finds an address that other machines can reach.
         hosts = self.conf / "hosts"
         hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n")
         options = [*_JAVA_OPTIONS, f"-Djdk.net.hosts.file={hosts}"]
-        if CLASSES.exists():  # else the JVM would do without its own archive, too
+        if CLASSES.exists():  # if it named a missing file, the JVM would not use its default archive either
             options.append(f"-XX:SharedArchiveFile={CLASSES}")
         self.java_options_file.write_text("".join(f'"{option}"\n' for option in options))
         values = {name: str(self.port(name)) for name in PORTS} | {
@@ -137,16 +137,16 @@ class ClusterConfig:
         }
         for template in TEMPLATES.iterdir():
             (self.conf / template.name).write_text(Template(template.read_text()).substitute(values))
-        # The jars lack these folders, without which the NameNode's and DataNode's web servers do not start.
+        # The web servers of NameNode and DataNode do not start without these folders, which the jars lack.
         for name in ("hdfs", "datanode", "secondary"):
             (self.conf / "webapps" / name).mkdir(parents=True, exist_ok=True)
 
     def java(self, *arguments: str) -> list[str]:
         """Return the command that runs a Java class of the engine with this configuration."""
-        # The jars first: a class path begins with that of the archive of classes, or this is not taken.
+        # The jars come first: the JVM uses the archive only if the class path begins with that of the archive.
         return ["java", f"@{self.java_options_file}", "-cp", f"{LIB}/*:{self.conf}", *arguments]
 
 
 def _first_ephemeral_port() -> int:
-    """Return the first port that a connection may get at any time (ip(7), `ip_local_port_range`)."""
+    """Return the first port that the system may give to a connection at any time (ip(7), `ip_local_port_range`)."""
     return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])

@@ -18,14 +18,14 @@ import psutil
 from hadoop.config import LIB, ClusterConfig
 from predictions.errors import InputError, InternalError, ServiceError
 
-START_TIMEOUT = 180  # seconds until the whole cluster must be ready
-STOP_TIMEOUT = 60  # seconds a daemon gets to end after SIGTERM
-LOG_TAIL = 15  # lines of a dead daemon's log to show
+START_TIMEOUT = 180  # seconds in which the whole cluster must be ready
+STOP_TIMEOUT = 60  # seconds that a daemon has to end after SIGTERM
+LOG_TAIL = 15  # last lines of a dead daemon's log to show
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """One process of the cluster: its main class, its heap and the services whose ports it takes."""
+    """A process of the cluster: its heap, its main class with arguments, and the services whose ports it uses."""
 
     name: str
     heap: str
@@ -35,13 +35,13 @@ class Daemon:
 
     @property
     def java_options(self) -> tuple[str, ...]:
-        """The quick compiler alone halves the time to start; what carries the data is worth the better one."""
+        """JVM options: the quick compiler alone halves the start; daemons that carry data get the better one too."""
         quick = not self.name.startswith(("regionserver", "thrift"))
         return (f"-Xmx{self.heap}", *(["-XX:TieredStopAtLevel=1"] if quick else []))
 
 
 def daemons(region_servers: int, config: ClusterConfig) -> list[Daemon]:
-    """Return the cluster's daemons in the order in which they start; they stop in the reverse."""
+    """Return the cluster's daemons in the order in which they start; they stop in reverse order."""
     hdfs, yarn = "org.apache.hadoop.hdfs.server", "org.apache.hadoop.yarn.server"
     hbase = "org.apache.hadoop.hbase"
     return [
@@ -92,10 +92,10 @@ def daemons(region_servers: int, config: ClusterConfig) -> list[Daemon]:
 
 
 class Cluster:
-    """The embedded cluster that lives in one folder.
+    """An embedded cluster in one folder.
 
-    Its processes are known by the files in `FOLDER/run`: process id and creation time, so that a process that
-    got a dead daemon's id is never taken for it.
+    `FOLDER/run` has a file for each daemon with its process ID and creation time, so that another process that later
+    gets the ID of a dead daemon is not taken for the daemon.
     """
 
     def __init__(self, config: ClusterConfig) -> None:
@@ -105,15 +105,15 @@ class Cluster:
 
     @property
     def region_servers(self) -> int:
-        """How many region servers were last started here."""
+        """The number of region servers of the last start."""
         return max(1, len(list(self._run.glob("regionserver-*"))))
 
     def process(self, name: str) -> psutil.Process | None:
-        """Return a daemon's process, or None where it is not running."""
+        """Return a daemon's process; None if it is not running."""
         try:
-            known = json.loads((self._run / name).read_text())
-            process = psutil.Process(known["pid"])
-            alive = process.create_time() == known["created"] and process.status() != psutil.STATUS_ZOMBIE
+            entry = json.loads((self._run / name).read_text())
+            process = psutil.Process(entry["pid"])
+            alive = process.create_time() == entry["created"] and process.status() != psutil.STATUS_ZOMBIE
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
             return None
         return process if alive else None
@@ -123,16 +123,16 @@ class Cluster:
         return self.config.logs / f"{name}.log"
 
     def start(self, region_servers: int, report: Callable[[str], None]) -> None:
-        """Start what is not running yet and return when all of it answers.
+        """Start the daemons that are not running, and return when all of them answer.
 
         Args:
-            region_servers: number of HBase region servers.
+            region_servers: the number of HBase region servers.
             report: called with a line of text at each step.
 
         Raises:
-            InputError: a port is taken, or the engine's jars are not there.
+            InputError: a port is taken, or Java or the engine's jars are missing.
             InternalError: a daemon died; the message has the end of its log.
-            ServiceError: the cluster was not ready in time.
+            ServiceError: the cluster was not ready within `START_TIMEOUT`.
         """
         if not any(LIB.glob("hadoop-streaming-*.jar")):
             raise InputError(f"{LIB}: the engine's jars are missing; run ./quickstart, which downloads them")
@@ -156,18 +156,18 @@ class Cluster:
         self._wait_until_ready(wanted, report)
 
     def stop(self, report: Callable[[str], None]) -> None:
-        """End this cluster's processes, and no others, by SIGTERM in the reverse order of their start."""
+        """End this cluster's processes, and no others, with SIGTERM, in the reverse order of their start."""
         running = [d for d in daemons(self.region_servers, self.config) if self.process(d.name)]
         for daemon in reversed(running):
             report(f"stopping {daemon.name}")
             if process := self.process(daemon.name):
                 process.terminate()
                 _gone, alive = psutil.wait_procs([process], timeout=STOP_TIMEOUT)
-                for stubborn in alive:
+                for survivor in alive:
                     report(f"{daemon.name} ignored SIGTERM for {STOP_TIMEOUT} s; killing it")
-                    stubborn.kill()
-                    stubborn.wait()
-            (self._run / daemon.name).unlink(missing_ok=True)  # somebody else may stop it as well
+                    survivor.kill()
+                    survivor.wait()
+            (self._run / daemon.name).unlink(missing_ok=True)  # another `stop` may have removed it
         report("the cluster is stopped" if running else "the cluster was not running")
 
     def status(self) -> Iterator[tuple[str, str]]:
@@ -185,15 +185,15 @@ class Cluster:
         for name in daemon.ports:
             port = self.config.port(name, daemon.index)
             with socket.socket() as probe:
-                # As servers do: a port in TIME_WAIT after a restart is free.
+                # As servers do: a port that is in TIME_WAIT after a restart counts as free.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind(("127.0.0.1", port))
                 except OSError as error:
                     raise InputError(
-                        f"port {port} ({name} of the embedded cluster) is taken{_owner(port)}; end that process or "
-                        f"move the whole cluster with CLUSTER_PORT_OFFSET=100 (then set PREDICTIONS_HBASE_THRIFT "
-                        f"and PREDICTIONS_HADOOP_STORAGE to the moved ports)"
+                        f"port {port} ({name} of the embedded cluster) is taken{_owner(port)}; end that process, or "
+                        "move all ports with CLUSTER_PORT_OFFSET=100 and set PREDICTIONS_HBASE_THRIFT and "
+                        "PREDICTIONS_HADOOP_STORAGE to the moved ports"
                     ) from error
 
     def _format_namenode(self) -> None:
@@ -215,8 +215,8 @@ class Cluster:
                 env={**os.environ, **self.config.environment},
                 start_new_session=True,
             )
-        known = {"pid": process.pid, "created": process.create_time()}
-        (self._run / daemon.name).write_text(json.dumps(known))
+        entry = {"pid": process.pid, "created": process.create_time()}
+        (self._run / daemon.name).write_text(json.dumps(entry))
 
     def _wait_until_ready(self, wanted: list[Daemon], report: Callable[[str], None]) -> None:
         waiting = {
@@ -251,7 +251,7 @@ class Cluster:
         return state is not None and state["clusterMetrics"]["activeNodes"] > 0
 
     def _hbase_ready(self) -> bool:
-        # The master's own metrics lag by ten seconds; its log does not.
+        # The log, because the master's metrics are ten seconds late.
         with open(self.log("master"), "rb") as log:
             log.seek(self._log_starts.get("master", 0))
             return b"Master has completed initialization" in log.read()

@@ -1,4 +1,4 @@
-# How hadoop/bin/* run a Java class of the embedded cluster. Sourced; sets nothing outside.
+# Sourced by hadoop/bin/*: runs a Java class of the embedded cluster.
 # CLUSTER_DIR names the cluster's folder, as for hadoop/cluster.
 
 here=$(cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
@@ -11,7 +11,7 @@ run_java() {
         exit 4
     fi
     export HADOOP_CONF_DIR=$cluster/conf HADOOP_MAPRED_HOME=$lib
-    # Commands are short: the quick compiler alone is faster than both. For the order of -cp see config.py.
+    # Commands run briefly, so the quick compiler alone is faster than both. config.py explains the order of -cp.
     exec java "@$cluster/conf/java.options" -XX:TieredStopAtLevel=1 -Xmx512m \
         -cp "$lib/*:$cluster/conf" "$@"
 }

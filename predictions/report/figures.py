@@ -1,4 +1,4 @@
-"""The report's figures: plain data in, matplotlib figures out, as SVG that takes the page's colours and as PNG."""
+"""Draw the report's figures with matplotlib, as SVG in the colours of the page and as PNG."""
 
 import io
 import re
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-# The colours of a PNG, and the properties of the page that take their place in its SVG.
+# The colours of a PNG, and the CSS properties of the page that replace them in an SVG.
 INK, SOFT, GRID, NOW, BEFORE = "#1b1f24", "#6b7280", "#d8dce2", "#0b6fa4", "#d9822b"
 _PROPERTIES = {
     INK: "var(--ink)",
@@ -36,8 +36,8 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
 }
 _DOTS_PER_INCH = 160
-_SHORT = 4  # characters of the name of a bin that has its place below it
-_WIDE, _HALF = 9.0, 4.5  # inches, of a figure over the whole page and of one of two beside each other
+_SHORT = 4  # characters of a bin's name that still fits below its bar without being turned
+_WIDE, _HALF = 9.0, 4.5  # inches, of a figure as wide as the page, and of one of two side by side
 
 Sides = Sequence[tuple[str, Sequence[float]]]
 
@@ -46,10 +46,10 @@ def distribution(label: str, height: str, bounds: Sequence[float], sides: Sides)
     """Draw histograms of scores over each other.
 
     Args:
-        label: what the scores are.
-        height: what the heights of the bins are.
-        bounds: where each bin begins, and where the last one ends.
-        sides: names and heights; the last one is the release that the report is of.
+        label: the label of the scores.
+        height: the label of the bins' heights.
+        bounds: the start of each bin, and the end of the last one.
+        sides: names and bin heights; the last one is the release of the report.
     """
     figure, axes = _figure()
     for (name, heights), colour in zip(sides, (BEFORE, NOW)[-len(sides) :], strict=True):
@@ -63,12 +63,12 @@ def distribution(label: str, height: str, bounds: Sequence[float], sides: Sides)
 
 
 def classes(names: Sequence[str], sides: Sides) -> Figure:
-    """Draw the shares of classes, a bar of each side for each."""
+    """Draw the share of each class, with one bar per side."""
     figure, axes = _figure(height=1.2 + 0.28 * len(names) * len(sides))
-    thick = 0.8 / len(sides)
-    for place, ((name, shares), colour) in enumerate(zip(sides, (BEFORE, NOW)[-len(sides) :], strict=True)):
-        rows = [row + (place - (len(sides) - 1) / 2) * thick for row in range(len(names))]
-        axes.barh(rows, shares, height=thick, color=colour, label=_text(name))
+    thickness = 0.8 / len(sides)
+    for number, ((name, shares), colour) in enumerate(zip(sides, (BEFORE, NOW)[-len(sides) :], strict=True)):
+        rows = [row + (number - (len(sides) - 1) / 2) * thickness for row in range(len(names))]
+        axes.barh(rows, shares, height=thickness, color=colour, label=_text(name))
     axes.set(yticks=range(len(names)), yticklabels=map(_text, names), xlabel="share of the records")
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -88,18 +88,18 @@ def drift(label: str, names: Sequence[str], values: Sequence[float]) -> Figure:
 
 
 def calibration(label: str, predicted: Sequence[float], actual: Sequence[float]) -> Figure:
-    """Draw what was predicted on the holdout against what was so, with the line on which both agree."""
+    """Draw the actual labels of the holdout against the predicted ones, with the line on which both are equal."""
     figure, axes = _figure(_HALF, 3.0)
     ends = min(*predicted, *actual), max(*predicted, *actual)
-    axes.plot(ends, ends, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="where both are alike")
+    axes.plot(ends, ends, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), label="predicted = actual")
     axes.plot(predicted, actual, color=NOW, linewidth=1.6, marker="o", markersize=4.5, label="a tenth of the holdout")
-    axes.set(xlabel=_text(label), ylabel="as it was")
+    axes.set(xlabel=_text(label), ylabel="actual")
     _legend(axes)
     return figure
 
 
 def amounts(label: str, names: Sequence[str], counts: Sequence[int]) -> Figure:
-    """Draw how many records changed by how much."""
+    """Draw the number of records by the size of their change."""
     figure, axes = _figure(_HALF, 2.6)
     bars = axes.bar(range(len(names)), counts, color=NOW, width=0.7)
     axes.bar_label(bars, [f"{count:,}" for count in counts], padding=2, color=INK, fontsize=8.5)
@@ -111,12 +111,12 @@ def amounts(label: str, names: Sequence[str], counts: Sequence[int]) -> Figure:
 
 
 def durations(names: Sequence[str], seconds: Sequence[float]) -> Figure:
-    """Draw how long each stage took, one after the other."""
+    """Draw the duration of each stage, one after the other."""
     figure, axes = _figure(height=0.8 + 0.34 * len(names))
-    starts = [sum(seconds[:place]) for place in range(len(seconds))]
+    starts = [sum(seconds[:stage]) for stage in range(len(seconds))]
     axes.barh(range(len(names)), seconds, left=starts, color=NOW, height=0.6)
-    for row, (start, took) in enumerate(zip(starts, seconds, strict=True)):
-        axes.annotate(f"{took:,.1f} s", (start + took, row), (4, 0), textcoords="offset points", va="center")
+    for row, (start, duration) in enumerate(zip(starts, seconds, strict=True)):
+        axes.annotate(f"{duration:,.1f} s", (start + duration, row), (4, 0), textcoords="offset points", va="center")
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="seconds")
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -128,19 +128,19 @@ def svg(figure: Figure, name: str) -> str:
     """Return a figure as an SVG element for an HTML page that has the properties `--ink`, `--now` and so on.
 
     Args:
-        figure: to draw.
-        name: unlike those of the page's other figures: what is in this one must not be taken for theirs.
+        figure: the figure.
+        name: a name that no other figure of the page has, so that their element IDs differ.
     """
     target = io.StringIO()
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}), _missing_glyphs_ignored():
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = target.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)  # it is as wide as its place
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text, count=1)  # so that it fills its column
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # nothing refers to these, and other figures have the same
-    for colour, its_property in _PROPERTIES.items():
-        text = text.replace(colour, its_property)
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)  # nothing refers to these IDs, and other figures have the same
+    for colour, css_property in _PROPERTIES.items():
+        text = text.replace(colour, css_property)
     return text
 
 
@@ -158,9 +158,9 @@ def _figure(width: float = _WIDE, height: float = 3.0) -> tuple[Figure, Axes]:
         return figure, figure.subplots()
 
 
-def _text(given: str) -> str:
-    """Return what draws a text as it stands: matplotlib takes what is between two dollar signs for a formula."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in given).replace("$", r"\$")
+def _text(text: str) -> str:
+    """Escape a text for matplotlib, which reads what is between two dollar signs as a formula."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text).replace("$", r"\$")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The report: what a person looks at before a release is served, or after, as one HTML file with PNGs beside it."""
+"""Write the report of a release, to read before or after it is activated: one HTML file, and its figures as PNGs."""
 
 import importlib.metadata
 import json
@@ -23,13 +23,13 @@ from predictions.storage import ReleaseFolder, Storage
 from predictions.workers import cores
 
 TEMPLATE = "report.html"
-COARSE = 2  # fine bins in one that is drawn
-CLASSES = 20  # that are drawn, the most frequent ones
+COARSE = 2  # fine bins in one drawn bin
+CLASSES = 20  # classes that are drawn, the most frequent ones
 STAGES = ("export", "train", "score", "load")
 
 
 class Picture(NamedTuple):
-    """A figure of the report: its name, what it shows, and itself."""
+    """A figure of the report, with its name and its caption."""
 
     name: str
     caption: str
@@ -44,20 +44,20 @@ def write_report(
     Args:
         settings: where HBase is.
         storage: where the release's files are.
-        release: its ID; by default the newest.
-        target: the folder that gets the HTML file and its figures as PNGs.
-        progress: called with the share of the comparison that is done, where that has not been made before.
+        release: the release's ID; None: the newest release.
+        target: the folder for the HTML file and its figures as PNGs.
+        progress: called with the share of the comparison that is done, 0 to 1, unless it was made before.
 
     Raises:
-        InputError: the release is not scored, or nothing can be written there.
+        InputError: the release is not scored, or the folder cannot be written to.
     """
     folder = storage.release(release)
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)
         known, pointer = releases.known(), releases.pointer()
     comparison = kept(folder) or _compare(storage, folder, pointer, progress)
-    found = known.get(folder.release, Known(NOT_LOADED, None, None))
-    page, pictures = render(settings.name, role(pointer, folder.release), found, folder.manifest, comparison)
+    facts = known.get(folder.release, Known(NOT_LOADED, None, None))
+    page, pictures = render(settings.name, role(pointer, folder.release), facts, folder.manifest, comparison)
     return _write(target, f"report-{folder.release}", page, pictures)
 
 
@@ -67,11 +67,11 @@ def render(
     """Return the HTML page of a report, and the pictures in it.
 
     Args:
-        name: of the predictions.
-        role: of the release (`predictions.hbase.releases.Listed`).
-        known: what HBase knows of it.
-        manifest: its own; it is scored.
-        comparison: as `predictions.stages.compare` keeps it.
+        name: the name of the predictions.
+        role: the release's role (`predictions.hbase.releases.Listed`).
+        known: the release's state and gates, from HBase.
+        manifest: the manifest of the release, which must be scored.
+        comparison: the comparison, as `predictions.stages.compare` keeps it.
     """
     loader = PackageLoader("predictions.report", ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -95,11 +95,11 @@ def render(
 def _compare(
     storage: Storage, folder: ReleaseFolder, pointer: Pointer, progress: Callable[[float], None]
 ) -> dict[str, Any]:
-    """Return the comparison with the current release of one that the gates have not seen."""
-    current = pointer.current if pointer.current != folder.release else pointer.previous
-    before = storage.scored(current)
-    found = compare_releases(before, folder, cores(), progress)
-    return json.loads(to_json(found, before.release if before else None, folder.release))
+    """Compare a release with the served one, or the served one with the previous one."""
+    earlier = pointer.current if pointer.current != folder.release else pointer.previous
+    before = storage.scored(earlier)
+    comparison = compare_releases(before, folder, cores(), progress)
+    return json.loads(to_json(comparison, before.release if before else None, folder.release))
 
 
 def _pictures(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Picture]:
@@ -111,42 +111,42 @@ def _pictures(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Pictur
     shown = [side for side in ("before", "after") if releases[side]]
     names = [f"before: {releases[side]}" if side == "before" else releases[side] for side in shown]
     height, bounds, heights = _histogram([comparison[side] for side in shown])
-    drawn = figures.distribution(score, height, bounds, list(zip(names, heights, strict=True)))
-    yield Picture("distribution", f"How many records have which {score}.", drawn)
+    figure = figures.distribution(score, height, bounds, list(zip(names, heights, strict=True)))
+    yield Picture("distribution", f"Distribution of the {score}.", figure)
     if comparison["after"]["classes"]:
         sides = [comparison[side]["classes"] for side in shown]
         frequent = Counter(sides[0]) | Counter(sides[-1])
-        labels = sorted(label for label, _count in frequent.most_common(CLASSES))
-        shares = [[side.get(each, 0) / max(1, sum(side.values())) for each in labels] for side in sides]
-        drawn = figures.classes(labels, list(zip(names, shares, strict=True)))
-        yield Picture("classes", f"Which {label} is predicted.", drawn)
+        labels = sorted(value for value, _count in frequent.most_common(CLASSES))
+        shares = [[side.get(value, 0) / max(1, sum(side.values())) for value in labels] for side in sides]
+        figure = figures.classes(labels, list(zip(names, shares, strict=True)))
+        yield Picture("classes", f"How often each {label} is predicted.", figure)
     if releases["before"]:
-        drift = [(each["bin"], each["value"]) for each in comparison["drift"]]
+        drift = [(entry["bin"], entry["value"]) for entry in comparison["drift"]]
         if len(drift) > CLASSES:
-            drift = sorted(drift, key=lambda each: -each[1])[:CLASSES]
+            drift = sorted(drift, key=lambda entry: -entry[1])[:CLASSES]
         caption = "What each bin adds to the population stability index."
         yield Picture("drift", caption, figures.drift(score, *zip(*drift, strict=True)))
         edges = comparison["amounts"]["edges"]
         bins = ["less", *(f"{edge:g}" for edge in edges)]
-        of = "difference, as a share of the values' spread" if manifest.task == "regression" else "moved probability"
+        amount = "difference, in units of the values' spread" if manifest.task == "regression" else "moved probability"
         caption = "How much the predictions of the same records changed."
-        yield Picture("changes", caption, figures.amounts(f"{of}, at least", bins, comparison["amounts"]["counts"]))
+        yield Picture("changes", caption, figures.amounts(f"{amount}, at least", bins, comparison["amounts"]["counts"]))
     if training.calibration:
-        points = [[each[side] for each in training.calibration] for side in ("predicted", "actual")]
-        caption = "What was predicted for records that the model had not seen, and what was so."
+        points = [[tenth[side] for tenth in training.calibration] for side in ("predicted", "actual")]
+        caption = "Predicted and actual values of the holdout, by tenths of the prediction."
         yield Picture("calibration", caption, figures.calibration(score, *points))
     seconds = [stage.seconds for stage in (manifest.export, training, manifest.scored, manifest.loaded) if stage]
     yield Picture("stages", "How long each stage took.", figures.durations(STAGES[: len(seconds)], seconds))
 
 
 def _histogram(sides: list[dict[str, Any]]) -> tuple[str, list[float], list[list[float]]]:
-    """Return what the heights of the bins are, the bounds of the bins, and each side's heights."""
+    """Return the label of the bins' heights, the bounds of the bins, and each side's heights."""
     edges = sides[0]["histogram"]["edges"]
     counts = [side["histogram"]["counts"] for side in sides]
     totals = [max(1, sum(side)) for side in counts]
     if sides[0]["classes"]:
-        pairs = [[sum(side[at : at + COARSE]) for at in range(0, len(side), COARSE)] for side in counts]
-        heights = [[count / total for count in side] for side, total in zip(pairs, totals, strict=True)]
+        coarse = [[sum(side[first : first + COARSE]) for first in range(0, len(side), COARSE)] for side in counts]
+        heights = [[count / total for count in side] for side, total in zip(coarse, totals, strict=True)]
         return "share of the records", [0.0, *edges, 1.0][::COARSE], heights
     # A regressor's bins differ in width, and the outermost ones have no end.
     widths = [end - start for start, end in pairwise(edges)]
@@ -154,7 +154,7 @@ def _histogram(sides: list[dict[str, Any]]) -> tuple[str, list[float], list[list
         [count / width / total for count, width in zip(side[1:-1], widths, strict=True)]
         for side, total in zip(counts, totals, strict=True)
     ]
-    return "share of the records, for each unit", edges, heights
+    return "share of the records, per unit", edges, heights
 
 
 def _lineage(manifest: Manifest) -> dict[str, str]:
