@@ -1,4 +1,4 @@
-"""The two batches that `benchmarks/writeback` compares: predictions into the table, and this package's run."""
+"""The two batches that `benchmarks/writeback` compares: writing predictions into the table, and this package's run."""
 
 import os
 import subprocess
@@ -24,10 +24,10 @@ from predictions.storage import Storage
 
 HOST = "127.0.0.1"
 NAME = "benchmark_writeback"
-LOCK_TIMEOUT = "100ms"  # reads wait as long, behind who waits for the table
+LOCK_TIMEOUT = "100ms"  # reads wait as long, behind the ALTER TABLE that waits
 RETRY_SECONDS = 1.0
-BATCH_ROWS = 10_000  # of an UPDATE and its transaction
-VACUUMS = 10  # in the course of the table
+BATCH_ROWS = 10_000  # rows of an UPDATE, each a transaction
+VACUUMS = 10  # over the whole table
 READ_BYTES = 1 << 20
 
 
@@ -43,12 +43,12 @@ def write_back(url: str, predictions: Path, rows: int) -> list[Step]:
     """Write predictions into a new column of the table `flights`.
 
     Args:
-        url: of the database.
+        url: the URL of the database.
         predictions: a file with lines of `ID TAB prediction`.
-        rows: of the table; the IDs are 1 to this.
+        rows: the number of rows of the table; the IDs are 1 to this number.
 
     Returns:
-        When it did what.
+        The steps, with their times.
     """
     times = [time.time()]
     with psycopg.connect(url, autocommit=True) as connection:
@@ -58,7 +58,7 @@ def write_back(url: str, predictions: Path, rows: int) -> list[Step]:
         times.append(time.time())
         _update(connection, rows)
         times.append(time.time())
-    return [Step(*each) for each in zip(("add column", "copy", "update"), times, times[1:], strict=False)]
+    return [Step(*step) for step in zip(("add column", "copy", "update"), times, times[1:], strict=False)]
 
 
 def _add_column(connection: psycopg.Connection[Any]) -> None:
@@ -82,7 +82,7 @@ def _copy(connection: psycopg.Connection[Any], predictions: Path) -> None:
 
 
 def _update(connection: psycopg.Connection[Any], rows: int) -> None:
-    # Without TRUNCATE false, VACUUM may take ACCESS EXCLUSIVE at its end, to give empty pages back.
+    # Without TRUNCATE false, VACUUM may lock the table with ACCESS EXCLUSIVE at its end, to give back empty pages.
     vacuum = "VACUUM (ANALYZE, TRUNCATE false) flights"
     vacuumed = 0
     for first in range(1, rows + 1, BATCH_ROWS):
@@ -100,38 +100,42 @@ class Package:
     """This package's run, on an embedded cluster.
 
     Args:
-        cluster: which runs.
-        export_rate: rows that it reads a second, at most; None for as many as the database gives.
+        cluster: the running cluster.
+        export_rate: rows per second to read from the database, at most; None: no limit.
     """
 
     def __init__(self, cluster: ClusterConfig, export_rate: float | None) -> None:
-        self._pace = [f"--rate={export_rate}"] if export_rate else []
+        self._rate = [f"--rate={export_rate}"] if export_rate else []
         self._thrift = f"{HOST}:{cluster.port('thrift')}"
         self._server = Server(HOST, cluster.port("thrift"))
         self._url = f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks"
         self._storage = Storage(self._url, NAME)
 
     def run(self, url: str) -> list[Step]:
-        """Do `predictions run` for the database of the URL; return when it exported."""
-        given = {"PREDICTIONS_NAME": NAME, "PREDICTIONS_HBASE_THRIFT": self._thrift, "PREDICTIONS_DATABASE_URL": url}
+        """Run `predictions run` for the database of the URL, and return its export as a step."""
+        variables = {
+            "PREDICTIONS_NAME": NAME,
+            "PREDICTIONS_HBASE_THRIFT": self._thrift,
+            "PREDICTIONS_DATABASE_URL": url,
+        }
         command = [sys.executable, "-m", "predictions", "--settings", str(SETTINGS), "--storage", self._url]
-        _run([*command, "run", *self._pace], os.environ | given | {"PYTHONPATH": str(CHECKOUT)})
+        _run([*command, "run", *self._rate], os.environ | variables | {"PYTHONPATH": str(CHECKOUT)})
         manifest = self._storage.release().manifest
         begin = datetime.fromisoformat(manifest.snapshot.time).timestamp()
         return [Step("export", begin, begin + manifest.export.seconds)]
 
     def write_predictions(self, target: Path) -> None:
-        """Write what the run predicted to a file for `write_back`, by ID."""
-        folder, found = self._storage.release(), []
+        """Write the predictions of the run to a file for `write_back`, sorted by ID."""
+        folder, predictions = self._storage.release(), []
         for path in folder.files("scored"):
             for block in folder.blocks(path):
                 keys, labels, *_others = split_block(block)
-                found += zip((int(record_id(key)) for key in keys), labels, strict=True)
-        target.write_bytes(b"".join(b"%d\t%b\n" % each for each in sorted(found)))
+                predictions += zip((int(record_id(key)) for key in keys), labels, strict=True)
+        target.write_bytes(b"".join(b"%d\t%b\n" % prediction for prediction in sorted(predictions)))
 
     @contextmanager
     def removed(self) -> Iterator[None]:
-        """Remove what the run left on HDFS and in HBase at the context's end."""
+        """Remove the run's files on HDFS and its tables at the end of the context."""
         try:
             yield
         finally:
@@ -148,6 +152,6 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
         if process.wait():
             raise click.ClickException(f"predictions run ended with exit code {process.returncode}")
     except BaseException:
-        process.terminate()  # it ends its job on the cluster, too
+        process.terminate()  # which also ends its job on the cluster
         process.wait()
         raise

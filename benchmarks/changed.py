@@ -1,13 +1,13 @@
-"""Scoring only the records that have changed beside scoring all of them, on the embedded cluster or without a job.
+"""Compare scoring only the records that changed with scoring all records, on the embedded cluster or without a job.
 
-The records are the flights, so many times each, exported to HDFS before; the model is a random forest of 1,000 trees
-(`benchmarks/forest.toml`). A first release is scored whole. Of a second one, which has the same model, every hundredth
-record has another scheduled departure. It is scored twice: `full`, and `changed`, which keeps the first one's lines of
-the records that are the same. What is timed is the call behind `predictions score`: the job is handed in, it runs, its
-output is counted and put in its place. With `--runner local` the same scripts run as processes of this machine, from
-HDFS and to it: what differs is Hadoop's part.
+The records are copies of the flights, exported to HDFS before; the model is a random forest of 1,000 trees
+(`benchmarks/forest.toml`). A first release is scored whole. In a second one with the same model, every hundredth record
+has another scheduled departure. It is scored twice: `full`, and `changed`, which keeps the first release's lines of
+unchanged records. The time is that of the call behind `predictions score`: the job is submitted and run, its output is
+counted and put in its place. With `--runner local`, the same scripts run as processes of this machine, from HDFS and to
+HDFS; the difference is Hadoop's part.
 
-Both are then loaded, and the two tables are compared cell by cell: they must be the same but for the cells' times.
+Then both are loaded, and the two tables are compared cell by cell: they must be the same but for the cells' times.
 """
 
 import json
@@ -34,17 +34,21 @@ from predictions.storage import ReleaseFolder, Storage
 
 HOST = "127.0.0.1"
 SETTINGS = CHECKOUT / "benchmarks" / "forest.toml"
-EVERY = 100  # one of so many records changes
-FIELD = "sched_dep_time"  # which changes, by a minute
+EVERY = 100  # every hundredth record changes
+FIELD = "sched_dep_time"  # the field that changes, by a minute
 PAGE_ROWS = 5_000
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
-@click.option("--copies", type=click.IntRange(1), default=3, show_default=True, help="Of the flights, under new IDs.")
-@click.option("--runner", type=click.Choice(["hadoop", "local"]), default="hadoop", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--copies", type=click.IntRange(1), default=3, show_default=True, help="Copies of the flights, under new IDs."
+)
+@click.option(
+    "--runner", type=click.Choice(["hadoop", "local"]), default="hadoop", show_default=True, help="How to score."
+)
 def main(as_json: bool, copies: int, runner: str) -> None:
-    """Measure a job that scores only what has changed."""
+    """Measure a job that scores only records that changed."""
     VAR.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="changed.", dir=VAR) as local, running_cluster() as cluster:
         settings = load_settings(SETTINGS)
@@ -56,7 +60,7 @@ def main(as_json: bool, copies: int, runner: str) -> None:
             full, changed = _changed(first), _changed(first)
             seconds = {"full": _score(settings, full, runner), "changed": _score(settings, changed, runner, first)}
             scored = changed.scored
-            different = _compare(settings, full, changed)
+            different_rows = _compare(settings, full, changed)
     result = {
         "model": f"{settings.model.estimator.rpartition('.')[2]} {settings.model.params}",
         "regions": settings.hbase.regions,
@@ -64,7 +68,7 @@ def main(as_json: bool, copies: int, runner: str) -> None:
         "rows": scored.rows,
         "changed": scored.rows - scored.carried,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
-        "different_rows": different,
+        "different_rows": different_rows,
         "ratios": {"changed_vs_full": round(seconds["changed"] / seconds["full"], 3)},
         "machine": machine(),
     }
@@ -72,36 +76,36 @@ def main(as_json: bool, copies: int, runner: str) -> None:
 
 
 def _changed(first: ReleaseFolder) -> ReleaseFolder:
-    """Make a release with the same model, of which every hundredth record is another."""
+    """Make a release with the same model, in which every hundredth record has changed."""
     target, manifest = first.storage.new_release(), first.manifest
-    place = 1 + [column.name for column in manifest.features].index(FIELD)
+    field = 1 + [column.name for column in manifest.features].index(FIELD)
     with target.writing("export") as temporary:
         for path in first.files("export"):
             with target.create(f"{temporary}/{path.rpartition('/')[2]}") as file:
                 for block in first.blocks(path):
                     lines = split_lines(block)
-                    lines[::EVERY] = [_later(line, place) for line in lines[::EVERY]]
+                    lines[::EVERY] = [_later(line, field) for line in lines[::EVERY]]
                     file.write(join_lines(lines))
     target.write_manifest(replace(manifest, release=target.release, scored=None))
     take_model(target, first)
     return target
 
 
-def _later(line: bytes, place: int) -> bytes:
+def _later(line: bytes, field: int) -> bytes:
     fields = line.split(SEPARATOR)
-    fields[place] = b"%d" % (int(fields[place]) + 1)
+    fields[field] = b"%d" % (int(fields[field]) + 1)
     return SEPARATOR.join(fields)
 
 
 def _score(settings: Settings, folder: ReleaseFolder, runner: str, current: ReleaseFolder | None = None) -> float:
-    """Score a release, keeping lines of another one if there is one; return the seconds."""
+    """Score a release, keeping the lines of the current one if there is one, and return the seconds."""
     started = time.perf_counter()
     score(settings, folder, runner, lambda _share: None, current, changed=current is not None)
     return time.perf_counter() - started
 
 
 def _compare(settings: Settings, *folders: ReleaseFolder) -> int:
-    """Load two releases and return how many rows their tables have that are not in both, with the same values."""
+    """Load two releases, and return the number of rows that are not the same in both tables."""
     for folder in folders:
         load(settings, folder, How(), bar, say)
     with Connection(settings.hbase.server(loading=True)) as one, Connection(settings.hbase.server(loading=True)) as two:
@@ -110,7 +114,7 @@ def _compare(settings: Settings, *folders: ReleaseFolder) -> int:
             for connection, folder in zip((one, two), folders, strict=True)
         ]
         left, right = dict[bytes, Any](), dict[bytes, Any]()
-        # Both come in the order of their keys: what is the same is let go of at once.
+        # Both tables come in row key order, so equal rows are dropped at once.
         for page in zip_longest(*rows, fillvalue={}):
             left.update(page[0])
             right.update(page[1])

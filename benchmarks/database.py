@@ -1,4 +1,4 @@
-"""The flights in a PostgreSQL, and what becomes of their table: its size and columns, the locks on it, and the WAL."""
+"""The flights in PostgreSQL, and what happens to their table: its size and columns, the locks on it, and the WAL."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from benchmarks.flights import ROWS, flights_database
 from examples.flights.copy_to_postgresql import copy_flights
 
-WATCH_SECONDS = 0.02  # between two looks at the locks; a shorter wait may go unseen
+WATCH_SECONDS = 0.02  # between two samples of the locks; a shorter wait may be missed
 
 _STATE = """
 SELECT table_len AS table_bytes, pg_indexes_size(%(oid)s) AS index_bytes, free_space AS free_bytes,
@@ -28,9 +28,9 @@ AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 
 
 class Database(NamedTuple):
-    """The flights, so many times each, in the table `flights` of a database that is a template for others.
+    """Copies of the flights, in the table `flights` of a template database.
 
-    The IDs are 1 to the number of `rows`; `url` is that of the server's own database.
+    The IDs are 1 to `rows`; `url` is the URL of the server's own database.
     """
 
     url: str
@@ -39,7 +39,7 @@ class Database(NamedTuple):
 
     @classmethod
     def make(cls, url: str, copies: int) -> "Database":
-        """Make it."""
+        """Make the template database on a server."""
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE template")
             version = connection.info.parameter_status("server_version")
@@ -54,7 +54,7 @@ class Database(NamedTuple):
 
     @contextmanager
     def copy(self) -> Iterator[str]:
-        """Give the URL of a new database just like it, in memory and on disk; dropped at the end."""
+        """Provide the URL of a new copy of the database, read into memory; dropped at the end of the context."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE measured TEMPLATE template STRATEGY file_copy")
             try:
@@ -68,7 +68,7 @@ class Database(NamedTuple):
     @staticmethod
     @contextmanager
     def long_read(url: str, seconds: float) -> Iterator[None]:
-        """Have the table open in a transaction that takes so many seconds from here, as a report would."""
+        """Keep the table open in a transaction for so many seconds from here, as a report would."""
         with psycopg.connect(url) as connection, ThreadPoolExecutor(1) as pool:
             connection.execute("SELECT FROM flights LIMIT 1")
 
@@ -94,11 +94,11 @@ def _multiply(connection: psycopg.Connection[Any], copies: int) -> None:
 
 
 class Watch:
-    """Looks at a table before and after the context, and at its locks within.
+    """Measures a table before and after the context, and samples its locks within.
 
     Args:
-        url: of the database.
-        table: its name.
+        url: the URL of the database.
+        table: the table's name.
     """
 
     def __init__(self, url: str, table: str) -> None:
@@ -107,7 +107,7 @@ class Watch:
         self._end = threading.Event()
         self._pool = ThreadPoolExecutor(1)
         self._modes: set[str] = set()
-        self._longest: dict[str, float] = {}  # wait for a lock of each mode, in seconds
+        self._longest: dict[str, float] = {}  # the longest wait for a lock of each mode, in seconds
 
     def __enter__(self) -> Self:
         self._oid = self._one("SELECT %s::regclass::oid AS oid", self._table)["oid"]
@@ -126,8 +126,8 @@ class Watch:
                 self.wal_bytes = wal["bytes"]
                 self._after = self._state()
 
-    def found(self) -> dict[str, Any]:
-        """Return what it saw; after the context."""
+    def measurements(self) -> dict[str, Any]:
+        """Return the measurements; only after the context."""
         return {
             "wal_bytes": self.wal_bytes,
             "before": self._before,

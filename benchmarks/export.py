@@ -1,14 +1,14 @@
-"""The export from PostgreSQL beside `psql -c 'COPY … TO STDOUT' > file` of the same columns: whole processes.
+"""Compare the export from PostgreSQL with `psql -c 'COPY … TO STDOUT' > file` of the same columns, as whole processes.
 
-The flights, so many times each, are in one table of a PostgreSQL on this machine (`examples/postgresql.py`), read into
-its memory before. Both ways write to the same disk. They are measured in turn, round after round, and a ratio is taken
-within each round; what is given is the median of the rounds.
+Copies of the flights are in one table of a PostgreSQL on this machine (`examples/postgresql.py`), read into its memory
+before. Both ways write to the same disk. They are measured in turn, round after round; a ratio is taken within each
+round, and the result is the median of the rounds.
 
-- `export`: `predictions export` into a folder, from the start of Python to its end: every record counted, its ID
-  digested, the manifest written.
-- `psql`: one connection, as it is typed.
+- `export`: `predictions export` into a folder, from the start of Python to its end: it counts every record, digests its
+  ID and writes the manifest.
+- `psql`: one connection, as one would type it.
 
-`peak memory` is the largest of the processes that each way starts, without PostgreSQL's own; it is also that of an
+`peak memory` is that of the largest process that each way starts, without PostgreSQL's own; it is also measured for an
 export of a tenth of the flights.
 """
 
@@ -39,36 +39,40 @@ _VARIABLES = {"HOST": "host", "PORT": "port", "USER": "user", "PASSWORD": "passw
 
 
 class Run(NamedTuple):
-    """What a process took, with those that it started."""
+    """Seconds and peak memory of a process, with the processes that it started."""
 
     seconds: float
     peak_bytes: int
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
-@click.option("--copies", type=click.IntRange(10), default=10, show_default=True, help="Of the flights, under new IDs.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of both ways, each in turn.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--copies", type=click.IntRange(10), default=10, show_default=True, help="Copies of the flights, under new IDs."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Number of rounds, each of both ways."
+)
 def main(as_json: bool, copies: int, rounds: int) -> None:
-    """Measure the export of a PostgreSQL."""
+    """Measure the export from PostgreSQL."""
     VAR.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="export.", dir=VAR) as name:
         local = Path(name)
-        local.chmod(0o755)  # PostgreSQL does not run as root; what is secret in there is its own
+        local.chmod(0o755)  # PostgreSQL, which does not run as root, must enter; it protects its own files
         with running(local / "postgresql", shared_buffers=SHARED_BUFFERS) as server:
             database = Database.make(server.url, copies)
             with database.copy() as url:
-                found = [(_export(url, "flights", local), _psql(url, local)) for _round in range(rounds)]
+                runs = [(_export(url, "flights", local), _psql(url, local)) for _round in range(rounds)]
                 with psycopg.connect(url) as connection:
                     connection.execute(f"CREATE TABLE tenth AS SELECT * FROM flights LIMIT {database.rows // 10}")
                 tenth = _export(url, "tenth", local)
-    ratios = [export.seconds / psql.seconds for export, psql in found]
-    peak = max(export.peak_bytes for export, _psql in found)
+    ratios = [export.seconds / psql.seconds for export, psql in runs]
+    peak = max(export.peak_bytes for export, _psql in runs)
     result = {
         "rows": database.rows,
         "rounds": rounds,
-        "export_seconds": [round(export.seconds, 2) for export, _psql in found],
-        "psql_seconds": [round(psql.seconds, 2) for _export, psql in found],
+        "export_seconds": [round(export.seconds, 2) for export, _psql in runs],
+        "psql_seconds": [round(psql.seconds, 2) for _export, psql in runs],
         "peak_bytes": {"export": peak, "export_of_a_tenth": tenth.peak_bytes},
         "ratios": {
             "export_vs_psql": round(statistics.median(ratios), 3),
@@ -91,8 +95,8 @@ def _export(url: str, table: str, local: Path) -> Run:
 def _psql(url: str, local: Path) -> Run:
     settings = load_settings(SETTINGS)
     columns = ", ".join([settings.database.id, *settings.model.features, settings.model.label])
-    place = conninfo_to_dict(url)  # in variables, since it has a password
-    variables = {f"PG{name}": str(place[key]) for name, key in _VARIABLES.items()}
+    parameters = conninfo_to_dict(url)  # passed as variables, since one is a password
+    variables = {f"PG{name}": str(parameters[key]) for name, key in _VARIABLES.items()}
     return _measure(["psql", "-X", "-c", f"COPY (SELECT {columns} FROM flights) TO STDOUT"], variables, local / "lines")
 
 
@@ -100,9 +104,9 @@ def _measure(command: Sequence[str], environment: dict[str, str], output: Path) 
     """Run a process with its output in a file.
 
     Raises:
-        CalledProcessError: it failed.
+        CalledProcessError: the process failed.
     """
-    os.sync()  # else the disk would still be busy with what came before
+    os.sync()  # else the disk would still be busy with earlier writes
     with open(output, "wb") as file:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL, env={**os.environ, **environment})

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a release of the flights, larger ones made of it, `predictions score`, and the cluster."""
+"""What the benchmarks share: releases of the flights and of copies of them, `predictions score`, and the cluster."""
 
 import os
 import platform
@@ -29,15 +29,15 @@ ROWS = 336_776
 
 
 class Usage(NamedTuple):
-    """What a process took, those that it started and waited for included."""
+    """Time and memory of a process, including the processes that it started and waited for."""
 
     seconds: float  # from its start to its end
-    cpu_seconds: float  # of all of them together
-    peak_bytes: int  # of the largest of them
+    cpu_seconds: float  # of all processes together
+    peak_bytes: int  # of the largest process
 
 
 def flights_database() -> Path:
-    """Return the flights' SQLite database, made where it is not there."""
+    """Return the path of the flights' SQLite database, and make it if it is missing."""
     database = VAR / "flights.db"
     if not database.exists():
         subprocess.run([sys.executable, CHECKOUT / "examples" / "flights" / "make_database.py", database], check=True)
@@ -45,7 +45,7 @@ def flights_database() -> Path:
 
 
 def make_release(storage: Path, settings: Path = SETTINGS) -> ReleaseFolder:
-    """Export the flights and train their model, in processes of their own: this one stays small, see `score_local`."""
+    """Export the flights and train their model, in child processes: this one must stay small (see `score_local`)."""
     flights_database()
     for stage in ("export", "train"):
         subprocess.run(_command(storage, stage, settings=settings), stdout=subprocess.DEVNULL, check=True)
@@ -53,7 +53,7 @@ def make_release(storage: Path, settings: Path = SETTINGS) -> ReleaseFolder:
 
 
 def make_copies(folder: ReleaseFolder, copies: int) -> ReleaseFolder:
-    """Make a release with the same model and each record so many times, under the IDs `0-ID`, `1-ID` and so on."""
+    """Make a release with the same model and copies of each record, with the IDs `0-ID`, `1-ID` and so on."""
     target = folder.storage.new_release()
     shutil.copytree(f"{folder.path}/model", f"{target.path}/model")
     os.mkdir(f"{target.path}/export")
@@ -97,23 +97,23 @@ def _copies(folder: ReleaseFolder, copies: int) -> Iterator[bytes]:
 def release_on_hdfs(
     settings: Settings, local: Path, storage: Storage, copies: int, file: Path = SETTINGS
 ) -> Iterator[ReleaseFolder]:
-    """Give a release on HDFS, exported and with a model, and remove all of the name and its tables at the end.
+    """Provide a release on HDFS, exported and with a model; at the end, remove all files and tables of its name.
 
     Args:
-        settings: where HBase is, and the name.
-        local: a folder to make it in.
-        storage: on HDFS.
-        copies: of each record.
-        file: the settings of export and training.
+        settings: where HBase is, and the name of the predictions.
+        local: a local folder to make the release in.
+        storage: a storage on HDFS.
+        copies: the number of copies of each record.
+        file: the settings file for export and training.
     """
-    made = make_copies(make_release(local, file), copies)
-    folder = ReleaseFolder(storage, made.release)
+    local_release = make_copies(make_release(local, file), copies)
+    folder = ReleaseFolder(storage, local_release.release)
     try:
         for part in ("export", "model"):
-            for path in sorted(Path(made.path, part).iterdir()):
+            for path in sorted(Path(local_release.path, part).iterdir()):
                 with open(path, "rb") as file:
                     folder.put(f"{part}/{path.name}", file)
-        folder.write_manifest(made.manifest)
+        folder.write_manifest(local_release.manifest)
         yield folder
     finally:
         storage.fs.rm(storage.folder, recursive=True)
@@ -124,16 +124,16 @@ def release_on_hdfs(
 
 
 def score_local(folder: ReleaseFolder) -> Usage:
-    """Score a release with `predictions score --runner local`, the command line as a process.
+    """Score a release with `predictions score --runner local`, as a process.
 
-    Linux counts the memory of whoever started a process for the new one's peak too: it is the larger of the two.
+    On Linux, the peak memory of a process is at least that of the process that started it.
 
     Raises:
         CalledProcessError: the process failed.
     """
     storage = Path(folder.storage.folder).parent
     command = _command(storage, "score", "--runner", "local", "--release", folder.release)
-    os.sync()  # else the disk would still be busy with what was made for the run
+    os.sync()  # else the disk would still be busy with earlier writes
     started = time.perf_counter()
     process = subprocess.Popen(command)
     try:
@@ -151,7 +151,7 @@ def score_local(folder: ReleaseFolder) -> Usage:
 
 @contextmanager
 def running_cluster() -> Iterator[ClusterConfig]:
-    """Start the embedded cluster, unless it is running already, and stop it at the end if it was started here."""
+    """Start the embedded cluster if it is not running, and stop it at the end if it was started here."""
     cluster = Cluster(ClusterConfig.from_environment())
     if all(state.startswith("running") for _daemon, state in cluster.status()):
         yield cluster.config
@@ -164,7 +164,7 @@ def running_cluster() -> Iterator[ClusterConfig]:
 
 
 def machine() -> str:
-    """Return what a benchmark ran on."""
+    """Return a line about the machine."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 

@@ -1,25 +1,25 @@
-"""Prediction lines into HBase: this loader's two ways beside a plain HappyBase loop and HBase's own tool for text.
+"""Compare ways to load prediction lines into HBase: this loader's two, a plain HappyBase loop, and HBase's ImportTsv.
 
-All of it in one run, on the same lines, those of the flights: three cells a row, four regions, on the embedded cluster
-(which is started, and stopped again, unless it is running).
+All ways are measured in one run, on the same prediction lines of the flights, with three cells a row, into four regions
+of the embedded cluster (which is started, and stopped again, unless it is running).
 
-- `plain`: what one writes first: `table.batch(batch_size=1000)` of HappyBase as it comes, in a process of its own, the
-  lines in the order in which the records were exported, so their row keys in none.
-- `puts1`, `puts2`: what `predictions load --via puts` does with one and with two processes, from the part files that
-  `predictions score` wrote: sorted, a part a region. Its checks of the lines and its checkpoints are in it.
-- `hfiles`: what `load --via hfiles` does with two processes, from the same part files on HDFS: it writes the HFiles, as
-  the reducers of a scoring job do, copies them to HDFS and hands them to HBase. All of it counts, start-up included.
-- `importtsv`: HBase's ImportTsv, a MapReduce job that makes HFiles of text, and its bulk load. The text, the lines
-  without the column that ImportTsv cannot leave out, lies on HDFS before.
+- `plain`: what one would write first: HappyBase's `table.batch(batch_size=1000)`, in a process of its own, with the
+  lines in the order of the export, so that row keys are in no order.
+- `puts1`, `puts2`: `predictions load --via puts` with one and with two processes, from the part files that
+  `predictions score` wrote: sorted, one part for each region. It includes the checks of the lines and the checkpoints.
+- `hfiles`: `load --via hfiles` with two processes, from the same part files on HDFS: it writes the HFiles, as the
+  reducers of a scoring job do, copies them to HDFS and has HBase take them over. All of this counts, with start-up.
+- `importtsv`: HBase's ImportTsv, a MapReduce job that makes HFiles of text, and its bulk load. The text is on HDFS
+  before: the lines without the column that ImportTsv cannot leave out.
 
-What is counted of `plain` and `puts` is the load proper, reading the lines included, to the last acknowledgement: of
-`plain` from the start of the loop, on a connection that is open; of `puts` from when the first process is about to read
-its first part. Making the table and verifying it are not counted: every cell is compared with its line, but for
-`plain`, whose cells have the server's time, the rows of each region and the digest of their IDs.
+For `plain` and `puts`, the time is that of reading and loading the lines, to the last acknowledgement: for `plain` from
+the start of the loop, on an open connection; for `puts` from when the first process is about to read its first part.
+Making the table and verifying it do not count. To verify, every cell is compared with its line; for `plain`, whose
+cells have the server's time, the rows of each region are counted and their IDs digested.
 
-Each load has a new table with the same regions, which is dropped after it. One load with two processes comes first, to
-warm the JVMs up. Then all are measured in turn, round after round, each round beginning with another one, and a ratio
-is taken within each round: the machine's speed drifts.
+Each load has a new table with the same regions, which is dropped after it. A load with two processes comes first, to
+warm up the JVMs. Then all ways are measured in turn, round after round, each round beginning with another way. A ratio
+is taken within each round, since the machine's speed drifts.
 """
 
 import json
@@ -54,9 +54,9 @@ from predictions.stages.verify import verify_table
 from predictions.storage import ReleaseFolder, Storage
 from predictions.workers import cores
 
-TIMEOUT = 600.0  # seconds that a request may take with its repetitions, as by default
+TIMEOUT = 600.0  # seconds for a request with its repetitions: the default of hbase.load_timeout
 WARM_UP = ("puts2",)
-RATIOS = {  # of the seconds of two ways
+RATIOS = {  # the seconds of the first way over those of the second
     "puts1_vs_plain": ("plain", "puts1"),
     "puts2_vs_plain": ("plain", "puts2"),
     "puts2_time_vs_hfiles": ("puts2", "hfiles"),
@@ -66,9 +66,13 @@ RATIOS = {  # of the seconds of two ways
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of all ways, each in turn.")
-@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of the flights, under new IDs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Number of rounds, each of all ways."
+)
+@click.option(
+    "--copies", type=click.IntRange(1), default=1, show_default=True, help="Copies of the flights, under new IDs."
+)
 def main(as_json: bool, rounds: int, copies: int) -> None:
     """Measure how fast predictions get into HBase."""
     VAR.mkdir(exist_ok=True)
@@ -82,10 +86,14 @@ def main(as_json: bool, rounds: int, copies: int) -> None:
             for way in WARM_UP:
                 measure(way, "warm-up")
             measured = [{way: measure(way, f"round {number + 1}") for way in _turn(number)} for number in range(rounds)]
-    by_round = {ratio: [m[one] / m[other] for m in measured] for ratio, (one, other) in RATIOS.items()}
+    by_round = {
+        ratio: [seconds[one] / seconds[other] for seconds in measured] for ratio, (one, other) in RATIOS.items()
+    }
     result = {
         "ratios": {ratio: round(statistics.median(values), 3) for ratio, values in by_round.items()},
-        "rows_per_second": {way: round(lines.rows / statistics.median(m[way] for m in measured)) for way in WAYS},
+        "rows_per_second": {
+            way: round(lines.rows / statistics.median(seconds[way] for seconds in measured)) for way in WAYS
+        },
         "writer_rows_per_second": round(writer),
         "rows": lines.rows,
         "rounds": rounds,
@@ -96,7 +104,7 @@ def main(as_json: bool, rounds: int, copies: int) -> None:
 
 
 def _make_lines(local: Path, storage: Storage, copies: int) -> Lines:
-    """Return the prediction lines of the flights, each flight so many times."""
+    """Score copies of the flights, and return their prediction lines."""
     folder = make_release(local)
     if copies > 1:
         folder = make_copies(folder, copies)
@@ -117,7 +125,7 @@ def _make_lines(local: Path, storage: Storage, copies: int) -> Lines:
 
 
 def _facts(blocks: Iterable[bytes]) -> Part:
-    """Return of a part's lines what `verify_table` compares with the table."""
+    """Return the row count and the ID digest of a part's lines, for `verify_table`."""
     rows, digest = 0, NO_IDS
     for block in blocks:
         ids = [record_id(line.partition(b"\t")[0]) for line in split_lines(block)]
@@ -127,7 +135,7 @@ def _facts(blocks: Iterable[bytes]) -> Part:
 
 @contextmanager
 def _name(connection: Connection, storage: str) -> Iterator[str]:
-    """Give predictions of a name that nobody else has, with the table where the checkpoints are kept."""
+    """Provide a new name of predictions, with the table for its checkpoints; both are removed at the end."""
     name = f"benchmark_{uuid.uuid4().hex[:8]}"
     Releases(connection, name).make_table()
     try:
@@ -140,7 +148,7 @@ def _name(connection: Connection, storage: str) -> Iterator[str]:
 
 
 def _turn(number: int) -> list[str]:
-    """Return all ways in the order of a round: each begins with another one."""
+    """Return the ways in the order of a round; each round begins with another way."""
     ways, first = list(WAYS), number % len(WAYS)
     return ways[first:] + ways[:first]
 
@@ -149,13 +157,13 @@ def _measure(server: Server, connection: Connection, name: str, lines: Lines, wa
     """Return the seconds of one load into a new table.
 
     Raises:
-        ClickException: the table does not hold the lines after it.
+        ClickException: the table does not hold the lines after the load.
     """
-    load_id = uuid.uuid4().hex  # a new one has no checkpoints
+    load_id = uuid.uuid4().hex  # a new load has no checkpoints
     plan = Plan(server, name, lines.scored.release, load_id, lines.points)
     make_table(connection, plan.table, plan.points, CHECKOUT / "hadoop" / "bin", say)
     try:
-        os.sync()  # else the disk would still be busy with what came before
+        os.sync()  # else the disk would still be busy with earlier writes
         seconds = WAYS[way].load(lines, plan)
         folder = lines.scored if WAYS[way].keeps_times else None
         mismatches = verify_table(plan, lines.parts, folder, cores(), lambda _done, _total: None).mismatches
@@ -163,7 +171,7 @@ def _measure(server: Server, connection: Connection, name: str, lines: Lines, wa
         connection.delete_table(plan.table)
     if mismatches:
         raise click.ClickException(f"{WAYS[way].title}: the table is not what was loaded: {'; '.join(mismatches)}")
-    say(f"{when}, {WAYS[way].title}: {lines.rows / seconds:,.0f} rows a second")
+    say(f"{when}, {WAYS[way].title}: {lines.rows / seconds:,.0f} rows per second")
     return seconds
 
 

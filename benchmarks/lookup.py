@@ -1,14 +1,14 @@
-"""A lookup beside the two requests that it makes: `Client.get` and `get_many`, plain HappyBase, a plain database read.
+"""Compare a lookup with the two requests that it makes: `Client.get` and `get_many`, plain HappyBase, plain SQL.
 
-All of it in one run, on 336,776 flights and their predictions in a table with four regions on the embedded cluster
-(which is started, and stopped again, unless it is running).
+All ways are measured in one run, on 336,776 flights and their predictions in a table with four regions on the embedded
+cluster (which is started, and stopped again, unless it is running).
 
-- `get`: `Client.get` of one ID, `get_many` of more: the pointer, the record, the prediction, the comparison of the two.
-- `happybase`: `table.row` of one row key, `table.rows` of more, on a HappyBase connection as it comes.
-- `database`: `SELECT *` by primary key, on a connection that is open, rows as tuples.
+- `get`: `Client.get` for one ID, `get_many` for more: the pointer, the record, the prediction, and their comparison.
+- `happybase`: `table.row` for one row key, `table.rows` for more, on a plain HappyBase connection.
+- `database`: `SELECT *` by primary key, on an open connection, with rows as tuples.
 
-Each thread of the plain ways has a connection of its own. Every way looks up the same IDs, drawn at random; the ways
-are measured in turn, round after round, each round beginning with another one. A ratio is taken within each round.
+Each thread of the plain ways has its own connection. All ways look up the same random IDs. They are measured in turn,
+round after round, each round beginning with another way. A ratio is taken within each round.
 """
 
 import json
@@ -40,23 +40,25 @@ from predictions.stages.load import How, load
 
 HOST = "127.0.0.1"
 NAME = "benchmark_lookup"
-LOOKUPS = {1: 2_000, 10: 800, 100: 240}  # of a round, by the number of IDs
+LOOKUPS = {1: 2_000, 10: 800, 100: 240}  # lookups of a round, by the number of IDs of each
 THREADS = (1, 8)
 WAYS = ("get", "happybase", "database")
 
-Look = Callable[[Sequence[str]], int]  # looks IDs up and returns how many were found
+Look = Callable[[Sequence[str]], int]  # looks up IDs, and returns how many were found
 
 
 class Figures(NamedTuple):
-    """What a round took: milliseconds of each lookup, and seconds in all."""
+    """The times of a round: milliseconds of each lookup, and seconds in total."""
 
     milliseconds: list[float]
     seconds: float
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of all ways, each in turn.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Number of rounds, each of all ways."
+)
 def main(as_json: bool, rounds: int) -> None:
     """Measure how long a lookup takes."""
     VAR.mkdir(exist_ok=True)
@@ -71,9 +73,9 @@ def main(as_json: bool, rounds: int) -> None:
             "happybase": lambda: _happybase(settings, table),
             "database": lambda: _database(settings),
         }
-        found = {(ids, threads): _measure(makers, ids, threads, rounds) for threads in THREADS for ids in LOOKUPS}
+        measured = {(ids, threads): _measure(makers, ids, threads, rounds) for threads in THREADS for ids in LOOKUPS}
     result = {
-        "ratios": {"get_vs_slower_request": round(_ratio(found[1, 1]), 3)},
+        "ratios": {"get_vs_slower_request": round(_ratio(measured[1, 1]), 3)},
         "lookups": [
             {
                 "ids": ids,
@@ -81,7 +83,7 @@ def main(as_json: bool, rounds: int) -> None:
                 "vs_slower_request": round(_ratio(rounds_of), 3),
                 **_summary(rounds_of, ids),
             }
-            for (ids, threads), rounds_of in found.items()
+            for (ids, threads), rounds_of in measured.items()
         ],
         "rows": ROWS,
         "rounds": rounds,
@@ -92,7 +94,7 @@ def main(as_json: bool, rounds: int) -> None:
 
 @contextmanager
 def _served(local: Path, thrift: int) -> Iterator[tuple[Settings, str]]:
-    """Give the settings of the flights with a current release, and the name of its table; removed at the end."""
+    """Provide the settings of the flights with a served release, and its table's name; removed at the end."""
     folder = make_release(local)
     score_local(folder)
     settings = load_settings(SETTINGS)
@@ -141,66 +143,67 @@ def _database(settings: Settings) -> Look:
 
 
 def _measure(makers: dict[str, Callable[[], Look]], ids: int, threads: int, rounds: int) -> list[dict[str, Figures]]:
-    """Return of each round what each way took."""
-    found = []
-    for number in range(-1, rounds):  # the first is to warm up
+    """Return the figures of each way, round by round."""
+    measured = []
+    for number in range(-1, rounds):  # the first round is a warm-up
         chance = random.Random(number)
         wanted = [[str(chance.randint(1, ROWS)) for _id in range(ids)] for _lookup in range(LOOKUPS[ids])]
         shift = number % len(WAYS)
-        found.append({way: _round(makers[way], wanted, threads) for way in (*WAYS[shift:], *WAYS[:shift])})
-    return found[1:]
+        measured.append({way: _round(makers[way], wanted, threads) for way in (*WAYS[shift:], *WAYS[:shift])})
+    return measured[1:]
 
 
 def _round(make: Callable[[], Look], wanted: Sequence[Sequence[str]], threads: int) -> Figures:
     start = threading.Barrier(threads + 1)
 
     def run(part: Sequence[Sequence[str]]) -> list[float]:
-        look, took = make(), []
+        look, milliseconds = make(), []
         look(part[0])
         start.wait()
         for ids in part:
             began = time.perf_counter()
             found = look(ids)
-            took.append(1e3 * (time.perf_counter() - began))
+            milliseconds.append(1e3 * (time.perf_counter() - began))
             if found != len(set(ids)) and found != len(ids):
                 raise click.ClickException(f"{found} of {len(ids)} records were found")
-        return took
+        return milliseconds
 
     with ThreadPoolExecutor(threads) as pool:
         running = [pool.submit(run, wanted[number::threads]) for number in range(threads)]
         start.wait()
         began = time.perf_counter()
-        took = [each for future in running for each in future.result()]
-        return Figures(took, time.perf_counter() - began)
+        milliseconds = [lookup for future in running for lookup in future.result()]
+        return Figures(milliseconds, time.perf_counter() - began)
 
 
 def _ratio(rounds: list[dict[str, Figures]]) -> float:
-    """Return how many times the slower bare request's median a lookup's is, in the median of the rounds."""
-    medians = [{way: statistics.median(figures.milliseconds) for way, figures in each.items()} for each in rounds]
-    return statistics.median(each["get"] / max(each["happybase"], each["database"]) for each in medians)
+    """Return the median lookup over the median of the slower bare request, as the median of the rounds."""
+    medians = [{way: statistics.median(figures.milliseconds) for way, figures in ways.items()} for ways in rounds]
+    return statistics.median(ways["get"] / max(ways["happybase"], ways["database"]) for ways in medians)
 
 
 def _summary(rounds: list[dict[str, Figures]], ids: int) -> dict[str, dict[str, float]]:
     summary = {}
     for way in WAYS:
-        took = sorted(each for figures in rounds for each in figures[way].milliseconds)
+        times = sorted(lookup for figures in rounds for lookup in figures[way].milliseconds)
         seconds = sum(figures[way].seconds for figures in rounds)
         summary[way] = {
-            "p50": round(statistics.median(took), 3),
-            "p99": round(took[int(0.99 * len(took))], 3),
-            "ids_per_second": round(ids * len(took) / seconds),
+            "p50": round(statistics.median(times), 3),
+            "p99": round(times[int(0.99 * len(times))], 3),
+            "ids_per_second": round(ids * len(times) / seconds),
         }
     return summary
 
 
 def _table(result: dict) -> str:
     lines = [f"{'':9} {'':10} {'p50 ms':>8} {'p99 ms':>8} {'IDs/s':>9}"]
-    for each in result["lookups"]:
-        threads = f"{each['threads']} thread{'s' if each['threads'] > 1 else ''}"
-        lines.append(f"{each['ids']} IDs, {threads}: get is {each['vs_slower_request']} × the slower request")
+    for lookup in result["lookups"]:
+        threads = f"{lookup['threads']} thread{'s' if lookup['threads'] > 1 else ''}"
+        lines.append(f"{lookup['ids']} IDs, {threads}: get is {lookup['vs_slower_request']} × the slower request")
         for way in WAYS:
-            of = each[way]
-            lines.append(f"{'':9} {way:10} {of['p50']:8.3f} {of['p99']:8.3f} {of['ids_per_second']:9,}")
+            figures = lookup[way]
+            speed = f"{figures['ids_per_second']:9,}"
+            lines.append(f"{'':9} {way:10} {figures['p50']:8.3f} {figures['p99']:8.3f} {speed}")
     return "\n".join([*lines, f"{result['rows']:,} rows; {result['rounds']} rounds; {result['machine']}"])
 
 

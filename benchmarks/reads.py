@@ -1,4 +1,4 @@
-"""Reads of a table at a given rate, by pgbench, and what each of them took."""
+"""Read records of a table at a given rate with pgbench, and measure each read."""
 
 import os
 import statistics
@@ -14,30 +14,30 @@ from psycopg.conninfo import conninfo_to_dict
 from examples.postgresql import find_program
 
 SCRIPT = "\\set id random(1, :rows)\nSELECT * FROM flights WHERE flight_id = :id;\n"
-CLIENTS = 16  # connections; what one lock stops, it stops on all of them
-START_SECONDS = 1  # until all are open
-FLUSH_SECONDS = 2  # after a phase, until pgbench has surely written the lines of the phase's last reads
+CLIENTS = 16  # connections; a lock on the table stops all of them
+START_SECONDS = 1  # until all connections are open
+FLUSH_SECONDS = 2  # after a phase, until pgbench has certainly written the lines of its last reads
 _VARIABLES = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "dbname": "PGDATABASE"}
 
 
 class Read(NamedTuple):
-    """A read: when it was due, in seconds since 1970, and how many seconds later its answer was there."""
+    """A read: the time it was due, in seconds since 1970, and the seconds from then to its answer."""
 
     due: float
     seconds: float
 
 
 class PacedReads:
-    """A pgbench that reads records at random, by primary key, within the context.
+    """Runs pgbench, which reads random records by primary key, within the context.
 
-    A read is due at a time of its own, whatever became of those before it: where all connections wait, its seconds
-    begin nevertheless.
+    Each read has its own due time, which does not depend on earlier reads: its seconds count from then, even if all
+    connections are waiting.
 
     Args:
-        url: of the database.
-        rows: of the table; the IDs are 1 to this.
-        rate: reads a second, on average (a Poisson process).
-        folder: for its files.
+        url: the URL of the database.
+        rows: the number of rows of the table; the IDs are 1 to this number.
+        rate: reads per second, on average (a Poisson process).
+        folder: the folder for pgbench's files.
     """
 
     def __init__(self, url: str, rows: int, rate: float, folder: Path) -> None:
@@ -67,20 +67,20 @@ class PacedReads:
             raise click.ClickException(f"pgbench ended: {(self._folder / 'pgbench.txt').read_text()[-2000:]}")
 
     def done(self) -> list[Read]:
-        """Return the reads in the order of their answers; after the context."""
+        """Return the reads in the order of their answers; only after the context."""
         [log] = self._folder.glob("reads.*")
         lines = log.read_text().split("\n")[:-1]  # the last one may be cut off
         # pgbench's manual, "Per-Transaction Logging": microseconds since the read was due, and when it ended.
-        found = (line.split() for line in lines)
-        ended = ((int(took) / 1e6, int(second) + int(us) / 1e6) for _, _, took, _, second, us, _ in found)
-        return [Read(end - took, took) for took, end in ended]
+        fields = (line.split() for line in lines)
+        reads = ((int(took) / 1e6, int(second) + int(us) / 1e6) for _, _, took, _, second, us, _ in fields)
+        return [Read(end - seconds, seconds) for seconds, end in reads]
 
 
 def summary(reads: Sequence[Read], begin: float, end: float) -> dict[str, float]:
-    """Return milliseconds of the reads that were due from `begin` to `end`, and how many a second were answered then.
+    """Return milliseconds of the reads that were due from `begin` to `end`, and the answers per second in that time.
 
     Raises:
-        ClickException: there were none.
+        ClickException: no read was due.
     """
     milliseconds = sorted(1e3 * read.seconds for read in reads if begin <= read.due < end)
     if not milliseconds:

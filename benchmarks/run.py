@@ -1,18 +1,18 @@
-"""From exported records to served predictions, in one job on the embedded cluster: seconds a stage, and its waits.
+"""Measure the stages from exported records to served predictions, in one job on the embedded cluster.
 
-The records are the flights, so many times each, exported to HDFS before. What is timed are the calls behind
-`predictions score`, `load` and `activate`, cut where the job's or the load's own progress says that a step has ended:
+The records are copies of the flights, exported to HDFS before. The times are those of the calls behind `predictions
+score`, `load` and `activate`, divided where the progress of the job or the load shows that a step has ended:
 
-- `hand in`: the job's files go to HDFS, `hadoop jar` starts and hands the job in, YARN starts its application master
-  and the first containers, up to the first sign of progress of a map task;
+- `hand in`: the job's files go to HDFS, `hadoop jar` starts and submits the job, YARN starts its application master and
+  the first containers, up to the first progress of a map task;
 - `map`, `reduce`: up to the end of the last map task, and of the last reduce task, which writes its region's HFile too;
 - `end`: the output is committed, `hadoop jar` ends, and the counters are compared;
-- `table`: `hbase` makes the release's table with its regions; `check`: the HFiles are read against their SHA-256;
+- `table`: `hbase` makes the release's table with its regions; `check`: the SHA-256 of each HFile is checked;
 - `bulk load`: `hbase` hands the HFiles to the region server; `verify`: each region's rows are counted and digested;
-- `serve`: the release becomes the current one, and a row of its table is read.
+- `serve`: the release is activated, and a row of its table is read.
 
-`busy` is the share of the cores' time in which they worked, for whomever, and `stolen` that in which the machine's host
-had given them to somebody else; the rest of a stage is waiting.
+`busy` is the share of the cores' time in which they worked, for any program; `stolen` is the share that the host of the
+virtual machine gave to others. The rest of a stage is waiting.
 """
 
 import json
@@ -42,7 +42,7 @@ MAPPED, REDUCED = 0.5, 1.0  # shares of a job's progress
 
 
 class Step(NamedTuple):
-    """What a stage took."""
+    """The times of a stage."""
 
     seconds: float
     busy: float  # share of the cores' time, 0 to 1
@@ -50,19 +50,19 @@ class Step(NamedTuple):
 
     @property
     def waiting(self) -> float:
-        """Seconds in which a core waited, of all of them on average."""
+        """Seconds that a core waited, on average over all cores."""
         return self.seconds * max(0.0, 1 - self.busy - self.stolen)
 
 
 class Steps:
-    """The stages so far, one after another."""
+    """Measures stages, one after another."""
 
     def __init__(self) -> None:
         self.steps: dict[str, Step] = {}
         self._since = _now()
 
     def end(self, name: str) -> None:
-        """Say that a stage ends, unless it has ended: the next one begins."""
+        """End a stage, unless it has ended, and begin the next one."""
         if name not in self.steps:
             now = _now()
             seconds, idle, stolen, total = (after - before for before, after in zip(self._since, now, strict=True))
@@ -72,16 +72,18 @@ class Steps:
 
 
 def _now() -> tuple[float, ...]:
-    """The clock, and how many seconds the cores were idle, were stolen, and passed in all."""
+    """Return the clock, and the idle, the stolen and all seconds of the cores."""
     times = psutil.cpu_times()
     return time.monotonic(), times.idle + times.iowait, times.steal, sum(times[:8])
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
-@click.option("--copies", type=click.IntRange(1), default=10, show_default=True, help="Of the flights, under new IDs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--copies", type=click.IntRange(1), default=10, show_default=True, help="Copies of the flights, under new IDs."
+)
 def main(as_json: bool, copies: int) -> None:
-    """Measure how long it is from exported records to served predictions."""
+    """Measure the time from exported records to served predictions."""
     VAR.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run.", dir=VAR) as local, running_cluster() as cluster:
         settings = load_settings(SETTINGS)

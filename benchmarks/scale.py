@@ -1,8 +1,8 @@
-"""Time and peak memory of `predictions score --runner local`, at 0.3, 3 and 30 million records.
+"""Measure time and peak memory of `predictions score --runner local`, at 0.3, 3 and 30 million records.
 
-The flights are exported and their model is trained once; each size is a release of its own with every flight so many
-times under new IDs, and is removed before the next is made. What is measured is the command line as a process, from
-its start to its end. The peak is that of the largest process: the command itself, a mapper, a reducer or `sort`.
+The flights are exported and their model is trained once. Each size is a release with copies of the flights under new
+IDs, which is removed before the next one is made. The command is measured as a process, from its start to its end. The
+peak memory is that of the largest process: the command itself, a mapper, a reducer or `sort`.
 """
 
 import json
@@ -17,7 +17,7 @@ from benchmarks.flights import ROWS, VAR, Usage, machine, make_copies, make_rele
 from predictions.cli import exits
 from predictions.storage import ReleaseFolder
 
-DISK_BYTES = 250  # a record, at once: its line (45 bytes), and its prediction (58) in sort's files and in the output
+DISK_BYTES = 250  # per record: its line (45 bytes), and its prediction line (58) in sort's files and in the output
 
 
 def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:
@@ -26,13 +26,15 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> li
     except ValueError:
         numbers = []
     if len(numbers) < 2 or numbers[0] < 1:
-        raise click.BadParameter("two or more different numbers, commas between")
+        raise click.BadParameter("give two or more different numbers, separated by commas")
     return numbers
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
-@click.option("--copies", callback=_numbers, default="1,9,89", show_default=True, help="Of the flights, a size each.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--copies", callback=_numbers, default="1,9,89", show_default=True, help="Copies of the flights, for each size."
+)
 def main(as_json: bool, copies: list[int]) -> None:
     """Measure the local runner as the records grow."""
     VAR.mkdir(exist_ok=True)
@@ -76,10 +78,10 @@ def _measure(flights: ReleaseFolder, copies: int) -> dict[str, float]:
 
 
 def _check_peak(usage: Usage) -> None:
-    """Raise unless the peak is the measured processes' own, see `score_local`."""
+    """Raise RuntimeError unless the peak is that of the measured processes (see `score_local`)."""
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     if usage.peak_bytes <= own:
-        raise RuntimeError(f"the benchmark itself takes {own / 1e6:.1f} MB, more than what it measures")
+        raise RuntimeError(f"the benchmark itself takes {own / 1e6:.1f} MB, more than the processes that it measures")
 
 
 def _table(result: dict) -> str:

@@ -1,19 +1,19 @@
-"""The mapper against bare `predict_proba` in memory and against a prediction a line; the runner `local` against Spark.
+"""Compare the mapper with bare `predict_proba` and with a prediction per line, and the runner `local` with Spark.
 
-All of it in one run, on the flights with the flights' model. On one thread:
+All are measured in one run, on the flights with the flights' model. On one thread:
 
-- `mapper`: the script as a process, from record lines to prediction lines, less the time of the same process with no
+- `mapper`: the script as a process, from record lines to prediction lines, less the time of the same process without
   lines (start-up, loading and checking the model).
-- `predict_proba`: the same pipeline in a process of its own, on a data frame in memory that holds all flights.
+- `predict_proba`: the same pipeline in its own process, on a data frame in memory that holds all flights.
 - `line by line`: `predict_proba` of a data frame of one row, as a mapper without blocks would call it.
 
-The three are measured in turn, round after round, and a ratio is taken within each round: the machine's speed drifts.
+The three are measured in turn, round after round. A ratio is taken within each round, since the machine's speed drifts.
 
-On two cores, once, one after the other, from the process's start to its end, ten times the flights under new IDs:
+On two cores, once, one after the other, on ten copies of the flights, each process from its start to its end:
 
-- `local`: `predictions score --runner local`, the export already on disk.
-- `Spark`: `spark.py` on the same lines, in a virtual environment of its own that is made once. What it writes must be
-  what `local` writes, byte for byte.
+- `local`: `predictions score --runner local`, with the export already on disk.
+- `Spark`: `spark.py` on the same lines, in its own virtual environment, which is made once. It must write the same
+  bytes as `local`.
 """
 
 import importlib.metadata
@@ -30,7 +30,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-os.environ.update(THREADS)  # before numpy is loaded, here and in the processes that are measured
+os.environ.update(THREADS)  # before numpy is imported, here and in the measured processes
 
 import click
 import pandas as pd
@@ -46,17 +46,17 @@ from predictions.storage import ReleaseFolder
 SPARK = Path(__file__).with_name("spark.py")
 SPARK_ENVIRONMENT = VAR / "spark-venv"
 SPARK_REQUIRES = ("pyspark>=4.3", "pyarrow")
-SPARK_SHARES = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "xxhash")  # in the versions of this Python
-SPARK_COPIES = 10  # of the flights
-REPEATS = 5  # times that the flights are scored in a round, so that the start-up is the smaller part
+SPARK_SHARES = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "xxhash")  # in the versions of this environment
+SPARK_COPIES = 10  # copies of the flights
+REPEATS = 5  # how often a round scores the flights, so that the start-up is the smaller part
 LINE_BY_LINE_ROWS = 300
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of the rows on one thread.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Number of rounds on one thread.")
 def main(as_json: bool, rounds: int) -> None:
-    """Measure the mapper on the flights, and the local runner beside Spark."""
+    """Measure the mapper on the flights, and the local runner against Spark."""
     VAR.mkdir(exist_ok=True)
     spark = _install_spark()
     with tempfile.TemporaryDirectory(prefix="score.", dir=VAR) as local:
@@ -65,20 +65,20 @@ def main(as_json: bool, rounds: int) -> None:
         rows, training = folder.manifest.export.rows, folder.model.training
         lines = _repeat(lines, Path(local) / "lines")
         measured = [_round(lines, manifest, folder.release, rows) for _round_number in range(rounds)]
-        seconds = _beside_spark(make_copies(folder, SPARK_COPIES), spark, Path(local))
+        seconds = _local_and_spark(make_copies(folder, SPARK_COPIES), spark, Path(local))
     ratios = {
-        "mapper_vs_predict": statistics.median(m["mapper"] / m["predict"] for m in measured),
-        "line_by_line_vs_mapper": statistics.median(m["line_by_line"] / m["mapper"] for m in measured),
+        "mapper_vs_predict": statistics.median(times["mapper"] / times["predict"] for times in measured),
+        "line_by_line_vs_mapper": statistics.median(times["line_by_line"] / times["mapper"] for times in measured),
         "spark_vs_local": seconds["spark"] / seconds["local"],
     }
-    microseconds = {name: statistics.median(m[name] for m in measured) * 1e6 for name in measured[0]}
+    microseconds = {name: statistics.median(times[name] for times in measured) * 1e6 for name in measured[0]}
     result = {
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
         "microseconds_per_row": {name: round(value, 3) for name, value in microseconds.items()},
         "rows": rows,
         "rounds": rounds,
         "machine": machine(),
-        "by_round": [round(m["mapper"] / m["predict"], 3) for m in measured],
+        "by_round": [round(times["mapper"] / times["predict"], 3) for times in measured],
         "roc_auc": round(training.metrics["roc_auc"], 4),
         "beside_spark": {
             "rows": SPARK_COPIES * rows,
@@ -94,7 +94,7 @@ def _repeat(lines: Path, target: Path) -> Path:
 
 
 def _round(lines: Path, manifest: Path, release: str, rows: int) -> dict[str, float]:
-    """Return seconds a row of each way, measured one after the other; `lines` has `rows` of them, repeated."""
+    """Return the seconds per row of each way, measured in turn; `lines` repeats `rows` lines `REPEATS` times."""
     empty = _seconds_of_mapper(Path(os.devnull), manifest, release)
     full = _seconds_of_mapper(lines, manifest, release)
     probe = [sys.executable, __file__, "--predict", str(manifest), str(lines)]
@@ -111,7 +111,7 @@ def _seconds_of_mapper(lines: Path, manifest: Path, release: str) -> float:
 
 
 def _predict(manifest: Path, lines: Path) -> None:
-    """Print the seconds of one `predict_proba` for all flights, and the seconds a row of one call each."""
+    """Print the seconds of `predict_proba` for all flights at once, and its seconds per row if called for each row."""
     model = load_model(manifest)
     frames = [model._reader.read(block)[0] for block in read_blocks(io.BytesIO(lines.read_bytes()))]
     frame = pd.concat(frames, ignore_index=True)
@@ -127,42 +127,42 @@ def _predict(manifest: Path, lines: Path) -> None:
 
 
 def _install_spark() -> Path:
-    """Return the Python of an environment with Spark, made where it is not there, and with this one's libraries."""
+    """Make an environment with Spark and this one's libraries, if it is missing, and return the path of its Python."""
     python = SPARK_ENVIRONMENT / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", SPARK_ENVIRONMENT], check=True)
     shared = [f"{name}=={importlib.metadata.version(name)}" for name in SPARK_SHARES]
     options = ("--quiet", "--disable-pip-version-check")
-    # Where all of it is there already, pip only looks. -I: in PYTHONPATH it would find the package, and miss its needs.
+    # If all is installed, pip only checks. Without -I, it would find this package in PYTHONPATH and miss what it needs.
     subprocess.run([python, "-I", "-m", "pip", "install", *options, *SPARK_REQUIRES, *shared], check=True)
     return python
 
 
-def _beside_spark(folder: ReleaseFolder, spark: Path, local: Path) -> dict[str, float]:
-    """Return the seconds that the runner `local` and Spark take for a release, to the same lines."""
+def _local_and_spark(folder: ReleaseFolder, spark: Path, local: Path) -> dict[str, float]:
+    """Return the seconds of the runner `local` and of Spark for a release; both must write the same lines."""
     seconds = {"local": score_local(folder).seconds, "spark": _seconds_of_spark(folder, spark, local)}
-    ours, sparks = _lines(Path(folder.path) / "scored"), _lines(local / "output")
-    differing = next((pair for pair in zip_longest(ours, sparks) if pair[0] != pair[1]), None)
-    if differing:
-        raise click.ClickException(f"Spark did not write the same: {differing[0]!r} here, {differing[1]!r} there")
+    local_lines, spark_lines = _lines(Path(folder.path) / "scored"), _lines(local / "output")
+    different = next((pair for pair in zip_longest(local_lines, spark_lines) if pair[0] != pair[1]), None)
+    if different:
+        raise click.ClickException(f"Spark wrote {different[1]!r}, the runner local {different[0]!r}")
     return seconds
 
 
 def _seconds_of_spark(folder: ReleaseFolder, spark: Path, local: Path) -> float:
     manifest, lines, output = f"{folder.path}/model/model.json", f"{folder.path}/export", local / "output"
     command = [spark, SPARK, manifest, scored_at(folder.release), lines, output]
-    # THREADS is in it: a worker has one core.
+    # os.environ has THREADS: each worker has one core.
     environment = os.environ | {
         "PYSPARK_PYTHON": str(spark),
         "SPARK_LOCAL_DIRS": str(local),
         "SPARK_LOCAL_IP": "127.0.0.1",
     }
-    environment.pop("PYTHONPATH", None)  # it has the libraries of its own environment, and needs nothing of ours
+    environment.pop("PYTHONPATH", None)  # Spark's environment has its own libraries, and needs none of ours
     os.sync()
     started = time.perf_counter()
-    run = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if run.returncode:
-        raise click.ClickException(f"Spark failed: {run.stderr[-4000:]}")
+    process = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if process.returncode:
+        raise click.ClickException(f"Spark failed: {process.stderr[-4000:]}")
     return time.perf_counter() - started
 
 
@@ -174,7 +174,7 @@ def _lines(folder: Path) -> Iterator[bytes]:
 
 def _table(result: dict) -> str:
     micro, ratios = result["microseconds_per_row"], result["ratios"]
-    both = result["beside_spark"]
+    beside_spark = result["beside_spark"]
     return "\n".join(
         [
             f"{result['rows']:,} flights, one thread, median of {result['rounds']} rounds; {result['machine']}",
@@ -183,10 +183,10 @@ def _table(result: dict) -> str:
             f"{'mapper, start-up aside':24}{micro['mapper']:12.2f}{ratios['mapper_vs_predict']:24.2f}",
             f"{'line by line':24}{micro['line_by_line']:12.0f}{ratios['line_by_line_vs_mapper']:17.0f} x mapper",
             "",
-            f"{both['rows']:,} records, two cores, from text to text sorted by row key, once",
+            f"{beside_spark['rows']:,} records, two cores, from text to text sorted by row key, once",
             f"{'':24}{'seconds':>12}{'ratio':>24}",
-            f"{'runner local':24}{both['seconds']['local']:12.1f}{'1':>24}",
-            f"{'Spark, mapInPandas':24}{both['seconds']['spark']:12.1f}{ratios['spark_vs_local']:24.2f}",
+            f"{'runner local':24}{beside_spark['seconds']['local']:12.1f}{'1':>24}",
+            f"{'Spark, mapInPandas':24}{beside_spark['seconds']['spark']:12.1f}{ratios['spark_vs_local']:24.2f}",
         ]
     )
 

@@ -1,14 +1,14 @@
-"""The same work as Spark does it: record lines to prediction lines sorted by row key, by `mapInPandas` on `local[2]`.
+"""Do the same work with Spark: from record lines to prediction lines sorted by row key, by `mapInPandas` on `local[2]`.
 
     python spark.py MODEL.JSON SCORED LINES OUTPUT [ARROW_ROWS]
 
-Written as one would who knows Spark: what the JVM can compute is left to it (the row key, the types, joining the
-fields), a worker loads the model once a partition and takes Arrow batches, and the records are sorted before they are
-scored. `orderBy` looks at its input twice, first for the ranges: after `mapInPandas` it would have every record scored
-twice, or the predictions persisted in between.
+It is written as a Spark expert would: the JVM computes what it can (the row key, the types, joining the fields), a
+worker loads the model once per partition and takes Arrow batches, and the records are sorted before they are scored.
+`orderBy` reads its input twice, first to find the ranges: after `mapInPandas`, every record would be scored twice, or
+the predictions would have to be persisted in between.
 
-It needs pyspark, and of this package only the model's files; fields are taken to need no escapes and to be there, as
-is so in the flights.
+It needs pyspark, and from this package only the model's files. It assumes that no field needs escapes or is NULL, which
+is true of the flights.
 """
 
 import json
@@ -24,9 +24,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 ARROW_ROWS = "50000"
-PARTS = "4"  # as the flights' settings have regions
+PARTS = "4"  # the number of regions in the flights' settings
 SETTINGS = {
-    "spark.driver.memory": "4g",  # the JVM's; in local mode the driver does the work
+    "spark.driver.memory": "4g",  # of the JVM; in local mode the driver does the work
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.shuffle.partitions": PARTS,
     "spark.ui.enabled": "false",

@@ -29,7 +29,7 @@ from predictions.storage import HFILES, ReleaseFolder
 
 HOST = "127.0.0.1"
 BATCH_SIZE = 1000  # of the plain loop; HappyBase counts cells, not rows
-WRITER_BYTES = 60_000_000  # of lines, that the writer alone is measured with
+WRITER_BYTES = 60_000_000  # bytes of lines with which the writer alone is measured
 WRITER_TIMES = 5
 
 _HBASE = str(CHECKOUT / "hadoop" / "bin" / "hbase")
@@ -39,13 +39,13 @@ _TSV_COLUMNS = "HBASE_ROW_KEY,p:prediction,p:probability,p:record,HBASE_TS_KEY"
 
 
 class Lines(NamedTuple):
-    """What every way loads: the same prediction lines in two orders, and in two places."""
+    """The prediction lines that every way loads, in two orders and in two storages."""
 
-    scored: ReleaseFolder  # by row key, a part a region, in a local folder
-    on_hdfs: ReleaseFolder  # the same
-    arrival: Path  # as the records were exported
+    scored: ReleaseFolder  # in row key order, one part for each region, in a local folder
+    on_hdfs: ReleaseFolder  # the same on HDFS
+    arrival: Path  # in the order of the export
     points: list[str]  # the split points between the regions
-    parts: list[Part]  # how many lines each part has, and the digest of their IDs
+    parts: list[Part]  # the row count and the ID digest of each part
     rows: int
 
 
@@ -53,8 +53,8 @@ class Way(NamedTuple):
     """A way to load."""
 
     title: str
-    load: Callable[[Lines, Plan], float]  # fills the table of the plan, which is empty, and returns the seconds
-    keeps_times: bool = True  # whether the cells have the times of their lines, so that they can be compared
+    load: Callable[[Lines, Plan], float]  # fills the plan's empty table, and returns the seconds
+    keeps_times: bool = True  # whether cells get their lines' times, so that they can be compared
 
 
 def _plain(lines: Lines, plan: Plan) -> float:
@@ -63,7 +63,7 @@ def _plain(lines: Lines, plan: Plan) -> float:
 
 
 def _plain_loop(port: str, name: str, path: str) -> None:
-    """Load lines, which need no unescaping and have no errors (the flights' do), and print the seconds."""
+    """Load lines and print the seconds; the flights' lines need no unescaping and have no errors."""
     table = happybase.Connection(HOST, int(port)).table(name)
     started = time.perf_counter()
     with open(path, "rb") as lines, table.batch(batch_size=BATCH_SIZE) as batch:
@@ -75,7 +75,7 @@ def _plain_loop(port: str, name: str, path: str) -> None:
 
 def _puts(processes: int, lines: Lines, plan: Plan) -> float:
     parts = dict.fromkeys(range(plan.parts), Checkpoint())
-    times = [time.perf_counter() for _done in load_here(lines.scored, plan, parts, processes, say)]
+    times = [time.perf_counter() for _event in load_here(lines.scored, plan, parts, processes, say)]
     return times[-1] - times[0]
 
 
@@ -89,7 +89,7 @@ def _hfiles(processes: int, lines: Lines, plan: Plan) -> float:
 
 
 def _import_tsv(lines: Lines, plan: Plan) -> float:
-    """Load by HBase's own tool for text: a MapReduce job makes HFiles of it, another command hands them over."""
+    """Load with HBase's own tool for text: a MapReduce job makes HFiles, and another command hands them to HBase."""
     folder, fs = lines.on_hdfs.path, lines.on_hdfs.storage.fs
     if not fs.exists(f"{folder}/tsv"):
         _write_tsv(lines)
@@ -102,16 +102,16 @@ def _import_tsv(lines: Lines, plan: Plan) -> float:
     ]
     started = time.perf_counter()
     for command in ([_HBASE, _IMPORT, *job], [_HBASE, _BULK_LOAD, "-Dcreate.table=no", target, plan.table]):
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
+        process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if process.returncode:
+            raise RuntimeError(process.stderr[-2000:])
     seconds = time.perf_counter() - started
     fs.rm(f"{folder}/tsv_hfiles", recursive=True)
     return seconds
 
 
 def _write_tsv(lines: Lines) -> None:
-    """Write the lines without `error`, which the tool would take for a cell: the flights have none."""
+    """Write the lines without `error`, which the tool would load as a cell; the flights have no errors."""
     for path in lines.scored.files("scored"):
         with lines.on_hdfs.create(f"{lines.on_hdfs.path}/tsv/{Path(path).name}") as file:
             for block in lines.scored.blocks(path):
@@ -119,26 +119,26 @@ def _write_tsv(lines: Lines) -> None:
 
 
 def writer_speed(lines: Lines, folder: Path) -> float:
-    """Return the rows a second of the writer alone, on one core, from columns in memory to a file: the median."""
+    """Return the median rows per second of the HFile writer alone, on one core, from columns in memory to a file."""
     prefix = len(FAMILY) + 1
-    taken, size = [], 0
+    chunks, size = [], 0
     for block in chain.from_iterable(map(lines.scored.blocks, lines.scored.files("scored"))):
-        keys, of_rows, times = columns(block)
-        taken.append((keys, {column[prefix:]: values for column, values in of_rows.items()}, times))
+        keys, by_column, times = columns(block)
+        chunks.append((keys, {column[prefix:]: values for column, values in by_column.items()}, times))
         size += len(block)
         if size > WRITER_BYTES:
             break
-    gc.freeze()  # what was taken is not the writer's to look through
+    gc.freeze()  # so that the garbage collector does not search the chunks while the writer runs
     seconds = []
     for _time in range(WRITER_TIMES):
         started = time.perf_counter()
         with HFileWriter(str(folder / "writer.hfile"), FAMILY) as file:
-            for chunk in taken:
+            for chunk in chunks:
                 file.write(*chunk)
         seconds.append(time.perf_counter() - started)
         (folder / "writer.hfile").unlink()
     gc.unfreeze()
-    return sum(len(keys) for keys, _columns, _times in taken) / statistics.median(seconds)
+    return sum(len(keys) for keys, _columns, _times in chunks) / statistics.median(seconds)
 
 
 WAYS = {

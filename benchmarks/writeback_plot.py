@@ -1,4 +1,4 @@
-"""The figures of `benchmarks/writeback` as a plot: latency over time, and beside it what the database had to do."""
+"""Plot the figures of `benchmarks/writeback`: latency over time, and next to it what the database had to do."""
 
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,11 @@ STYLE: dict[Any, Any] = {
 }
 DOTS_PER_INCH = 160
 MEGABYTE = 1e6
-NOTES = 5.0  # times the highest latency, so that the notes have room above it
+NOTES = 5.0  # the y axis ends at so many times the highest latency, so that the notes have room
 
 
 def draw(result: dict[str, Any], target: Path) -> None:
-    """Draw what `benchmarks/writeback --json` prints into a PNG, on white: it is as good on a dark page."""
+    """Draw what `benchmarks/writeback --json` prints into a PNG, on white, which also suits a dark page."""
     phases = result["phases"]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 5.0), layout="constrained")
@@ -55,12 +55,12 @@ def _latency(axes: Axes, phases: dict[str, Any]) -> None:
     for phase, (title, colour) in PHASES.items():
         seconds = phases[phase]["by_second"]
         times = [second + 0.5 for second in range(len(seconds))]
-        axes.plot(times, [each["p99_ms"] for each in seconds], color=colour, linewidth=1.8, label=title)
-        axes.plot(times, [each["p50_ms"] for each in seconds], color=colour, linewidth=1.2, linestyle=(0, (1, 1.2)))
+        axes.plot(times, [second["p99_ms"] for second in seconds], color=colour, linewidth=1.8, label=title)
+        axes.plot(times, [second["p50_ms"] for second in seconds], color=colour, linewidth=1.2, linestyle=(0, (1, 1.2)))
     axes.set_title("reads by primary key, ms: p99 of each second, p50 dotted")
     axes.set(yscale="log", xlabel="seconds since it began", xlim=(0, None))
     axes.set_ylim(top=NOTES * axes.get_ylim()[1])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y")
     export, column = phases["package"]["steps"]["export"], phases["write_back"]["steps"]["add column"]
@@ -71,9 +71,9 @@ def _latency(axes: Axes, phases: dict[str, Any]) -> None:
 
 
 def _note(axes: Axes, second: float, height: float, text: str, colour: str) -> None:
-    place, offset = (second, height), (6, -4)
+    point, offset = (second, height), (6, -4)
     axes.annotate(
-        text, place, offset, ("data", "axes fraction"), textcoords="offset points", va="top", color=colour, fontsize=9.5
+        text, point, offset, ("data", "axes fraction"), textcoords="offset points", va="top", color=colour, fontsize=9.5
     )
 
 
