@@ -26,7 +26,7 @@ HOST = "127.0.0.1"
 NAME = "benchmark_writeback"
 LOCK_TIMEOUT = "100ms"  # reads wait as long, behind the ALTER TABLE that waits
 RETRY_SECONDS = 1.0
-BATCH_ROWS = 10_000  # rows of an UPDATE, each a transaction
+BATCH_ROWS = 10_000  # rows of one UPDATE, which is one transaction
 VACUUMS = 10  # over the whole table
 READ_BYTES = 1 << 20
 

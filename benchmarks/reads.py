@@ -66,7 +66,7 @@ class PacedReads:
         if has_failed and kind is None:
             raise click.ClickException(f"pgbench ended: {(self._folder / 'pgbench.txt').read_text()[-2000:]}")
 
-    def done(self) -> list[Read]:
+    def answered(self) -> list[Read]:
         """Return the reads in the order of their answers; only after the context."""
         [log] = self._folder.glob("reads.*")
         lines = log.read_text().split("\n")[:-1]  # the last one may be cut off

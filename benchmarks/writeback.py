@@ -136,7 +136,7 @@ def _measure(database: Database, rate: int, long_read: float, local: Path, phase
         steps = work(url)
         end = time.time()
         busy = psutil.cpu_percent() / 100
-    all_reads = reads.done()
+    all_reads = reads.answered()
     return {
         "seconds": round(end - begin, 2),
         "busy": round(busy, 3),

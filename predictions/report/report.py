@@ -54,22 +54,22 @@ def write_report(
     folder = storage.release(release)
     with Connection(settings.hbase.server()) as connection:
         releases = Releases(connection, settings.name)
-        known, pointer = releases.known(), releases.pointer()
+        by_release, pointer = releases.known(), releases.pointer()
     comparison = kept(folder) or _compare(storage, folder, pointer, progress)
-    facts = known.get(folder.release, Known(NOT_LOADED, None, None))
+    facts = by_release.get(folder.release, Known(NOT_LOADED, None, None))
     page, pictures = render(settings.name, role(pointer, folder.release), facts, folder.manifest, comparison)
     return _write(target, f"report-{folder.release}", page, pictures)
 
 
 def render(
-    name: str, role: str, known: Known, manifest: Manifest, comparison: dict[str, Any]
+    name: str, role: str, facts: Known, manifest: Manifest, comparison: dict[str, Any]
 ) -> tuple[str, list[Picture]]:
     """Return the HTML page of a report, and the pictures in it.
 
     Args:
         name: the name of the predictions.
         role: the release's role (`predictions.hbase.releases.Listed`).
-        known: the release's state and gates, from HBase.
+        facts: the release's state and gates, from HBase.
         manifest: the manifest of the release, which must be scored.
         comparison: the comparison, as `predictions.stages.compare` keeps it.
     """
@@ -80,7 +80,7 @@ def render(
     page = environment.get_template(TEMPLATE).render(
         name=name,
         role=role,
-        known=known,
+        facts=facts,
         manifest=manifest,
         comparison=comparison,
         accounts=manifest.accounts if manifest.loaded else [],
