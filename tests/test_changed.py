@@ -130,7 +130,7 @@ def test_a_run_of_what_changed_equals_a_full_run(made, database, run, orders, tm
 def test_a_model_for_other_columns_is_told_before_anything_is_exported(made):
     before = made.storage.releases()
     done = made.succeed("run", "--changed", code=2, PREDICTIONS_MODEL_FEATURES='["country"]')
-    assert "predicts paid from country, amount, ordered; the settings ask for paid from country: train" in done.stderr
+    assert "predicts paid from country, amount, ordered; the settings ask for paid from country; omit" in done.stderr
     assert made.storage.releases() == before
 
 
