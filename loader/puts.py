@@ -139,13 +139,15 @@ def load_here(
         say: called with a line when a part waits for HBase, and again when the reason changes.
     """
     parts = [part for part, checkpoint in checkpoints.items() if not checkpoint.complete]
-    reason = ""
+    reasons: dict[int, str] = {}  # why parts wait
     for event in run_tasks(partial(_load, folder, plan), parts, processes):
+        part = parts[event.task]
         if isinstance(event.value, Checkpoint):
-            yield parts[event.task], event.value
-        elif event.value != reason:
-            reason = event.value
-            say(f"{part_name(parts[event.task])} waits for HBase: {reason}")
+            reasons.pop(part, None)
+            yield part, event.value
+        elif reasons.get(part) != event.value:
+            reasons[part] = event.value
+            say(f"{part_name(part)} waits for HBase: {event.value}")
 
 
 def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> Checkpoint:

@@ -68,13 +68,13 @@ class PostgresSession:
     def find(self, record_ids: Sequence[str], deadline: float) -> list[Record]:
         """See `predictions.sources.reader.Session`."""
         self._session.deadline = deadline
-        lines = self._possible_lines(record_ids)
-        if len(lines) < len(record_ids):
+        records = self._records(record_ids)
+        if len({record.features([self._id]) for record in records}) < len(record_ids):
             previous_fields = self._fields
             self._describe()
             if previous_fields != self._fields:  # the ID column may have a wider type now, which holds the missing IDs
-                lines = self._possible_lines(record_ids)
-        return [Record(self._columns, line.split(SEPARATOR)) for line in lines]
+                records = self._records(record_ids)
+        return records
 
     def is_over(self, error: Exception) -> bool:
         """Return whether the server may have been restarted, or the table replaced."""
@@ -84,8 +84,9 @@ class PostgresSession:
         """See `predictions.sources.reader.Session`."""
         self._session.close()
 
-    def _possible_lines(self, record_ids: Sequence[str]) -> list[bytes]:
-        return self._lines(list(filter(self._is_possible, record_ids)))
+    def _records(self, record_ids: Sequence[str]) -> list[Record]:
+        lines = self._lines(list(filter(self._is_possible, record_ids)))
+        return [Record(self._columns, line.split(SEPARATOR)) for line in lines]
 
     def _lines(self, record_ids: list[str]) -> list[bytes]:
         values = sql.Literal(record_ids).as_string(self._session)

@@ -72,10 +72,10 @@ class SqliteSession:
             self._open()
 
     def _open(self) -> None:
-        self._file_identity = self._database.identity()
-        self._connection = self._database.connect()
-        self._database.check(self._connection, [self._id])
-        self._connection.set_progress_handler(lambda: time.monotonic() > self._deadline, STEPS)
+        file_identity, connection = self._database.identity(), self._database.connect()
+        self._database.check(connection, [self._id])
+        connection.set_progress_handler(lambda: time.monotonic() > self._deadline, STEPS)
+        self._file_identity, self._connection = file_identity, connection
 
     def find(self, record_ids: Sequence[str], deadline: float) -> list[Record]:
         """See `predictions.sources.reader.Session`."""

@@ -48,7 +48,7 @@ def compare_releases(
     return comparison
 
 
-def describe_served(before: ReleaseFolder | None, after: ReleaseFolder, regions: int, carried: bool) -> Current:
+def describe_served(before: ReleaseFolder | None, after: ReleaseFolder, regions: int) -> Current:
     """Return what the reducers of a scoring job need to know of the served release.
 
     If no release is served, or it cannot be compared, the reducers look at the distribution of their own lines alone.
@@ -57,7 +57,6 @@ def describe_served(before: ReleaseFolder | None, after: ReleaseFolder, regions:
         before: the served release, scored and on HDFS.
         after: the release to score.
         regions: how many regions it will have.
-        carried: whether unchanged records keep their lines.
 
     Raises:
         InputError: a part file of the served release is missing.
@@ -67,7 +66,7 @@ def describe_served(before: ReleaseFolder | None, after: ReleaseFolder, regions:
         return Current.of(None, bins_of(after), [], [], region_points)
     points = before.scored.split_points
     parts = [HDFS + before.part("scored", part) for part in range(len(points) + 1)]
-    return Current.of(before.release, bins, points, parts, region_points, carried)
+    return Current.of(before.release, bins, points, parts, region_points)
 
 
 def keep_reducers_comparison(folder: ReleaseFolder, served: Current) -> None:

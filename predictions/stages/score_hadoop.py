@@ -52,7 +52,7 @@ class ScoreJob:
         self._carry = served if changed else None
         self._settings = settings
         self._folder = folder
-        self._served = describe_served(served, folder, settings.hbase.regions, changed)
+        self._served = describe_served(served, folder, settings.hbase.regions)
         self._client = JobClient(settings, folder)
 
     def ship(self) -> None:

@@ -175,7 +175,7 @@ class LocalRun:
         path = _served_lines(scratch, region)
         with open(path, "wb") as file:
             file.writelines(lines_of(self._carry, *bounds))
-        served = Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], [], carried=True)
+        served = Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], [])
         current_file = Path(f"{path}.json")
         current_file.write_bytes(to_file(served))
         return ["--current", str(current_file)]

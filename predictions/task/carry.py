@@ -43,9 +43,11 @@ def carry_over(blocks: Iterable[bytes], served: Iterable[bytes], counts: Counter
     """
     served_lines = _ServedLines(served)
     for block in blocks:
+        if END_OF_UNSCORED not in block:
+            yield block
+            continue
         lines = split_lines(block)
         unscored = {number: line for number, line in enumerate(lines) if line.endswith(_END)}
-        # Read on even if no line is unscored, to keep pace with the comparison, which reads the same served lines.
         replacements = served_lines.read_until(_last_key(block), set(unscored.values()))
         for number, line in unscored.items():
             if not (replacement := replacements.get(line)):
@@ -73,7 +75,7 @@ class _ServedLines:
         """
         replacements = dict[bytes, bytes]()
         while True:
-            if unscored and self._block:
+            if self._block:
                 replacements.update((line, self._by_unscored[line]) for line in unscored & self._by_unscored.keys())
             if self._block and _last_key(self._block) >= key:
                 return replacements

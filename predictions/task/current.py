@@ -3,7 +3,7 @@
     job/current.json                        which release is served and where its lines are; written by the driver
     hfiles/part-00000.comparison.json       the comparison of a region's lines with it, as `Comparison.state`
 
-Each reducer reads the served release's lines of its own range of row keys once, while it writes its own lines. If they
+Each reducer reads the served release's lines of its own range of row keys while it writes its own lines. If they
 cannot be read, the reducer compares nothing, and `activate` compares the releases later.
 """
 
@@ -11,9 +11,7 @@ import json
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from copy import copy
 from dataclasses import dataclass
-from itertools import tee
 from pathlib import Path
 
 from predictions.comparison.comparison import Comparison, compare, lines_between
@@ -45,7 +43,6 @@ class Current:
         points: the split points between its part files.
         parts: the paths of its part files, in order; those on HDFS begin with `hdfs://`.
         regions: the split points of the release that is being scored.
-        carried: whether unchanged records keep its lines.
     """
 
     release: str | None
@@ -54,21 +51,12 @@ class Current:
     points: list[str]
     parts: list[str]
     regions: list[str]
-    carried: bool = False
 
     @classmethod
-    def of(
-        cls,
-        release: str | None,
-        bins: Bins,
-        points: list[str],
-        parts: list[str],
-        regions: list[str],
-        carried: bool = False,
-    ) -> "Current":
+    def of(cls, release: str | None, bins: Bins, points: list[str], parts: list[str], regions: list[str]) -> "Current":
         """Make it from bins: the served release's, or if none is served, those of the release that is being scored."""
         classes = [label.decode(BYTES) for label in bins.classes]
-        return cls(release, classes, list(bins.edges), points, parts, regions, carried)
+        return cls(release, classes, list(bins.edges), points, parts, regions)
 
     @classmethod
     def read(cls, path: Path) -> "Current":
@@ -93,7 +81,7 @@ class Current:
 
 
 class CurrentRegion:
-    """The served release's lines of one region: read once, both to fill in unscored lines and to compare.
+    """The served release's lines of one region, to fill in unscored lines and to compare; each reads them at its pace.
 
     Args:
         current: the served release.
@@ -103,9 +91,6 @@ class CurrentRegion:
     def __init__(self, current: Current, part: int) -> None:
         self._current = current
         self._part = part
-        start, stop = key_range(current.regions, part)
-        blocks = lines_between(current.points, lambda part: _blocks(current.parts[part]), start, stop)
-        [self._lines] = tee(_Lines(current.release, blocks if current.release else iter(())), 1)
 
     def fill_in(self, blocks: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
         """Yield the region's blocks with each unscored line replaced by the served release's line.
@@ -118,7 +103,7 @@ class CurrentRegion:
             InternalError: the served release lacks a line, or its lines cannot be read.
         """
         try:
-            yield from carry_over(blocks, self._lines, counts) if self._current.carried else blocks
+            yield from carry_over(blocks, self._lines(), counts)
         except LostError as error:
             raise InternalError(str(error)) from error
 
@@ -129,35 +114,24 @@ class CurrentRegion:
             written: yields each block once it is written; read to its end even if the served lines cannot be read.
             folder: where the region's files are.
         """
-        # `fill_in` reads the same lines at the same pace: what one has read is kept only until the other reads it.
-        lines = copy(self._lines) if self._current.carried else self._lines
         try:
-            write_state(compare(lines, written, self._current.bins), folder, self._part)
+            write_state(compare(self._lines(), written, self._current.bins), folder, self._part)
         except LostError as error:
             print(f"{error}; not comparing the releases", file=sys.stderr)
             deque(written, maxlen=0)
 
-
-class _Lines:
-    """Blocks of the served release's lines for two readers: an error for one of them is an error for the other."""
-
-    def __init__(self, release: str | None, blocks: Iterator[bytes]) -> None:
-        self._release = release
-        self._blocks = blocks
-        self._error: LostError | None = None
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        if self._error:
-            raise self._error
+    def _lines(self) -> Iterator[bytes]:
+        current = self._current
+        if not current.release:
+            return
+        start, stop = key_range(current.regions, self._part)
         try:
-            return next(self._blocks)
+            yield from lines_between(current.points, lambda part: _blocks(current.parts[part]), start, stop)
         except webhdfs.FAILURES as error:
             reason = f"{type(error).__name__}: {error}"
-            self._error = LostError(f"cannot read the prediction lines of the served release {self._release}: {reason}")
-            raise self._error from error
+            raise LostError(
+                f"cannot read the prediction lines of the served release {current.release}: {reason}"
+            ) from error
 
 
 def _blocks(path: str) -> Iterator[bytes]:
