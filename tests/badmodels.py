@@ -1,6 +1,6 @@
-"""Two models for the orders of conftest.py that score every record but one kind, on which they crash or raise.
+"""Two models for the orders of conftest.py that crash or raise on one kind of record, and score all others.
 
-Each function writes `model.skops` and `model.json`, as training does, into a folder that is there.
+Each function writes `model.skops` and `model.json`, as training does, into an existing folder.
 """
 
 from pathlib import Path
@@ -19,17 +19,17 @@ from predictions.formats.record_line import Column
 from predictions.scoring.model import Model, save_model
 
 FEATURES = [Column("country", "text"), Column("amount", "real"), Column("items", "integer")]
-COUNTRIES = ["AT", "CH", "Côte d'Ivoire", "tab\there", np.nan]  # those of the orders
+COUNTRIES = ["AT", "CH", "Côte d'Ivoire", "tab\there", np.nan]  # the countries of the orders
 LARGEST_AMOUNT = 1_000_000.0  # above it, scoring kills the process
 FATAL_LINE = b"fatal\tAT\t2000000.0\t1\t0"  # for `segfaulting`
 UNKNOWN_LINE = b"unknown\tXX\t12.5\t1\t0"  # for `raising`
 
 
 def segfaulting(folder: Path) -> bytes:
-    """Write a model that dies by SIGSEGV on any record whose amount is above 1,000,000, and return such a line.
+    """Write a model that dies by SIGSEGV on amounts above 1,000,000; return a record line that makes it die.
 
-    It is a decision tree over the amount, one child of which lies far outside its array of nodes. Every other record,
-    one without an amount too, is scored: 1 above 200, else 0.
+    It is a decision tree over the amount; one child of a node lies far outside the array of nodes. All other records,
+    also those without an amount, are scored: 1 above 200, else 0.
     """
     amounts = np.concatenate([np.linspace(1, 500, 500), np.full(50, 1e9)])
     frame = pd.DataFrame({"country": "AT", "amount": amounts, "items": 1.0})
@@ -48,9 +48,9 @@ def segfaulting(folder: Path) -> bytes:
 
 
 def raising(folder: Path) -> bytes:
-    """Write a model that raises ValueError on any record of a country not in `COUNTRIES`, and return such a line.
+    """Write a model that raises ValueError on countries not in `COUNTRIES`; return a record line that makes it raise.
 
-    It is a logistic regression over the one-hot country, whose encoder was told to refuse what it does not know.
+    It is a logistic regression over the one-hot country; the encoder refuses unknown categories.
     """
     frame = pd.DataFrame(
         {"country": pd.Series(COUNTRIES * 20, dtype=object), "amount": 12.5, "items": 1.0},

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: a small database, settings for it, the embedded cluster."""
+"""Fixtures that several test files share: a small database with settings, the embedded cluster, database servers."""
 
 import os
 
@@ -39,7 +39,7 @@ from predictions.storage import ReleaseFolder, Storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-PATIENCE = 120.0  # seconds that a request to HBase may take where its time is not what is tested
+PATIENCE = 120.0  # seconds that a request to HBase may take in tests that do not measure time
 
 SETTINGS = """
 name = "orders"
@@ -58,18 +58,20 @@ storage = "storage"
 
 def pytest_configure(config):
     config.pluginmanager.register(Costs(), "costs")
-    # Others may be at work on the machine.
+    # No deadlines: the machine may be busy with other work.
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--require-cluster", action="store_true", help="fail, rather than skip, without the cluster")
-    parser.addoption("--full", action="store_true", help="the long forms of the tests")
+    parser.addoption(
+        "--require-cluster", action="store_true", help="fail instead of skipping tests if the cluster is not running"
+    )
+    parser.addoption("--full", action="store_true", help="run the long forms of the tests")
 
 
-# What runs on the second cluster.
+# Tests on the second cluster.
 ON_SECOND = (
     "tests/test_engine.py",
     "tests/test_load_faults.py",
@@ -79,8 +81,10 @@ ON_SECOND = (
 
 
 class ByFile(LoadScopeScheduling):
-    """Of several processes, one has all tests of a file, since they share what they make; one those on the second
-    cluster. (`--dist loadgroup` of pytest-xdist 3.8 groups nothing with pytest 9.2.)"""
+    """Give all tests of a file, which share fixtures, to one worker, and all tests on the second cluster to one worker.
+
+    (`--dist loadgroup` of pytest-xdist 3.8 groups nothing with pytest 9.2.)
+    """
 
     def _split_scope(self, nodeid):
         return "second" if nodeid.startswith(ON_SECOND) else nodeid.partition("::")[0]
@@ -91,18 +95,18 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """Let those on the second cluster come first: they take longest."""
+    """Run the tests on the second cluster first: they take longest."""
     items.sort(key=lambda item: not item.nodeid.startswith(ON_SECOND))
 
 
 @pytest.fixture(scope="session")
 def full(request) -> bool:
-    """Whether the long forms of the tests are wanted."""
+    """Return whether to run the long forms of the tests."""
     return request.config.getoption("--full")
 
 
 def make_orders(folder: Path) -> Path:
-    """Make a database of 400 orders with numbers, categories, missing values and unknown labels, and its settings."""
+    """Create a database of 400 orders with numbers, categories, missing values and unknown labels, and its settings."""
     random.seed(1)
     with closing(sqlite3.connect(folder / "orders.db")) as connection, connection:
         connection.execute(
@@ -130,7 +134,7 @@ def session_orders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(session_orders) -> Path:
-    """The folder of a release of the orders, exported and trained. Not to be changed."""
+    """Return the folder of an exported and trained release of the orders. Tests must not change it."""
     settings = load_settings(session_orders / "predictions.toml")
     with without():
         folder = export(settings, Storage(settings.hadoop.storage, settings.name), lambda _done, _total: None, print)
@@ -140,35 +144,35 @@ def trained(session_orders) -> Path:
 
 @pytest.fixture
 def predictions(orders) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in the orders' folder, as `inprocess.call`."""
+    """Return a function that runs a command in the orders' folder, with the options of `inprocess.call`."""
     return lambda *arguments, **options: call(arguments, orders, **options)
 
 
 @pytest.fixture(scope="session")
 def cluster(request):
-    """The embedded cluster, which must be running."""
+    """The embedded cluster; without it, tests are skipped, or fail with --require-cluster."""
     from hadoop.config import ClusterConfig
     from hadoop.engine import Cluster
 
-    running = Cluster(ClusterConfig.from_environment())
-    states = dict(running.status())
+    embedded = Cluster(ClusterConfig.from_environment())
+    states = dict(embedded.status())
     if not all(state.startswith("running") for state in states.values()):
         message = f"the embedded cluster is not running (hadoop/cluster start): {states}"
         if request.config.getoption("--require-cluster"):
             pytest.fail(message)
         pytest.skip(message)
-    return running
+    return embedded
 
 
 @pytest.fixture(scope="session")
 def server(cluster):
-    """The cluster's Thrift server, with patience: others may be at work on the machine."""
+    """The cluster's Thrift server, with a long timeout: the machine may be busy with other work."""
     return Server("127.0.0.1", cluster.config.port("thrift"), timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
 def second(cluster, tmp_path_factory):
-    """A second cluster, whose daemons a test may kill; whatever it has killed, it brings back."""
+    """A second cluster: a test may kill its daemons, and brings back those that it has killed."""
     from second import Second, kill_all
 
     second = Second(tmp_path_factory.mktemp("cluster"), cluster)
@@ -181,18 +185,18 @@ def second(cluster, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def postgresql():
-    """A PostgreSQL of the tests' own, where its user may go: pytest's folders are closed to it."""
+    """A PostgreSQL for the tests, in a folder that its user may enter: pytest's folders are closed to that user."""
     with tempfile.TemporaryDirectory(prefix="postgresql.") as folder:
         os.chmod(folder, 0o711)
         settings = {"fsync": "off", "max_connections": "50", "max_wal_senders": "4", "wal_level": "replica"}
-        settings["autovacuum"] = "off"  # while it looks at a table, nothing is removed that it may see
+        settings["autovacuum"] = "off"  # while it scans a table, no row that it may see is removed
         with running(Path(folder) / "server", **settings) as server:
             yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb():
-    """A MariaDB of the tests' own, where its user may go, as of `postgresql`."""
+    """A MariaDB for the tests, in a folder that its user may enter, as for `postgresql`."""
     from mariadb import MariaDB
 
     with tempfile.TemporaryDirectory(prefix="mariadb.") as folder:
@@ -206,7 +210,7 @@ def mariadb():
 
 
 def replace_export(folder, parts: Sequence[Sequence[bytes]]) -> None:
-    """Make other part files the export of a release, as if it had been so all along."""
+    """Replace the export of a release by other part files, and its counts in the manifest to match."""
     for path in folder.files("export"):
         folder.storage.fs.rm(path)
     for number, lines in enumerate(parts):
@@ -221,7 +225,7 @@ def replace_export(folder, parts: Sequence[Sequence[bytes]]) -> None:
 
 
 def make_manifest(**parts) -> Manifest:
-    """A manifest of orders, with the parts of it that matter."""
+    """Return a manifest of the orders with the parts that a test needs."""
     columns = {"id": Column("id", "text"), "features": [Column("country", "text")], "label": Column("paid", "integer")}
     source, snapshot = {"table": "orders", "id": "id"}, Snapshot("2026-11-22T15:45:00.000+00:00")
     common = {"name": "orders", "release": "20261122T154500Z", "source": source, "snapshot": snapshot}
@@ -229,25 +233,26 @@ def make_manifest(**parts) -> Manifest:
 
 
 def manifest_of(folder):
-    """A release's manifest as it is now: a folder reads it once."""
+    """Read a release's manifest anew: a folder object reads it only once."""
     return ReleaseFolder(folder.storage, folder.release).manifest
 
 
 def properties(**values) -> dict[str, str]:
-    """Return the environment that gives a job properties of Hadoop."""
+    """Return the environment variable that sets Hadoop properties of a job."""
     return {"PREDICTIONS_HADOOP_PROPERTIES": json.dumps(values)}
 
 
 class Project:
-    """Settings in a folder of their own, under a name of their own on the cluster.
+    """Settings in their own folder, with a name on the cluster that no other project has.
 
     Args:
-        folder: where the settings are written.
-        cluster: on which it runs.
-        text: of the settings.
-        hdfs: the folder on HDFS below which its releases are.
-        yarn: whether its jobs are YARN's.
-        commands: whether `hadoop` and `hbase` are there; without them a table has one region, and is made in a second.
+        folder: the folder that the settings are written to.
+        cluster: the cluster that the commands use.
+        text: the settings; name, HBase and Hadoop are replaced.
+        hdfs: the folder on HDFS for its releases.
+        yarn: whether jobs run on YARN.
+        commands: whether the commands `hadoop` and `hbase` exist; without them a table has one region, and is created
+            within a second.
     """
 
     def __init__(self, folder, cluster, text, hdfs="/tests", yarn=False, commands=True):
@@ -269,17 +274,17 @@ class Project:
         self.storage = Storage(self.settings.hadoop.storage, self.name)
 
     def run(self, *arguments, **options):
-        """Run a command, as `inprocess.call`, in an empty folder: a job without YARN links what it ships there."""
+        """Run a command by `inprocess.call` in an empty folder: a job without YARN links its files there."""
         with tempfile.TemporaryDirectory() as folder, without_yarn(not self._yarn and self.storage):
             return call(["--settings", str(self.path), *arguments], folder, **self._environment | options)
 
     def popen(self, *arguments, **environment):
-        """Start a command as a process."""
+        """Start `predictions` as a process."""
         command = [sys.executable, "-m", "predictions", "--settings", str(self.path), *arguments]
         return self.start(command, None, PYTHONPATH=str(CHECKOUT), **environment)
 
     def start(self, command, folder, **environment):
-        """Start a process that knows where the cluster is."""
+        """Start a process whose environment names the cluster."""
         return subprocess.Popen(
             command,
             cwd=folder,
@@ -290,9 +295,9 @@ class Project:
         )
 
     def succeed(self, *arguments, code=0, **options):
-        done = self.run(*arguments, **options)
-        assert done.returncode == code, done.stderr
-        return done
+        result = self.run(*arguments, **options)
+        assert result.returncode == code, result.stderr
+        return result
 
     def get(self, *ids):
         return [json.loads(line) for line in self.succeed("get", "--json", *ids).stdout.splitlines()]
@@ -304,23 +309,23 @@ class Project:
         return self.storage.release()
 
     def take(self, folder, release=None, stage="score"):
-        """Copy a release from another storage, as it was after a stage, and return its folder here.
+        """Copy a release from another storage, as it was after a stage, and return the folder of the copy.
 
         Args:
-            folder: the release's, or its path on this machine.
-            release: its ID here; by default that which it has.
-            stage: up to which it is copied, of those that it has: export, train or score.
+            folder: the release's folder, or its path on this machine.
+            release: the ID of the copy; by default the release's own.
+            stage: the last stage to copy: export, train or score.
         """
         if isinstance(folder, Path):
             folder = Storage(str(folder.parent.parent), folder.parent.name).release(folder.name)
-        taken, files = ReleaseFolder(self.storage, release or folder.release), folder.storage.fs
+        copy, files = ReleaseFolder(self.storage, release or folder.release), folder.storage.fs
         parts = {"export": ["export"], "train": ["export", "model"], "score": ["export", "model", "scored", "hfiles"]}
         for part in set(parts[stage]) & set(folder.storage.names(folder.path)):
             for path in files.find(f"{folder.path}/{part}"):
-                self.storage.fs.pipe_file(taken.path + path.removeprefix(folder.path), files.cat_file(path))
+                self.storage.fs.pipe_file(copy.path + path.removeprefix(folder.path), files.cat_file(path))
         later = {"loaded"} if stage == "score" else {"model", "task", "scored", "loaded"}
-        taken.write_manifest(replace(manifest_of(folder), **dict.fromkeys(later)))
-        return taken
+        copy.write_manifest(replace(manifest_of(folder), **dict.fromkeys(later)))
+        return copy
 
     def scored(self, folder):
         return b"".join(block for path in folder.files("scored") for block in folder.blocks(path))
@@ -335,7 +340,7 @@ class Project:
 
 @pytest.fixture(scope="session")
 def served(project, trained, tmp_path_factory):
-    """The orders with a release that is current. Neither is to be changed: who would, takes another database."""
+    """The orders with a served release. Tests must change neither; those that need changes use another database."""
     folder = tmp_path_factory.mktemp("served")
     made = project((make_orders(folder) / "predictions.toml").read_text(), folder)
     made.take(trained)
@@ -354,5 +359,5 @@ def project(cluster, tmp_path_factory, request):
         return projects[-1]
 
     yield project
-    with ThreadPoolExecutor(4) as pool:  # HBase takes a second for each table, most of which it waits
+    with ThreadPoolExecutor(4) as pool:  # HBase takes a second per table, mostly waiting
         list(pool.map(Project.remove, projects))

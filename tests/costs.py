@@ -1,8 +1,8 @@
-"""What the suite costs: seconds by file, the slowest tests and fixtures, and what each file started.
+"""Report what the suite costs: seconds and started processes by file, and the slowest tests and fixtures.
 
-Processes are seen by looking at /proc twenty times a second, so those that live for less than that may be missed. Those
-below the test process count, and below the shared cluster's NodeManager those of jobs that were begun here, by the name
-of their project. A job is a JVM of `hadoop jar`, on YARN or not.
+Processes are found by reading /proc twenty times a second, so shorter ones may be missed. All descendants of the test
+process count, and of the shared cluster's NodeManager those of jobs that the tests submitted, by the name of their
+project. A job is a JVM of `hadoop jar`, on YARN or not.
 """
 
 import os
@@ -15,22 +15,22 @@ import pytest
 
 SLOWEST = 25
 LOOK_SECONDS = 0.05
-SETTLED_SECONDS = 1.0  # after which a process has become the program that it is to be
+SETTLED_SECONDS = 1.0  # a process has executed its final program after this time
 NODE_MANAGER = (
     Path(os.environ.get("CLUSTER_DIR") or Path(__file__).parent.parent / "var" / "cluster") / "run/nodemanager"
 )
 
 
 class Processes(threading.Thread):
-    """Counts the processes that are started below this one, by what they are."""
+    """Count the descendants of this process, by kind: python, jvm, job, other."""
 
     def __init__(self):
         super().__init__(daemon=True, name="costs")
         self.counts = Counter()
-        self._known = set(map(int, filter(str.isdigit, os.listdir("/proc"))))
+        self._pids = set(map(int, filter(str.isdigit, os.listdir("/proc"))))
         self._ours, self._node_managers = {os.getpid()}, set()
-        self._young = {}  # when they were first seen, what they are, and whether they are a NodeManager's
-        self.projects = set()  # names
+        self._young = {}  # by process ID: when first seen, kind, whether it counts (None: not known yet)
+        self.projects = set()  # their names
 
     def run(self):
         while True:
@@ -40,13 +40,13 @@ class Processes(threading.Thread):
     def look(self):
         now = time.monotonic()
         pids = set(map(int, filter(str.isdigit, os.listdir("/proc"))))
-        for pid in sorted(pids - self._known):
+        for pid in sorted(pids - self._pids):
             parent = _parent(pid)
             for family in (self._ours, self._node_managers):
                 if parent in family:
                     family.add(pid)
                     self._young[pid] = (now, "other", family is self._ours or None)
-        self._known = pids
+        self._pids = pids
         self._ours &= pids
         self._node_managers &= pids
         for pid, (since, kind, is_ours) in list(self._young.items()):
@@ -62,14 +62,14 @@ class Processes(threading.Thread):
                 self._young[pid] = (since, kind, is_ours)
 
     def adopt(self):
-        """Count what the shared cluster's NodeManager starts for our jobs, too."""
+        """Count also the processes that the shared cluster's NodeManager starts for the tests' jobs."""
         try:
             self._node_managers.add(int(NODE_MANAGER.read_text().partition('"pid": ')[2].partition(",")[0]))
         except (OSError, ValueError):
             return
 
     def _is_of_our_job(self, pid):
-        """Whether a container is of a job of ours; None while its folder does not tell."""
+        """Return whether a container belongs to a job of the tests; None while its folder has no job.xml."""
         try:
             job = Path(f"/proc/{pid}/cwd/job.xml").read_text(errors="replace")
         except OSError:
@@ -96,7 +96,7 @@ def _kind(pid):
 
 
 class Costs:
-    """Gathers, in each process that runs tests, what they cost, and prints it at the end."""
+    """Measure what the tests cost in each process that runs tests, and print it at the end."""
 
     def __init__(self):
         self._processes = Processes()
@@ -144,15 +144,15 @@ class Costs:
             self.slow.append((report.duration, report.nodeid))
         if report.when == "teardown":
             self.tests[file] += 1
-            told = dict(report.user_properties)
-            self.started[file].update(told.get("started", {}))
-            self.slow += [(seconds, f"fixture {name}") for name, seconds in told.get("fixtures", ())]
+            costs = dict(report.user_properties)
+            self.started[file].update(costs.get("started", {}))
+            self.slow += [(seconds, f"fixture {name}") for name, seconds in costs.get("fixtures", ())]
 
     def pytest_terminal_summary(self, terminalreporter):
         if not self.tests or hasattr(terminalreporter.config, "workerinput"):
             return
         write = terminalreporter.write_line
-        terminalreporter.section("seconds by file, and what was started")
+        terminalreporter.section("seconds and started processes by file")
         write(f"{'seconds':>8} {'tests':>6} {'python':>7} {'JVMs':>5} {'jobs':>5} {'other':>6}  file")
         for file in sorted(self.seconds, key=self.seconds.get, reverse=True):
             write(self._line(self.seconds[file], self.tests[file], self.started[file], file))

@@ -1,4 +1,4 @@
-"""What `hbase shell` would do: there is none among the engine's jars, and Thrift 1 can neither split nor move."""
+"""Replace `hbase shell`, which the engine's jars lack: Thrift 1 can neither split nor move regions."""
 
 from contextlib import contextmanager
 
@@ -9,19 +9,19 @@ from kazoo.client import KazooClient
 
 
 def make_table(cluster, table, family, points):
-    """Ask for a table that is split at these row keys."""
+    """Ask HBase to create a table that is split at these row keys."""
     with _connect(cluster) as client:
         client.master_conn.create_table(b"", table.encode(), [ColumnFamilySchema(name=family)], points)
 
 
 def split_region(cluster, table, key):
-    """Ask for the split of the region that a row key is in, at that key."""
+    """Ask HBase to split the region of a row key at that key."""
     with _connect(cluster) as client:
         client.get_admin().split_region(_region(client, table, key).region_info, key)
 
 
 def move_region(cluster, table, key):
-    """Ask for the move of the region that a row key is in to another server."""
+    """Ask HBase to move the region of a row key to another server."""
     with _connect(cluster) as client:
         name = _region(client, table, key).get_region_name()
         request = MoveRegionRequest()  # hbase-driver has the message, but no method for it
@@ -31,15 +31,15 @@ def move_region(cluster, table, key):
 
 
 def keep_regions_in_place(cluster):
-    """Let no region move by itself."""
+    """Switch the balancer off, so that HBase moves no region."""
     with _connect(cluster) as client:
         client.get_admin().set_balancer(False, synchronous=True)
 
 
 def expire_server(cluster, address):
-    """Let a region server that was killed be missed at once, rather than when its session is over.
+    """Let HBase notice a killed region server at once, not only when its session times out.
 
-    HBase's own start script does so, where a region server dies: it removes its node from ZooKeeper.
+    Remove the server's node from ZooKeeper, as HBase's own start script does when a region server dies.
     """
     host, port = address.split(":")
     zookeeper = KazooClient(_zookeeper(cluster))
@@ -59,7 +59,7 @@ def _connect(cluster):
         yield client
     finally:
         client.close()
-        client.cluster_connection.registry.zk.stop()  # hbase-driver leaves it open, and it would try to connect anew
+        client.cluster_connection.registry.zk.stop()  # hbase-driver leaves it open, and it would keep reconnecting
 
 
 def _zookeeper(cluster):
@@ -67,5 +67,5 @@ def _zookeeper(cluster):
 
 
 def _region(client, table, key):
-    # hbase-driver takes the first row key of a region for the last one of the region before.
+    # hbase-driver counts the first row key of a region as the last one of the previous region.
     return client.meta_conn.locate_region(b"", table.encode(), key + b"\0")

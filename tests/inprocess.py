@@ -1,8 +1,8 @@
-"""The command line and the scripts in the test's own process, for tests of what they do, not of how they are run.
+"""Run the command line and the scripts in the test's own process, for tests that do not test processes.
 
-A process that imports scikit-learn takes two to three seconds of a core. `call` runs a command here; with `processes`,
-the command starts the processes that it starts in production: the scripts, a fresh Python for a trained model, the
-loader's workers.
+Starting a process that imports scikit-learn takes two to three seconds of a core. `call` runs a command here; with
+`processes`, the command starts the processes that it starts in production: the scripts, a fresh Python for a trained
+model, the loader's workers.
 """
 
 import faulthandler
@@ -43,7 +43,7 @@ from predictions.task.marks import MARKS_FILE, Marks
 
 
 def call(arguments, folder, stdin=b"", processes=False, **environment):
-    """Run `predictions` with a working directory, and return how it ended and what it wrote."""
+    """Run `predictions` in a folder, and return its exit code and output."""
     before = os.getcwd(), signal.getsignal(signal.SIGTERM)
     os.chdir(folder)
     try:
@@ -57,13 +57,13 @@ def call(arguments, folder, stdin=b"", processes=False, **environment):
     finally:
         os.chdir(before[0])
         signal.signal(signal.SIGTERM, before[1])
-    said = (stream.getvalue().decode() for stream in (stdout, stderr))
-    return subprocess.CompletedProcess(arguments, code, *said)
+    outputs = (stream.getvalue().decode() for stream in (stdout, stderr))
+    return subprocess.CompletedProcess(arguments, code, *outputs)
 
 
 @contextmanager
 def without(processes=False):
-    """Let the stages do in this process what they have others for, unless those are wanted."""
+    """Let the stages do the work of their subprocesses in this process, unless `processes` is set."""
     with pytest.MonkeyPatch.context() as patch:
         if not processes:
             patch.setattr(train, "try_in_fresh_process", lambda manifest, _release: load_model(manifest))
@@ -74,13 +74,13 @@ def without(processes=False):
 
 
 def run_tasks(work, tasks, processes):
-    """Do what `predictions.workers.run_tasks` does, one task after the other in this process."""
-    for number, each in enumerate(tasks):
+    """Replace `predictions.workers.run_tasks`: run one task after the other in this process."""
+    for number, task in enumerate(tasks):
         reports = []
         try:
-            result = work(each, reports.append)
+            result = work(task, reports.append)
         finally:
-            gc.enable()  # a worker may have switched it off for the rest of its life
+            gc.enable()  # a worker switches it off and leaves it off
         yield from (workers.Event(number, False, value) for value in reports)
         yield workers.Event(number, True, result)
 
@@ -95,17 +95,18 @@ LOCAL = {
 
 @contextmanager
 def without_yarn(storage):
-    """Run jobs in the JVM of `hadoop jar`, all their tasks: for tests in which YARN has no part.
+    """Run jobs with all their tasks in the JVM of `hadoop jar`, for tests that do not test YARN.
 
-    It runs in the working directory, and links what a job ships there, only where nothing of that name is: this must be
-    empty. Hadoop's local runner does not find what is shipped from HDFS, so each file is copied from there.
+    The JVM runs in the working directory and links the files that a job ships there, unless a file of that name exists:
+    the directory must be empty. Hadoop's local runner does not find files that are shipped from HDFS, so each is copied
+    to this machine.
 
     Args:
-        storage: from which jobs ship; None for jobs on YARN.
+        storage: the storage that jobs ship files from; None for jobs on YARN.
     """
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
 
-        def local(url):
+        def local_url(url):
             path, hash_sign, name = url.removeprefix("hdfs://").partition("#")
             if path == url:
                 return url
@@ -113,16 +114,16 @@ def without_yarn(storage):
             storage.fs.get_file(path, copy)
             return f"file://{copy}{hash_sign}{name}"
 
-        def command(made, *arguments):
-            here = replace(
-                made,
-                files=list(map(local, made.files)),
-                archives=list(map(local, made.archives)),
-                mapper=f"{OWN_FOLDER} {made.mapper}",
-                reducer=made.reducer and f"{OWN_FOLDER} {made.reducer}",
-                properties={**LOCAL, **made.properties},
+        def command(job, *arguments):
+            local_job = replace(
+                job,
+                files=list(map(local_url, job.files)),
+                archives=list(map(local_url, job.archives)),
+                mapper=f"{OWN_FOLDER} {job.mapper}",
+                reducer=job.reducer and f"{OWN_FOLDER} {job.reducer}",
+                properties={**LOCAL, **job.properties},
             )
-            return on_yarn(here, *arguments)
+            return on_yarn(local_job, *arguments)
 
         on_yarn = Job.command
         if storage:
@@ -132,11 +133,11 @@ def without_yarn(storage):
 
 
 def script(main, *arguments, stdin=b"", **environment):
-    """Call the `main` of mapper.py or reducer.py with what a process has of its own, and return how it ended."""
-    said = io.BytesIO(), io.BytesIO()
-    stdout, stderr = (io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True) for stream in said)
+    """Call the `main` of mapper.py or reducer.py with its own streams and environment; return exit code and output."""
+    outputs = io.BytesIO(), io.BytesIO()
+    stdout, stderr = (io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True) for stream in outputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faulthandler, "enable", lambda: None)  # it would write to a file alone
+        patch.setattr(faulthandler, "enable", lambda: None)  # it accepts only a stream with a file descriptor
         patch.setattr(gc, "freeze", lambda: None)
         for name, stream in (("stdin", io.TextIOWrapper(io.BytesIO(stdin))), ("stdout", stdout), ("stderr", stderr)):
             patch.setattr(sys, name, stream)
@@ -144,13 +145,13 @@ def script(main, *arguments, stdin=b"", **environment):
             patch.setenv(name, value)
         try:
             code = main(*map(str, arguments))
-        except SystemExit as ended:  # argparse's, where the arguments are wrong
+        except SystemExit as ended:  # raised by argparse on wrong arguments
             code = ended.code
-    return subprocess.CompletedProcess(arguments, code, *(stream.getvalue() for stream in said))
+    return subprocess.CompletedProcess(arguments, code, *(stream.getvalue() for stream in outputs))
 
 
 class OneProcess:
-    """A runner of `score` that calls the functions of mapper.py and reducer.py: `LocalRun` without its processes."""
+    """Replace `LocalRun`, a runner of `score`: call the functions of mapper.py and reducer.py without processes."""
 
     makes_output = False
 
@@ -162,17 +163,19 @@ class OneProcess:
             scratch = Path(folder)
             for name in (MODEL_MANIFEST, MODEL_FILE):
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
-            model, scored, known = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release), None
+            model, scored, served_marks = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release), None
             if self._carry:
                 with open(scratch / MARKS_FILE, "wb") as file:
                     marks.write_marks(self._carry, file)
-                known = Marks(scratch / MARKS_FILE)
+                served_marks = Marks(scratch / MARKS_FILE)
             counts, examples, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
             for path in self._folder.files("export"):
-                of_file, split = Counter(), f"{path.rpartition('/')[2]}+0"
-                blocks = mapper.score(self._folder.blocks(path), Scorer(model, scored, split, known), of_file)
+                file_counts, split = Counter(), f"{path.rpartition('/')[2]}+0"
+                blocks = mapper.score(
+                    self._folder.blocks(path), Scorer(model, scored, split, served_marks), file_counts
+                )
                 lines += split_lines(b"".join(blocks))
-                counts.update(of_file)
+                counts.update(file_counts)
             lines.sort(key=lambda line: line.partition(b"\t")[0])
             ordered = read_blocks(io.BytesIO(b"".join(line + b"\n" for line in lines)))
             if self._carry:

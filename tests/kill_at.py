@@ -1,13 +1,15 @@
-"""Runs of the command line that are killed by kill -9 at a point of its own code, or held there.
+"""Run commands and kill them with kill -9, or hold them, at a given point of their code.
 
     python kill_at.py
 
-Each line on stdin is a run, in JSON (see `become`); out goes its process ID, and its exit code once it has ended. A run is
-a fork of this process, which has imported what takes seconds, and has neither threads nor connections.
+Each line on stdin is a run, in JSON (see `become`). For each run, print its process ID, and its exit code once it has
+ended. A run is a fork of this process, which has already done the imports that take seconds, and has neither threads
+nor connections.
 
 A point is MODULE:FUNCTION:WHEN[:TEXT]. The run is killed when the function is called (`enter`) or has done its work
-(`exit`), with a text in the call in which an argument has it; or when what the function was given as `progress` is told
-that half is done (`progress`). With `hold` it waits where the function is called, until there is a file `go`.
+(`exit`); with TEXT, only in a call with an argument that contains it. With `progress`, it is killed when the function
+reports, through its last argument, that half of the work is done. With `hold`, it waits at the call until a file `go`
+exists.
 """
 
 import importlib
@@ -40,7 +42,7 @@ def hold():
 
 
 def arm(point):
-    """Change a function; in the module that calls it, where others have imported it by its name."""
+    """Patch the function of a point. The point names the module that calls it if that imports it by name."""
     module, path, when, *text = point.split(":")
     owner = importlib.import_module(module)
     *classes, name = path.split(".")
@@ -50,15 +52,15 @@ def arm(point):
 
     @wraps(function)
     def armed(*arguments, **named):
-        meant = not text or any(isinstance(given, str) and text[0] in given for given in arguments)
-        if meant and when == "enter":
+        matches = not text or any(isinstance(argument, str) and text[0] in argument for argument in arguments)
+        if matches and when == "enter":
             die()
-        if meant and when == "hold":
+        if matches and when == "hold":
             hold()
         if when == "progress":
             arguments = (*arguments[:-1], lambda share: die() if share >= 0.5 else None)
         result = function(*arguments, **named)
-        if meant and when == "exit":
+        if matches and when == "exit":
             die()
         return result
 
@@ -66,17 +68,17 @@ def arm(point):
 
 
 def become(point, settings, arguments, folder, environment, processes, yarn, silent_seconds):
-    """Be a run, and exit as it does.
+    """Become the run, and exit with its exit code.
 
     Args:
-        point: see above.
-        settings: path of the file.
+        point: where to kill or hold it, see above.
+        settings: path of the settings file.
         arguments: of the command line.
-        folder: its working directory, for its temporary files, and for what it writes to `stdout` and `stderr`.
-        environment: variables.
-        processes: whether it starts those that it does in production (see `inprocess`).
-        yarn: whether its jobs are YARN's.
-        silent_seconds: of a run before it until that is taken for dead.
+        folder: for its working directory, temporary files, and the files `stdout` and `stderr` with its output.
+        environment: variables to set.
+        processes: whether it starts the processes that it starts in production (see `inprocess`).
+        yarn: whether its jobs run on YARN.
+        silent_seconds: how long the lease of another run must be silent until that run counts as dead.
     """
     os.environ.update(environment)
     (work := Path(folder, "work")).mkdir()
@@ -86,8 +88,8 @@ def become(point, settings, arguments, folder, environment, processes, yarn, sil
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     arm(point)
     lease.SILENT_SECONDS = silent_seconds
-    known = load_settings(Path(settings))
-    storage = None if yarn else Storage(known.hadoop.storage, known.name)
+    loaded = load_settings(Path(settings))
+    storage = None if yarn else Storage(loaded.hadoop.storage, loaded.name)
     with without(processes), without_yarn(storage):
         exits.run(cli, "predictions", ["--settings", settings, *arguments])
 
