@@ -1,4 +1,4 @@
-"""Any text and any ID, from a database through the real engine to the lookup; and what cannot be scored or read."""
+"""Any text and any ID, from a database through the real engine to the lookup; failed records and unreadable lines."""
 
 import sqlite3
 import uuid
@@ -60,7 +60,7 @@ IDS = ["007", "7", " 7", "1e3", "1000", str(2**63 - 1), str(uuid.uuid4()), "\u00
 IDS += ["with\rcr", "nul\0id", "back\\slash", "\\N", "\U0001f6f0", "x" * 32_000]
 PREFIX = crc32(b"same-0") >> 16
 ONE_PREFIX = [f"same-{n}" for n in range(400_000) if crc32(b"same-%d" % n) >> 16 == PREFIX][:5]
-FAILING = {  # as SQL, since Python's types would not let them in
+FAILING = {  # as SQL, since not all of them can be Python values
     "no-number": ("'a'", "'twelve'", "NULL", "number: not a number"),
     "infinite": ("'a'", "9e999", "NULL", "number: not a finite number"),
     "too-large": ("'a'", "1e300", "NULL", "number: too large a number"),
@@ -71,7 +71,7 @@ FAILING = {  # as SQL, since Python's types would not let them in
 
 
 def make_database(path):
-    """Make a table of 200 ordinary records and all the odd ones; return the texts by ID."""
+    """Create a table of 200 ordinary records and all the odd ones; return the texts of the odd ones by ID."""
     ids = [*IDS, *ONE_PREFIX, *(f"text-{number}" for number in range(len(TEXTS)))]
     texts = {record_id: TEXTS[number % len(TEXTS)] for number, record_id in enumerate(ids)}
     assert len(ONE_PREFIX) == 5
@@ -110,14 +110,14 @@ def test_any_text_and_any_id_survive(project, tmp_path):
     for record_id in ("8", "7 ", "1000.0", "E\u0301", "with tab", "same-x"):
         assert client.get(record_id).status == "missing"
 
-    # The other runners say the same.
+    # The local runner gives the same lines.
     folder.remove("scored")
     folder.write_manifest(replace(manifest_of(folder), scored=None))
     made.succeed("score", "--runner", "local", code=1)
     assert made.scored(folder) == scored
 
 
-def test_a_line_that_no_one_can_read_ends_the_run_and_is_kept(project, tmp_path):
+def test_unreadable_lines_end_the_run_and_are_kept(project, tmp_path):
     make_database(tmp_path / "odd.db")
     made = project(SETTINGS, tmp_path)
     with closing(sqlite3.connect(tmp_path / "odd.db")) as connection, connection:
@@ -133,8 +133,8 @@ def test_a_line_that_no_one_can_read_ends_the_run_and_is_kept(project, tmp_path)
     assert head == "split\tline\treason\ttext"
     exported = folder.read("export/part-00000").decode(errors="replace").split("\n")
     for line, reason in zip(lines, ("the ID is empty", "the ID is 32,763 bytes long"), strict=True):
-        _split, number, found, text = line.split("\t", 3)
-        assert found.startswith(reason)
+        _split, number, stated_reason, text = line.split("\t", 3)
+        assert stated_reason.startswith(reason)
         assert exported.count(text) == 1
         assert int(number) > 0
     assert not folder.has("scored")

@@ -1,4 +1,4 @@
-"""A part's lines in batches: bounded, each within one region, and nothing lost from whichever of their ends on."""
+"""A part's lines in batches: bounded, each within one region; a load can continue after any batch."""
 
 import io
 from bisect import bisect_right
@@ -15,7 +15,7 @@ from predictions.errors import InputError
 from predictions.formats.record_line import join_lines, read_blocks
 from predictions.storage import Storage
 
-BYTES = 100  # of a batch, here
+BYTES = 100  # of a batch in these tests
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,7 +27,7 @@ def small_batches():
 
 @st.composite
 def parts(draw):
-    """A part's bytes, its bounds, and where the table's regions start: as they were made, and split since."""
+    """Draw a part's bytes, its bounds, and the start keys of the table's regions, some of which were split since."""
     hexes = st.integers(0, 0xFFFF).map(lambda number: b"%04x" % number)
     points = sorted(draw(st.sets(hexes, max_size=3)))
     ids = st.binary(max_size=8).map(lambda text: b":%b" % text.hex().encode())
@@ -52,21 +52,21 @@ def keys(batch):
 @given(parts(), st.integers(1, 400))
 def test_batches_are_the_part_and_know_where_they_end(part, size):
     data, bounds, starts = part
-    found = cut(data, bounds, starts, size=size)
-    ends = [0, *(batch.end for batch in found)]
-    assert [data[start:end] for start, end in pairwise(ends)] == [join_lines(batch.lines) for batch in found]
+    part_batches = cut(data, bounds, starts, size=size)
+    ends = [0, *(batch.end for batch in part_batches)]
+    assert [data[start:end] for start, end in pairwise(ends)] == [join_lines(batch.lines) for batch in part_batches]
     assert ends[-1] == len(data)
-    assert found == cut(data, bounds, starts)  # whatever the blocks
+    assert part_batches == cut(data, bounds, starts)  # the size of the blocks does not matter
 
 
 @given(parts())
 def test_a_batch_is_bounded_and_lies_in_one_region(part):
     data, bounds, starts = part
-    found = cut(data, bounds, starts)
-    for batch in found:
+    part_batches = cut(data, bounds, starts)
+    for batch in part_batches:
         assert len(batch.lines) == 1 or len(b"\n".join(batch.lines)) <= BYTES
         assert len({bisect_right(starts, key) for key in keys(batch)}) == 1
-    for one, next_one in pairwise(found):  # and is not smaller than it has to be
+    for one, next_one in pairwise(part_batches):  # and no smaller than necessary
         full = len(b"\n".join([*one.lines, next_one.lines[0]])) > BYTES
         assert full or bisect_right(starts, keys(one)[0]) != bisect_right(starts, keys(next_one)[0])
 
@@ -74,13 +74,13 @@ def test_a_batch_is_bounded_and_lies_in_one_region(part):
 @given(parts(), st.integers(1, 4))
 def test_a_batch_has_no_more_lines_than_are_asked_for(part, rows):
     data, bounds, starts = part
-    found = list(batches([data] if data else [], "part-00001", 0, bounds, starts, rows))
-    assert all(0 < len(batch.lines) <= rows for batch in found)
-    assert b"".join(join_lines(batch.lines) for batch in found) == data
+    part_batches = list(batches([data] if data else [], "part-00001", 0, bounds, starts, rows))
+    assert all(0 < len(batch.lines) <= rows for batch in part_batches)
+    assert b"".join(join_lines(batch.lines) for batch in part_batches) == data
 
 
 @given(parts(), st.data())
-def test_from_any_end_on_come_the_same_lines(part, data):
+def test_reading_after_any_batch_gives_the_remaining_lines(part, data):
     whole, bounds, starts = part
     ends = [0, *(batch.end for batch in cut(whole, bounds, starts))]
     offset = data.draw(st.sampled_from(ends))
@@ -92,7 +92,7 @@ def test_from_any_end_on_come_the_same_lines(part, data):
 
 
 def test_a_batch_of_the_real_size_takes_what_a_framed_server_takes():
-    """A request is half as much again as its lines; `hbase thrift start -f` takes 2 MB."""
+    """A request is one and a half times as large as its lines; `hbase thrift start -f` accepts 2 MB."""
     assert BATCH_BYTES * 1.5 < 2 << 20
 
 
@@ -110,21 +110,21 @@ BOUNDS = (b"4000", b"8000")
         ([b"5000:a", b""], "row key b'' comes after b'5000:a'"),
     ],
 )
-def test_a_line_that_is_not_where_it_belongs_is_named_by_its_key(lines, message):
+def test_a_misplaced_line_is_named_by_its_key(lines, message):
     with pytest.raises(InputError) as error:
         cut(b"".join(line + b"\t1\n" if line else b"\n" for line in lines), BOUNDS, [b"", b"4000", b"8000"])
     assert str(error.value).startswith("part-00001: ")
     assert message in str(error.value)
 
 
-def test_what_comes_before_a_misplaced_line_is_not_lost():
+def test_lines_before_a_misplaced_line_are_not_lost():
     lines = [b"4000:%03d\tx" % number for number in range(100)]
-    found = []
+    part_batches = []
     with pytest.raises(InputError):
-        found.extend(batches([join_lines([*lines, b"4000:\tx"])], "part-00001", 0, BOUNDS, [b""]))
-    found = [line for batch in found for line in batch.lines]
-    assert found == lines[: len(found)]
-    assert len(found) > 90
+        part_batches.extend(batches([join_lines([*lines, b"4000:\tx"])], "part-00001", 0, BOUNDS, [b""]))
+    batch_lines = [line for batch in part_batches for line in batch.lines]
+    assert batch_lines == lines[: len(batch_lines)]
+    assert len(batch_lines) > 90
 
 
 def test_the_first_and_the_last_part_are_open_ended():
@@ -142,7 +142,7 @@ def test_a_part_that_is_cut_off_within_a_line_is_refused(part, data):
     assert repr(short[short.rfind(b"\n") + 1 :][:80]) in str(error.value)
 
 
-def test_a_release_gives_a_cut_off_line_no_end_of_its_own(tmp_path):
+def test_blocks_of_a_release_end_a_cut_off_line_only_by_default(tmp_path):
     folder = Storage(str(tmp_path), "orders").new_release()
     path = tmp_path / "orders" / folder.release / "part-00000"
     path.write_bytes(b"4000:a\t1\n4000:b\t2")
@@ -151,7 +151,7 @@ def test_a_release_gives_a_cut_off_line_no_end_of_its_own(tmp_path):
 
 
 @given(st.binary(max_size=50), st.integers(0, 60))
-def test_what_stands_before_the_offset_is_left_out(data, offset):
+def test_bytes_before_the_offset_are_skipped(data, offset):
     if offset > len(data):
         with pytest.raises(InputError, match="shorter than its checkpoint says"):
             list(skip(io.BytesIO(data), offset))

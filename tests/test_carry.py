@@ -1,4 +1,4 @@
-"""Scoring only what has changed gives, but for the time of scoring, what scoring everything gives."""
+"""Scoring only the changed records gives the same lines as scoring all, except for the time of scoring."""
 
 import io
 import shutil
@@ -29,10 +29,10 @@ from predictions.storage import Storage
 from predictions.task import carry, marks
 from reducer import one_line_a_key
 
-GONE, NEW, CHANGED = 10, 9, 7  # of the 400 orders; one of eight that were to change has no amount
+GONE, NEW, CHANGED = 10, 9, 7  # of the 400 orders; of eight changed ones, one has no amount and so stays the same
 
 
-def quiet(*_said):
+def quiet(*_arguments):
     pass
 
 
@@ -58,7 +58,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def second(project):
-    """A release of the database as it is now, with the first one's model."""
+    """A release of the changed database, with the model of the first release."""
     settings, storage, first = project
     folder = export(settings, storage, quiet, quiet)
     take_model(folder, first)
@@ -71,8 +71,8 @@ def lines_of(folder):
     return {record_id(line.partition(b"\t")[0]): parse_line(line) for line in lines}
 
 
-def again(settings, folder, runner, *current, processes=False):
-    """Score a release anew."""
+def score_again(settings, folder, runner, *current, processes=False):
+    """Score a release anew, and return the counts and the lines."""
     folder.remove("scored")
     folder.write_manifest(replace(manifest_of(folder), scored=None))
     with without(processes):
@@ -86,47 +86,47 @@ def again(settings, folder, runner, *current, processes=False):
 def test_it_equals_a_full_run_but_for_the_time_of_scoring(project, second, runner, regions, processes):
     settings, _storage, first = project
     settings = settings.model_copy(update={"hbase": settings.hbase.model_copy(update={"regions": regions})})
-    full, wanted = again(settings, second, runner)
-    done, found = again(settings, second, runner, first, True, processes=processes)
-    before = lines_of(first)
-    assert full.carried == 0
-    assert [line._replace(scored=b"") for line in found.values()] == [
-        line._replace(scored=b"") for line in wanted.values()
+    full_counts, full_lines = score_again(settings, second, runner)
+    counts, lines = score_again(settings, second, runner, first, True, processes=processes)
+    first_lines = lines_of(first)
+    assert full_counts.carried == 0
+    assert [line._replace(scored=b"") for line in lines.values()] == [
+        line._replace(scored=b"") for line in full_lines.values()
     ]
-    same = {name for name, line in found.items() if name in before and line.record == before[name].record}
-    assert done.carried == len(same) == 400 - GONE - CHANGED - 1
-    times = {name: line.scored for name, line in found.items()}
-    then, now = scored_at(first.release), scored_at(second.release)
-    assert times == {name: then if name in same else now for name in found}
-    assert done.carried_from == first.release
+    carried = {name for name, line in lines.items() if name in first_lines and line.record == first_lines[name].record}
+    assert counts.carried == len(carried) == 400 - GONE - CHANGED - 1
+    times = {name: line.scored for name, line in lines.items()}
+    first_time, second_time = scored_at(first.release), scored_at(second.release)
+    assert times == {name: first_time if name in carried else second_time for name in lines}
+    assert counts.carried_from == first.release
     for name in ("read", "scored", "failed", "rows", "id_digest", "duplicates_digest"):
-        assert getattr(done, name) == getattr(full, name)
+        assert getattr(counts, name) == getattr(full_counts, name)
 
 
-def test_what_failed_is_carried_over_too(project, second):
+def test_failed_records_are_carried_over_too(project, second):
     settings, storage, first = project
-    again(settings, second, "pipe", first, True)
+    score_again(settings, second, "pipe", first, True)
     third = export(settings, storage, quiet, quiet)
     try:
         take_model(third, second)
-        done, found = again(settings, third, "pipe", second, True)
-        assert done.carried == done.rows == len(found)
-        assert done.failed == 1
-        assert found == lines_of(second)
+        counts, lines = score_again(settings, third, "pipe", second, True)
+        assert counts.carried == counts.rows == len(lines)
+        assert counts.failed == 1
+        assert lines == lines_of(second)
     finally:
         shutil.rmtree(third.path)
 
 
-def test_duplicates_and_conflicts_are_what_they_are_in_a_full_run(project, second):
+def test_duplicates_and_conflicts_are_found_as_in_a_full_run(project, second):
     settings, _storage, first = project
     lines = [line for path in second.files("export") for block in second.blocks(path) for line in split_lines(block)]
     replace_export(second, [[*lines, lines[0], lines[49], lines[399 - 20]]])
-    done, _found = again(settings, second, "pipe", first, True)
-    assert done.duplicates == 3
-    other = lines[5].rsplit(b"\t", 2)[0] + b"\t77\t0"
-    replace_export(second, [[*lines, other]])
+    counts, _lines = score_again(settings, second, "pipe", first, True)
+    assert counts.duplicates == 3
+    conflict = lines[5].rsplit(b"\t", 2)[0] + b"\t77\t0"
+    replace_export(second, [[*lines, conflict]])
     with pytest.raises(InputError, match="the ID is not unique: 1 IDs stand for different records"):
-        again(settings, second, "pipe", first, True)
+        score_again(settings, second, "pipe", first, True)
 
 
 def blocks_of(folder, part):
@@ -134,26 +134,27 @@ def blocks_of(folder, part):
 
 
 @pytest.fixture
-def known(project, tmp_path):
-    """The first release's marks."""
+def first_marks(project, tmp_path):
+    """The marks of the first release."""
     path = tmp_path / "marks"
     path.write_bytes(marks.marks_of([blocks_of(project[2], "scored")]))
     return marks.Marks(path)
 
 
 @pytest.mark.parametrize("batch", [1, 1 << 20])
-def test_only_what_changed_is_scored(project, second, known, monkeypatch, batch):
+def test_only_changed_records_are_scored(project, second, first_marks, monkeypatch, batch):
     _settings, _storage, first = project
     monkeypatch.setattr(scoring, "BLOCK_BYTES", batch)
     model = load_model(Path(second.path, "model", "model.json"))
-    asked = []
+    scored_counts = []
     score_block = model.score
-    monkeypatch.setattr(model, "score", lambda block: asked.append(block.count(b"\n")) or score_block(block))
+    monkeypatch.setattr(model, "score", lambda block: scored_counts.append(block.count(b"\n")) or score_block(block))
     blocks = [line + b"\n" for line in split_lines(blocks_of(second, "export"))]
     counts = Counter()
-    mapped = b"".join(mapper.score(blocks, Scorer(model, b"7", "stdin", known), counts))
-    assert sum(asked) == NEW + CHANGED + 1
-    assert len(asked) == (1 if batch > 1 else sum(asked))  # those of many blocks go to the model together
+    mapped = b"".join(mapper.score(blocks, Scorer(model, b"7", "stdin", first_marks), counts))
+    assert sum(scored_counts) == NEW + CHANGED + 1
+    # Changed records of many blocks go to the model together.
+    assert len(scored_counts) == (1 if batch > 1 else sum(scored_counts))
     assert counts["read"] == len(blocks) == len(split_lines(mapped))
     ordered = b"".join(line + b"\n" for line in sorted(split_lines(mapped)))
     current = blocks_of(first, "scored")
@@ -162,23 +163,23 @@ def test_only_what_changed_is_scored(project, second, known, monkeypatch, batch)
         counts = Counter(carried=0)
         sides = read_blocks(io.BytesIO(ordered), size), read_blocks(io.BytesIO(current), size // 2)
         results.append(b"".join(carry.carry_over(*sides, counts)))
-        assert counts["carried"] == len(blocks) - sum(asked)
+        assert counts["carried"] == len(blocks) - sum(scored_counts)
     assert results[0] == results[1] == results[2]
-    assert not any(line.endswith(b"\t\\N\t\\N") for line in split_lines(results[0]))  # nothing is left unscored
+    assert not any(line.endswith(b"\t\\N\t\\N") for line in split_lines(results[0]))  # no line is left unscored
     with pytest.raises(InputError, match="the input has unscored lines; pass --current"):
         list(one_line_a_key([ordered], Counter(), []))
 
 
-def test_a_mark_is_of_the_row_key_and_of_the_fingerprint(known, project):
+def test_a_mark_is_of_the_row_key_and_of_the_fingerprint(first_marks, project):
     ids, features = split_records(blocks_of(project[2], "export"), 5)
     keys, prints = row_keys(ids), fingerprints(features)
-    assert known.have(keys, prints).all()
-    assert not known.have(keys, [*prints[1:], prints[0]]).any()
-    assert not known.have(row_keys([name + b"x" for name in ids]), prints).any()
+    assert first_marks.have(keys, prints).all()
+    assert not first_marks.have(keys, [*prints[1:], prints[0]]).any()
+    assert not first_marks.have(row_keys([name + b"x" for name in ids]), prints).any()
 
 
 def test_marks_are_kept_with_test_vectors():
-    """Each is 8359 or e8b7, then the upper 48 bits of xxh3_64(b"8359:1\t4907185d0406025b") and so on."""
+    """A mark is the CRC (8359, e8b7), then the upper 48 bits of xxh3_64(b"8359:1\t4907185d0406025b") and so on."""
     assert marks.marks_of([]) == b""
     lines = b"e8b7:42\t1\t0.5\tb8e4428ef77c16b4\t7\t\\N\n8359:1\t0\t0.5\t4907185d0406025b\t7\t\\N\n"
     assert marks.marks_of([lines]).hex(" ", 8) == "9631265ac5c45983 855e89474aa6b7e8"
@@ -192,7 +193,7 @@ def test_a_release_without_records_has_no_marks(tmp_path):
 
 
 @pytest.mark.parametrize("data", [None, b"\0" * 9])
-def test_marks_that_are_not_there_or_cut_off_are_refused(tmp_path, data):
+def test_missing_or_cut_off_marks_are_refused(tmp_path, data):
     path = tmp_path / "marks"
     if data:
         path.write_bytes(data)
@@ -201,7 +202,7 @@ def test_marks_that_are_not_there_or_cut_off_are_refused(tmp_path, data):
 
 
 def test_a_mark_that_belongs_to_another_record_ends_the_run(project):
-    """Of two records with one mark, the second's row key or fingerprint differs: nothing false is written."""
+    """If two records share a mark, the row key or the fingerprint of the second differs: no wrong line is written."""
     current = blocks_of(project[2], "scored")
     key, _prediction, _probability, record, *_rest = split_lines(current)[3].split(b"\t")
     for line in carry.unscored_lines([key, key + b"x"], [b"0" * 16, record]):
@@ -228,7 +229,7 @@ def test_a_model_for_another_label_is_not_taken(project, second):
         take_model(second, project[2])
 
 
-def test_of_the_current_lines_only_those_of_a_block_are_held(project):
+def test_only_a_blocks_lines_of_the_served_release_are_held(project):
     current = blocks_of(project[2], "scored")
     lines = carry._ServedLines(read_blocks(io.BytesIO(current), 1000))
     last = parse_line(split_lines(current)[-1])
@@ -236,7 +237,7 @@ def test_of_the_current_lines_only_those_of_a_block_are_held(project):
     assert lines.read_until(last.row_key, {wanted}).keys() == {wanted}
 
 
-def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_path):
+def test_damaged_lines_of_the_served_release_end_the_run(project, second, tmp_path):
     settings, storage, first = project
     damaged = storage.new_release()
     try:
@@ -245,30 +246,30 @@ def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_pat
         with open(path, "ab") as file:
             file.write(b"ffff:x\tcut off\n")
         with pytest.raises((InternalError, InputError), match="a prediction line has 6 fields, but this one has 2"):
-            again(settings, second, "pipe", damaged, True, processes=True)
+            score_again(settings, second, "pipe", damaged, True, processes=True)
     finally:
         shutil.rmtree(damaged.path)
 
 
 def test_a_record_that_comes_twice_keeps_its_line_twice(project):
     current = blocks_of(project[2], "scored")
-    parsed = list(map(parse_line, split_lines(current)))
-    unscored = carry.unscored_lines([line.row_key for line in parsed], [line.record for line in parsed])
-    twice = [line + b"\n" for line in unscored for _time in range(2)]  # each in a block of its own
+    parsed_lines = list(map(parse_line, split_lines(current)))
+    unscored = carry.unscored_lines([line.row_key for line in parsed_lines], [line.record for line in parsed_lines])
+    unscored_blocks = [line + b"\n" for line in unscored for _time in range(2)]  # each line is a block
     counts = Counter(carried=0)
-    single = [line + b"\n" for line in split_lines(current)]
-    assert split_lines(b"".join(carry.carry_over(twice, single, counts))) == [
+    current_blocks = [line + b"\n" for line in split_lines(current)]
+    assert split_lines(b"".join(carry.carry_over(unscored_blocks, current_blocks, counts))) == [
         line for line in split_lines(current) for _time in range(2)
     ]
     assert counts["carried"] == 800
 
 
 def test_lines_of_one_row_key_may_be_scored_and_not(project):
-    """One ID for two records, of which one has not changed, over the end of a block: the reducer tells it later."""
+    """Two records with one ID, one of them unchanged, in different blocks: the reducer reports the conflict later."""
     current = blocks_of(project[2], "scored")
-    line = parse_line(split_lines(current)[5])
-    [unscored] = carry.unscored_lines([line.row_key], [line.record])
-    other = b"\t".join(line._replace(record=b"0" * 16))
-    for order in ([unscored, other, unscored], [other, unscored, other]):
-        done = b"".join(carry.carry_over([each + b"\n" for each in order], [current], Counter()))
-        assert split_lines(done) == [split_lines(current)[5] if each == unscored else each for each in order]
+    served_line = parse_line(split_lines(current)[5])
+    [unscored] = carry.unscored_lines([served_line.row_key], [served_line.record])
+    scored = b"\t".join(served_line._replace(record=b"0" * 16))
+    for order in ([unscored, scored, unscored], [scored, unscored, scored]):
+        carried = b"".join(carry.carry_over([line + b"\n" for line in order], [current], Counter()))
+        assert split_lines(carried) == [split_lines(current)[5] if line == unscored else line for line in order]

@@ -1,4 +1,4 @@
-"""`predictions run --changed` on the live cluster, of a PostgreSQL that others write to."""
+"""`predictions run --changed` on the live cluster, with a PostgreSQL database that changes between the runs."""
 
 import psycopg
 import pytest
@@ -29,7 +29,7 @@ storage = "storage"
 
 @pytest.fixture(scope="module")
 def orders(full):
-    """How many there are. The lines of the lower number are more than a block of the export, too."""
+    """The number of orders. Even the lower one fills more than a block of the export."""
     return FULL_ORDERS if full else ORDERS
 
 
@@ -57,7 +57,7 @@ def run(filled, project, postgresql):
 
 @pytest.fixture
 def database(filled):
-    """The database as it was when the first release was made."""
+    """The database as it was at the export of the first release."""
     filled.execute("TRUNCATE orders")
     filled.execute("INSERT INTO orders TABLE kept")
     return filled
@@ -65,7 +65,7 @@ def database(filled):
 
 @pytest.fixture
 def made(run, database):
-    """The first release is the current one."""
+    """The project, with the first release served."""
     made, first = run
     with Connection(made.settings.hbase.server()) as connection:
         Releases(connection, made.name).activate(first.release, force=True)
@@ -73,7 +73,7 @@ def made(run, database):
 
 
 def table_of(made, release):
-    """The rows of a release's table: cells without their times."""
+    """Return the rows of a release's table: values by column, and the set of the cells' times."""
     with Connection(made.settings.hbase.server(loading=True)) as connection:
         scan = connection.scan(release_table(made.name, release), b"", b"", page_rows=1000)
         return {
@@ -86,13 +86,13 @@ def table_of(made, release):
         }
 
 
-def test_a_run_of_what_changed_equals_a_full_run(made, database, run, orders, tmp_path):
+def test_a_run_with_changed_equals_a_full_run(made, database, run, orders, tmp_path):
     _made, first = run
-    some = [str(row[0]) for row in database.execute("SELECT id FROM orders ORDER BY id LIMIT 5")]
-    assert [answer["status"] for answer in made.get(*some)] == ["fresh"] * 5
-    [answer] = made.get(some[0].upper())
+    ids = [str(row[0]) for row in database.execute("SELECT id FROM orders ORDER BY id LIMIT 5")]
+    assert [answer["status"] for answer in made.get(*ids)] == ["fresh"] * 5
+    [answer] = made.get(ids[0].upper())
     assert answer["status"] == "missing"
-    # Every hundredth changes, two of each hundred come or go; the label of one in two becomes another.
+    # Of each hundred records, one changes, one is deleted and one is new; about half of all labels change.
     hundredth = orders // 100
     database.execute(
         f"UPDATE orders SET amount = amount + 500 WHERE id IN (SELECT id FROM orders ORDER BY id LIMIT {hundredth})"
@@ -102,47 +102,50 @@ def test_a_run_of_what_changed_equals_a_full_run(made, database, run, orders, tm
     database.execute(
         f"INSERT INTO orders SELECT gen_random_uuid(), country, amount, ordered, paid FROM orders LIMIT {hundredth}"
     )
-    assert [answer["status"] for answer in made.get(*some)] == ["changed"] * 5
-    done = made.succeed("run", "--changed")
+    assert [answer["status"] for answer in made.get(*ids)] == ["changed"] * 5
+    result = made.succeed("run", "--changed")
     second = made.storage.release()
-    assert second.release == done.stdout.strip() != first.release
+    assert second.release == result.stdout.strip() != first.release
     manifest = manifest_of(second)
     assert (manifest.scored.carried, manifest.scored.rows) == (orders - 2 * hundredth, orders)
     assert manifest.scored.carried_from == first.release
     assert manifest.model.sha256 == manifest_of(first).model.sha256
     assert (
-        f"{orders - 2 * hundredth:,} are unchanged and keep their predictions of release {first.release}" in done.stderr
+        f"{orders - 2 * hundredth:,} are unchanged and keep their predictions of release {first.release}"
+        in result.stderr
     )
     made.succeed("verify", "--full")
-    assert [answer["status"] for answer in made.get(*some)] == ["fresh"] * 5
+    assert [answer["status"] for answer in made.get(*ids)] == ["fresh"] * 5
     without_commands = {"PREDICTIONS_HADOOP_BIN": str(tmp_path)}
     for stage in ("export", f"train --model {first.release}", "score --runner local", "load --via puts"):
         made.succeed(*stage.split(), **without_commands)
-    full = table_of(made, made.storage.release().release)
-    found = table_of(made, second.release)
-    assert {key: cells for key, (cells, _times) in found.items()} == {key: cells for key, (cells, _t) in full.items()}
-    assert len(found) == orders
-    now = max(time for _cells, times in found.values() for time in times)
-    assert sum(times == {now} for _cells, times in found.values()) == 2 * hundredth
-    assert all(len(times) == 1 for _cells, times in found.values())
+    full_rows = table_of(made, made.storage.release().release)
+    rows = table_of(made, second.release)
+    assert {key: cells for key, (cells, _times) in rows.items()} == {
+        key: cells for key, (cells, _t) in full_rows.items()
+    }
+    assert len(rows) == orders
+    now = max(time for _cells, times in rows.values() for time in times)
+    assert sum(times == {now} for _cells, times in rows.values()) == 2 * hundredth
+    assert all(len(times) == 1 for _cells, times in rows.values())
 
 
-def test_a_model_for_other_columns_is_told_before_anything_is_exported(made):
+def test_a_model_for_other_columns_is_refused_before_the_export(made):
     before = made.storage.releases()
-    done = made.succeed("run", "--changed", code=2, PREDICTIONS_MODEL_FEATURES='["country"]')
-    assert "predicts paid from country, amount, ordered; the settings ask for paid from country; omit" in done.stderr
+    result = made.succeed("run", "--changed", code=2, PREDICTIONS_MODEL_FEATURES='["country"]')
+    assert "predicts paid from country, amount, ordered; the settings ask for paid from country; omit" in result.stderr
     assert made.storage.releases() == before
 
 
-def test_with_another_model_everything_is_scored(made):
+def test_with_another_model_all_records_are_scored(made):
     made.succeed("export")
     made.succeed("train")
-    done = made.succeed("score", "--changed", "--runner", "local")
-    assert "has another model: scoring every record" in done.stderr
+    result = made.succeed("score", "--changed", "--runner", "local")
+    assert "has another model: scoring every record" in result.stderr
     assert manifest_of(made.storage.release()).scored.carried == 0
 
 
-def test_the_command_that_a_dry_run_prints_keeps_lines_too(made, run):
+def test_the_command_printed_by_a_dry_run_carries_lines_over(made, run):
     _made, first = run
     made.succeed("export")
     assert made.get("x")[0]["release"] == first.release

@@ -1,4 +1,4 @@
-"""The command line where no cluster is needed: each mistake is one clear line and its exit code."""
+"""The command line without a cluster: each mistake gives one clear line and its exit code."""
 
 import configparser
 import json
@@ -36,14 +36,14 @@ def closed_port():
 
 
 def no_thrift():
-    """Settings of an HBase that is not there, for which nobody waits long."""
+    """Return settings of an unreachable HBase, with a short timeout."""
     return {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed_port()}", "PREDICTIONS_HBASE_TIMEOUT": "1"}
 
 
-def fails(done, code, *parts):
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    [line] = done.stderr.splitlines()
+def fails(result, code, *parts):
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
     assert line.startswith("predictions: ")
     for part in parts:
         assert part in line
@@ -62,15 +62,15 @@ def test_export_and_train_into_a_local_folder(predictions, orders):
     assert "model exists already" in predictions("train").stderr
 
 
-def test_an_earlier_release_s_model_that_is_not_what_the_settings_ask_for_is_told(predictions, edit):
+def test_an_earlier_model_that_differs_from_the_settings_gives_a_warning(predictions, edit):
     first = predictions("export").stdout.strip()
     predictions("train")
-    for settings, told in (("max_iter = 10", False), ("max_iter = 11", True)):
-        edit("max_iter = 10", settings)
+    for new, is_warned in (("max_iter = 10", False), ("max_iter = 11", True)):
+        edit("max_iter = 10", new)
         predictions("export")
-        done = predictions("train", "--model", first)
-        assert done.returncode == 0, done.stderr
-        assert ("warning: the settings ask for another model" in done.stderr) is told
+        result = predictions("train", "--model", first)
+        assert result.returncode == 0, result.stderr
+        assert ("warning: the settings ask for another model" in result.stderr) is is_warned
 
 
 def test_another_storage_by_option(predictions, orders):
@@ -121,15 +121,15 @@ def test_no_cluster(predictions, edit):
         predictions("activate", "--release", "20200101T000000Z", **thrift),
         *(4, address, "hbase.thrift", "1 s at most (hbase.timeout)"),
     )
-    # A lookup still has the record.
-    found = predictions("get", "order-001", "--json", **thrift)
-    assert found.returncode == 4
-    assert '"status": "unavailable"' in found.stdout
-    assert '"unavailable": ["hbase"]' in found.stdout
-    assert '"items"' in found.stdout
+    # A lookup still returns the record.
+    looked_up = predictions("get", "order-001", "--json", **thrift)
+    assert looked_up.returncode == 4
+    assert '"status": "unavailable"' in looked_up.stdout
+    assert '"unavailable": ["hbase"]' in looked_up.stdout
+    assert '"items"' in looked_up.stdout
 
 
-def test_wrong_settings_of_a_lookup_are_no_unavailable_service(predictions):
+def test_wrong_settings_of_a_lookup_exit_with_2_even_without_hbase(predictions):
     fails(
         predictions("get", "order-001", PREDICTIONS_DATABASE_TABLE="order", PREDICTIONS_HBASE_THRIFT="127.0.0.1:1"),
         2,
@@ -137,20 +137,20 @@ def test_wrong_settings_of_a_lookup_are_no_unavailable_service(predictions):
     )
 
 
-def test_an_id_that_no_record_has_is_a_line(capsys):
+def test_an_id_without_a_record_is_shown_in_one_line(capsys):
     assert len(list(print_table([Answer("a\tb", "missing", release="20261122T154500Z")]))) == 1
     assert capsys.readouterr().out == "a␉b · missing: no record has this ID\n"
 
 
-def test_records_are_shown_as_they_are(predictions, orders):
+def test_fields_are_shown_without_interpreting_markup(predictions, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET note = '[/oops] [bold]hi', country = 'a[b]c' WHERE id = 'order-001'")
         connection.execute("INSERT INTO orders (id, amount) VALUES ('-5', 9e999)")
-    nowhere = no_thrift()
-    shown = predictions("get", "order-001", **nowhere).stdout
+    thrift = no_thrift()
+    shown = predictions("get", "order-001", **thrift).stdout
     assert "[/oops] [bold]hi" in shown
     assert "a[b]c" in shown
-    [line] = predictions("get", "-5", "--json", **nowhere).stdout.splitlines()
+    [line] = predictions("get", "-5", "--json", **thrift).stdout.splitlines()
     assert json.loads(line, parse_constant=pytest.fail)["record"]["amount"] == "inf"
 
 
@@ -169,12 +169,12 @@ def scored(predictions, orders):
 
 
 @pytest.mark.parametrize("name", ["part-00002", "part-000001", "part-00000.gz", "part-00000-copy"])
-def test_a_part_that_stands_twice_is_refused_before_anything_is_loaded(predictions, scored, name):
+def test_a_part_that_exists_twice_is_refused_before_the_load(predictions, scored, name):
     (scored / "scored" / name).touch()
     fails(predictions("load", **no_thrift()), 2, f"{name}: the release has 2 parts, and each may be there only once")
 
 
-def test_a_part_that_is_not_there_is_named(predictions, scored):
+def test_a_missing_part_is_named(predictions, scored):
     (scored / "scored" / "part-00000").unlink()
     fails(predictions("load", **no_thrift()), 2, "scored: part-00000: not there; score the release again")
 
@@ -194,7 +194,7 @@ def test_a_release_that_is_not_loaded_cannot_be_verified(predictions, scored):
 @pytest.mark.parametrize(
     "storage", ["webhdfs://h:abc/x", "s3://bucket/x", "webhdfs:///x", "webhdfs://h:1/a#b", "orders.db"]
 )
-def test_a_storage_that_is_none(predictions, storage):
+def test_an_invalid_storage_is_refused(predictions, storage):
     fails(predictions("--storage", storage, "export"), 2)
 
 
@@ -218,22 +218,22 @@ def test_wrong_usage(predictions):
         ["load", "--runner", "pipe"],
         ["verify", "--processes", "x"],
     ):
-        done = predictions(*arguments)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+        result = predictions(*arguments)
+        assert result.returncode == 2
+        assert "Traceback" not in result.stderr
 
 
-def test_an_error_of_our_own_is_not_taken_for_failed_records(predictions, monkeypatch):
+def test_a_programming_error_does_not_exit_with_the_code_of_failed_records(predictions, monkeypatch):
     monkeypatch.setattr(export_command, "export", lambda *_arguments: 1 / 0)
-    done = predictions("export")
-    assert done.returncode == 6
-    assert "ZeroDivisionError" in done.stderr
+    result = predictions("export")
+    assert result.returncode == 6
+    assert "ZeroDivisionError" in result.stderr
 
 
 def test_init_writes_settings_that_work(predictions, orders):
     (orders / "predictions.toml").unlink()
-    done = predictions("init", "sqlite:///orders.db", "orders", "--id", "id", "--label", "paid")
-    assert done.returncode == 0, done.stderr
+    result = predictions("init", "sqlite:///orders.db", "orders", "--id", "id", "--label", "paid")
+    assert result.returncode == 0, result.stderr
     text = (orders / "predictions.toml").read_text()
     assert 'features  = ["country", "amount", "items", "note"]' in text
     assert predictions("--storage", "local", "export").returncode == 0
@@ -254,8 +254,8 @@ def test_every_command_is_in_the_readme(predictions):
 
 def test_importing_the_client_is_lazy():
     probe = "import sys, predictions; predictions.Client; print({'sklearn', 'pandas', 'fastapi'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", probe], cwd=CHECKOUT, capture_output=True, text=True)
-    assert done.stdout.strip() == "set()", done.stderr
+    result = subprocess.run([sys.executable, "-c", probe], cwd=CHECKOUT, capture_output=True, text=True)
+    assert result.stdout.strip() == "set()", result.stderr
 
 
 WITHOUT = """
@@ -271,14 +271,14 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
-        (["get", "--json", "order-001"], 4, '"id": "order-001"'),  # what lookups need is there
+        (["get", "--json", "order-001"], 4, '"id": "order-001"'),  # lookups work
         (["export"], 2, "is not installed: pip install 'predictions[batch]'"),
         (["serve"], 2, "is not installed: pip install 'predictions[serve]'"),
     ],
 )
-def test_who_only_looks_records_up_installs_little(orders, arguments, code, told):
+def test_lookups_need_only_the_base_install(orders, arguments, code, message):
     metadata = configparser.ConfigParser()
     metadata.read(CHECKOUT / "setup.cfg")
     extras = {
@@ -287,30 +287,30 @@ def test_who_only_looks_records_up_installs_little(orders, arguments, code, told
     modules = {"scikit-learn": "sklearn", "prometheus-client": "prometheus_client"}
     names = {modules.get(name, name) for name in extras}
     assert {"sklearn", "pandas", "fsspec", "matplotlib", "fastapi"} <= names
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", f"EXTRAS = {names}{WITHOUT}", *arguments],
         cwd=orders,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), **no_thrift()},
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, told in done.stdout + done.stderr) == (code, True), done.stderr
-    assert "Traceback" not in done.stderr
+    assert (result.returncode, message in result.stdout + result.stderr) == (code, True), result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_whoever_names_no_ids_at_a_terminal_is_asked_for_some(orders):
-    ours, theirs = os.openpty()
-    with open(ours, "wb"), open(theirs, "rb") as stdin:
+def test_get_at_a_terminal_without_ids_asks_for_ids(orders):
+    controller, terminal = os.openpty()
+    with open(controller, "wb"), open(terminal, "rb") as stdin:
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         command = [sys.executable, "-m", "predictions", "get"]
-        done = subprocess.run(command, cwd=orders, env=environment, stdin=stdin, capture_output=True, text=True)
-    assert (done.returncode, "no IDs: pass them" in done.stderr) == (2, True)
+        result = subprocess.run(command, cwd=orders, env=environment, stdin=stdin, capture_output=True, text=True)
+    assert (result.returncode, "no IDs: pass them" in result.stderr) == (2, True)
 
 
-def test_ids_come_from_stdin_a_line_each(predictions, orders):
-    given = b"order-001\n no-order\n\norder-002" + b"\n\xff\n" + b"x" * 1_000_000
-    done = predictions("get", "--json", stdin=given, **no_thrift())
-    answers = list(map(json.loads, done.stdout.splitlines()))
+def test_ids_are_read_from_stdin_one_per_line(predictions, orders):
+    ids = b"order-001\n no-order\n\norder-002" + b"\n\xff\n" + b"x" * 1_000_000
+    result = predictions("get", "--json", stdin=ids, **no_thrift())
+    answers = list(map(json.loads, result.stdout.splitlines()))
     assert [answer["id"] for answer in answers] == [
         "order-001",
         " no-order",

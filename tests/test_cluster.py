@@ -1,4 +1,4 @@
-"""The main job on the embedded cluster: real HDFS, YARN, Streaming, HBase and Thrift."""
+"""The scoring job on the embedded cluster: real HDFS, YARN, Streaming, HBase and Thrift."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from predictions.scoring.model import TRUSTED
 pytestmark = pytest.mark.cluster
 
 FLIGHTS = 336_776
-DEADLINE = 300  # seconds, for what takes ten
+DEADLINE = 300  # seconds; usually it takes ten
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def flights_settings(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def flights(project, flights_settings):
-    """All flights: exported, trained, scored, loaded and current."""
+    """A project with a served release of all flights."""
     made = project(flights_settings, yarn=True)
     made.succeed("run", processes=True)
     return made
@@ -55,8 +55,8 @@ def flights(project, flights_settings):
 
 def test_lookups_of_flights(flights):
     first, second, last = flights.get("1", "2", "336776")
-    told = ["id", "status", "record", "prediction", "probability", "release", "scored", "model", "age"]
-    assert list(first) == told
+    keys = ["id", "status", "record", "prediction", "probability", "release", "scored", "model", "age"]
+    assert list(first) == keys
     assert (first["id"], first["status"]) == ("1", "fresh")
     assert first["record"]["carrier"] == "UA"
     assert first["record"]["late"] == 0
@@ -64,7 +64,7 @@ def test_lookups_of_flights(flights):
     assert 0.5 <= first["probability"] <= 1
     assert first["release"] == second["release"] == flights.storage.release().release
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["scored"])
-    assert last["record"]["late"] is None  # it never arrived, and is scored all the same
+    assert last["record"]["late"] is None  # it never arrived, but is scored too
     assert last["prediction"] in (0, 1)
     of_release = {name: first[name] for name in ("release", "model")}
     assert flights.get("007", "0", "' OR 1=1 --") == [
@@ -74,32 +74,32 @@ def test_lookups_of_flights(flights):
 
 
 def test_every_prediction_in_hbase_equals_scikit_learns_own(flights, tmp_path):
-    """Computed afresh from the database, with the model and nothing else of this package."""
+    """Compute them again from the database, with the model file and no code of this package."""
     folder = flights.storage.release()
     (tmp_path / "model.skops").write_bytes(folder.read("model/model.skops"))
     pipeline = skops.io.load(tmp_path / "model.skops", trusted=list(TRUSTED))
     with closing(sqlite3.connect(flights.settings.database.url.removeprefix("sqlite:///"))) as connection:
         table = pd.read_sql("SELECT * FROM flights", connection, index_col="flight_id")
-    shares = pipeline.predict_proba(table[flights.settings.model.features])
-    best = shares.argmax(axis=1)
+    probabilities = pipeline.predict_proba(table[flights.settings.model.features])
+    best = probabilities.argmax(axis=1)
     expected = {
-        str(flight_id): (str(label), f"{share:.7g}")
-        for flight_id, label, share in zip(
-            table.index, pipeline.classes_[best], shares[np.arange(len(shares)), best], strict=True
+        str(flight_id): (str(label), f"{probability:.7g}")
+        for flight_id, label, probability in zip(
+            table.index, pipeline.classes_[best], probabilities[np.arange(len(probabilities)), best], strict=True
         )
     }
-    regions, found = Counter(), {}
+    region_counts, predictions = Counter(), {}
     table = release_table(flights.name, folder.release)
     with Connection(flights.settings.hbase.server()) as connection:
         assert [region.start for region in connection.regions(table)][1:] == split_points(4)
         for key, cells in chain.from_iterable(connection.scan(table, b"", b"")):
             prefix, _colon, flight_id = key.decode().partition(":")
-            found[flight_id] = (cells[b"p:prediction"].value.decode(), cells[b"p:probability"].value.decode())
-            regions[int(prefix, 16) * 4 // 65536] += 1
-    assert len(found) == FLIGHTS
-    assert found == expected
-    assert sorted(regions) == [0, 1, 2, 3]
-    assert all(abs(count - FLIGHTS / 4) < 0.02 * FLIGHTS / 4 for count in regions.values()), regions
+            predictions[flight_id] = (cells[b"p:prediction"].value.decode(), cells[b"p:probability"].value.decode())
+            region_counts[int(prefix, 16) * 4 // 65536] += 1
+    assert len(predictions) == FLIGHTS
+    assert predictions == expected
+    assert sorted(region_counts) == [0, 1, 2, 3]
+    assert all(abs(count - FLIGHTS / 4) < 0.02 * FLIGHTS / 4 for count in region_counts.values()), region_counts
 
 
 def pipe(folder, model, tmp_path):
@@ -113,14 +113,14 @@ def pipe(folder, model, tmp_path):
         f"{sys.executable} {CHECKOUT}/mapper.py model.json {folder.release} < lines"
         f" | LC_ALL=C sort -t$'\\t' -k1,1 -s | {sys.executable} {CHECKOUT}/reducer.py"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", script],
         cwd=tmp_path,
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_the_pipe_and_the_job_give_identical_bytes_for_the_flights(flights, tmp_path):
@@ -151,7 +151,7 @@ def test_the_pipe_and_the_job_give_identical_bytes(project, flights_settings, tm
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
-    """The package's wheel in an environment that has nothing else but the libraries of this one."""
+    """A virtual environment with the package's wheel and the libraries of this environment."""
     folder = tmp_path_factory.mktemp("installed")
     for name in ("predictions", "loader", "hadoop", "tests"):
         shutil.copytree(CHECKOUT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -175,7 +175,7 @@ def installed(tmp_path_factory):
 def test_installed_from_its_wheel_it_packs_an_environment_scores_in_it_and_looks_up(
     installed, project, flights_settings, tmp_path
 ):
-    """The tasks' Python is one without any library, and both the checkout and its .venv are out of reach of them."""
+    """The tasks use a Python without any library, and can read neither the checkout nor its .venv."""
     own = CHECKOUT / ".venv"
     if Path(sys.prefix) == own:
         pytest.skip("this Python is the checkout's .venv itself; tox runs this test from another")
@@ -190,9 +190,9 @@ def test_installed_from_its_wheel_it_packs_an_environment_scores_in_it_and_looks
 
     def run(*arguments, **environment):
         command = [installed / "bin" / "predictions", "--settings", made.path, *arguments]
-        done = made.start(command, tmp_path, **environment)
-        stdout, stderr = done.communicate(timeout=DEADLINE)
-        assert done.returncode == 0, stderr
+        process = made.start(command, tmp_path, **environment)
+        stdout, stderr = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0, stderr
         return stdout
 
     run("pack", packed)
@@ -228,12 +228,12 @@ def test_an_interrupted_job_is_ended_on_the_cluster_too(project, flights_setting
     apps = f"http://127.0.0.1:{cluster.config.port('resourcemanager_web')}/ws/v1/cluster/apps"
 
     def state():
-        found = requests.get(apps, timeout=10).json()["apps"] or {"app": []}
-        return [app["state"] for app in found["app"] if app["name"].endswith(f"{made.name} {folder.release}")]
+        listed = requests.get(apps, timeout=10).json()["apps"] or {"app": []}
+        return [app["state"] for app in listed["app"] if app["name"].endswith(f"{made.name} {folder.release}")]
 
     driver = made.popen("score")
     deadline = time.monotonic() + DEADLINE
-    while state() != ["RUNNING"]:  # the client has long said which job it is
+    while state() != ["RUNNING"]:  # the client has printed the job ID long before
         assert time.monotonic() < deadline
         time.sleep(0.2)
     driver.terminate()
@@ -249,8 +249,8 @@ def test_the_printed_command_is_the_one_that_runs(project, flights_settings):
     for stage in ("export", "train"):
         made.succeed(stage)
     command = made.succeed("score", "--dry-run").stdout
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
     assert made.scored(made.storage.release()).count(b"\n") == 2000
 
 
@@ -262,7 +262,7 @@ def test_a_release_through_its_life(project, tmp_path):
     early = made.run("activate", "--release", "20200101T000000Z")
     assert (early.returncode, "is not loaded" in early.stderr) == (2, True)
     assert made.get("order-001")[0]["status"] == "unscored"
-    first = made.succeed("run", "--runner", "local", code=1)  # done, with a record that failed
+    first = made.succeed("run", "--runner", "local", code=1)  # complete, with a failed record
     assert "1 failed" in first.stderr
     with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET items = items + 1 WHERE id = 'order-004'")
@@ -274,13 +274,13 @@ def test_a_release_through_its_life(project, tmp_path):
     assert answers[1]["prediction"] is None
     assert answers[1]["error"] == "amount: not a number"
 
-    # Stages are safe to repeat; what is done is not done again.
+    # Stages are safe to repeat: work that is done is skipped.
     for stage in ("train", "score", "load", "activate"):
         made.succeed(stage, code=1 if stage == "score" else 0)
     old = made.storage.release().release
     assert made.get("order-001")[0]["release"] == old
 
-    # A new release is not seen before it is activated.
+    # A new release is not served before it is activated.
     new = made.succeed("export").stdout.strip()
     for stage in (("train",), ("score", "--runner", "local"), ("load",)):
         made.succeed(*stage, code=1 if "score" in stage else 0)
@@ -308,7 +308,7 @@ def test_a_table_without_the_hbase_command_has_one_region(project, tmp_path):
 def test_the_documented_commands_of_a_real_cluster(cluster):
     hadoop = CHECKOUT / "hadoop" / "bin" / "hadoop"
     assert shutil.which(hadoop)
-    done = subprocess.run([hadoop, "fs", "-ls", "/"], capture_output=True, text=True)
-    assert "/hbase" in done.stdout
+    result = subprocess.run([hadoop, "fs", "-ls", "/"], capture_output=True, text=True)
+    assert "/hbase" in result.stdout
     assert "Hadoop 3." in subprocess.run([hadoop, "version"], capture_output=True, text=True).stdout
     assert subprocess.run([hadoop], capture_output=True).returncode == 2

@@ -1,4 +1,4 @@
-"""`predictions compare`: two releases of one database, from the command line and between any regions."""
+"""`predictions compare`: two releases of one database, with the same and with other regions."""
 
 import json
 
@@ -24,11 +24,11 @@ def predictions(orders):
 
 @pytest.fixture(scope="module")
 def two(predictions, orders):
-    """Two releases, the second with another model and in other regions. Not to be changed."""
+    """Two releases, the second one with another model and other regions. Tests must not change them."""
     for regions, model in (("4", {}), ("3", {"PREDICTIONS_MODEL_PARAMS": '{"max_iter": 50}'})):
         for stage in ("export", "train", "score"):
-            done = predictions(stage, PREDICTIONS_HBASE_REGIONS=regions, **model)
-            assert done.returncode == 0, done.stderr
+            result = predictions(stage, PREDICTIONS_HBASE_REGIONS=regions, **model)
+            assert result.returncode == 0, result.stderr
     storage = Storage(str(orders / "storage"), "orders")
     return [storage.release(release) for release in storage.releases()]
 
@@ -39,22 +39,22 @@ def scored(folder):
 
 def test_two_releases(predictions, two):
     before, after = two
-    found = compare_releases(before, after, 2, lambda _share: None)
+    comparison = compare_releases(before, after, 2, lambda _share: None)
     pairs = [(one.split(b"\t"), other.split(b"\t")) for one, other in zip(scored(before), scored(after), strict=True)]
     changed = sum(one[1] != other[1] for one, other in pairs)
     assert 0 < changed < 100
-    assert (found.both, found.changed, found.gone, found.appeared) == (400, changed, 0, 0)
-    amounts = sorted(abs(_second(one) - _second(other)) for one, other in pairs)[::-1]
-    assert [change.amount for change in found.examples] == pytest.approx(amounts[:20])
+    assert (comparison.both, comparison.changed, comparison.gone, comparison.appeared) == (400, changed, 0, 0)
+    amounts = sorted(abs(_probability_of_1(one) - _probability_of_1(other)) for one, other in pairs)[::-1]
+    assert [change.amount for change in comparison.examples] == pytest.approx(amounts[:20])
     printed = predictions("compare", before.release, after.release)
     assert printed.returncode == 0, printed.stderr
     assert f"{changed:,} predictions changed" in printed.stdout
     as_json = json.loads(predictions("compare", "--json", before.release, after.release).stdout)
-    assert as_json["examples"] == json.loads(json.dumps(found.as_json()))["examples"]
+    assert as_json["examples"] == json.loads(json.dumps(comparison.as_json()))["examples"]
 
 
-def _second(fields):
-    """The probability of the class 1."""
+def _probability_of_1(fields):
+    """Return the probability of class 1."""
     return float(fields[2]) if fields[1] == b"1" else 1 - float(fields[2])
 
 
@@ -68,15 +68,15 @@ def test_the_lines_of_any_range(two):
     assert [line.split(b"\t")[0] for line in lines] == [line.split(b"\t")[0] for line in scored(after)]
 
 
-def test_what_cannot_be_compared_is_said(predictions, two, orders):
-    numbers = {"PREDICTIONS_MODEL_ESTIMATOR": "sklearn.ensemble.HistGradientBoostingRegressor"}
-    numbers |= {"PREDICTIONS_MODEL_LABEL": "amount", "PREDICTIONS_MODEL_FEATURES": '["country", "items"]'}
+def test_releases_that_cannot_be_compared_are_refused(predictions, two, orders):
+    regression = {"PREDICTIONS_MODEL_ESTIMATOR": "sklearn.ensemble.HistGradientBoostingRegressor"}
+    regression |= {"PREDICTIONS_MODEL_LABEL": "amount", "PREDICTIONS_MODEL_FEATURES": '["country", "items"]'}
     for stage in ("export", "train"):
-        assert predictions(stage, **numbers).returncode == 0
+        assert predictions(stage, **regression).returncode == 0
     newest = Storage(str(orders / "storage"), "orders").release()
     refused = predictions("compare", two[0].release, newest.release)
     assert (refused.returncode, "scored: does not exist; `predictions score` makes it" in refused.stderr) == (2, True)
-    assert predictions("score", **numbers).returncode == 0
+    assert predictions("score", **regression).returncode == 0
     with pytest.raises(InputError, match="cannot be compared: one has classes, the other numbers"):
         compare_releases(two[0], newest, 1, lambda _share: None)
     same = predictions("compare", newest.release, newest.release)

@@ -1,4 +1,4 @@
-"""Two releases' predictions side by side, against the same in plain Python."""
+"""The comparison of two releases' predictions, checked against plain Python."""
 
 import json
 import math
@@ -31,22 +31,24 @@ ANSWERS = {
 
 @st.composite
 def releases(draw, bins):
-    """Answers by record ID of two releases; None for a record that failed."""
+    """Draw the answers of two releases by record ID; None for a failed record."""
     answers = st.none() | ANSWERS[bins]
     ids = st.integers(0, 40).map(lambda number: b"%d" % number)
     return draw(st.dictionaries(ids, answers)), draw(st.dictionaries(ids, answers))
 
 
 def lines(answers):
-    found = []
+    prediction_lines = []
     for key, answer in zip(row_keys(list(answers)) if answers else [], answers.values(), strict=True):
         fields = [b"\\N", b"\\N"] if answer is None else answer
-        found.append(b"\t".join([key, *fields, b"0" * 16, b"1795362300000", b"bad" if answer is None else b"\\N"]))
-    return sorted(found)
+        prediction_lines.append(
+            b"\t".join([key, *fields, b"0" * 16, b"1795362300000", b"bad" if answer is None else b"\\N"])
+        )
+    return sorted(prediction_lines)
 
 
 def blocks(answers, sizes):
-    """The lines in blocks of so many, and so on."""
+    """Yield the prediction lines in blocks with these numbers of lines, then in blocks of three."""
     rest = lines(answers)
     while rest:
         size = next(sizes, 3)
@@ -66,8 +68,8 @@ def score(bins, answer):
 def test_it_counts_what_plain_python_counts(bins, data):
     before, after = data.draw(releases(bins))
     cuts = [iter(data.draw(st.lists(st.integers(1, 9)))) for _ in range(2)]
-    found = compare(blocks(before, cuts[0]), blocks(after, cuts[1]), bins)
-    for side, answers in ((found.before, before), (found.after, after)):
+    comparison = compare(blocks(before, cuts[0]), blocks(after, cuts[1]), bins)
+    for side, answers in ((comparison.before, before), (comparison.after, after)):
         scored = [answer for answer in answers.values() if answer]
         scores = [score(bins, answer) for answer in scored]
         assert (side.rows, side.failed) == (len(answers), len(answers) - len(scored))
@@ -79,24 +81,29 @@ def test_it_counts_what_plain_python_counts(bins, data):
         assert side.mean == (pytest.approx(sum(scores) / len(scores)) if scores else None)
     both = [key for key in before if before[key] and after.get(key)]
     changed = [key for key in both if before[key][0] != after[key][0]]
-    assert (found.both, found.changed) == (len(both), len(changed))
-    assert (found.gone, found.appeared) == (len(before.keys() - after.keys()), len(after.keys() - before.keys()))
+    assert (comparison.both, comparison.changed) == (len(both), len(changed))
+    assert (comparison.gone, comparison.appeared) == (
+        len(before.keys() - after.keys()),
+        len(after.keys() - before.keys()),
+    )
     if bins.classes:
-        assert found.moves == Counter((before[key][0], after[key][0]) for key in changed)
+        assert comparison.moves == Counter((before[key][0], after[key][0]) for key in changed)
     if bins is not THREE:
         spread = 1 if bins.classes else 3
         amounts = [abs(score(bins, after[key]) - score(bins, before[key])) / spread for key in both]
-        assert [change.amount for change in found.examples] == pytest.approx(sorted(filter(None, amounts))[::-1][:20])
-        assert found.amounts.sum() == len(both)
-    # What a reducer writes of it is all of it.
-    again = Comparison.of_state(bins, json.loads(json.dumps(found.state(), allow_nan=False)))
-    assert json.dumps(again.as_json(), allow_nan=False) == json.dumps(found.as_json())
-    again.merge(found)
-    assert (again.both, again.before.rows) == (2 * found.both, 2 * found.before.rows)
+        assert [change.amount for change in comparison.examples] == pytest.approx(
+            sorted(filter(None, amounts))[::-1][:20]
+        )
+        assert comparison.amounts.sum() == len(both)
+    # The state that a reducer writes has all of the comparison.
+    read_back = Comparison.of_state(bins, json.loads(json.dumps(comparison.state(), allow_nan=False)))
+    assert json.dumps(read_back.as_json(), allow_nan=False) == json.dumps(comparison.as_json())
+    read_back.merge(comparison)
+    assert (read_back.both, read_back.before.rows) == (2 * comparison.both, 2 * comparison.before.rows)
 
 
 @given(releases(BINARY), st.binary(min_size=4, max_size=4))
-def test_what_was_found_in_two_ranges_adds_up(pair, point):
+def test_comparisons_of_two_ranges_add_up(pair, point):
     whole = compare(*(blocks(answers, iter([])) for answers in pair), BINARY)
     parts = [
         compare(
@@ -108,46 +115,48 @@ def test_what_was_found_in_two_ranges_adds_up(pair, point):
     assert rounded(parts[0]) == rounded(whole)
 
 
-def rounded(found):
-    """What was found, with sums that do not depend on their order."""
-    return json.loads(json.dumps(found.as_json()), parse_float=lambda text: round(float(text), 9))
+def rounded(comparison):
+    """Return a comparison as JSON, with floats rounded so that they do not depend on the order of sums."""
+    return json.loads(json.dumps(comparison.as_json()), parse_float=lambda text: round(float(text), 9))
 
 
-def of(*answers):
+def by_number(*answers):
+    """Return answers by record IDs 0, 1 and so on."""
     return {b"%d" % number: answer for number, answer in enumerate(answers)}
 
 
-def test_of_three_classes_the_probability_that_moved_at_least():
+def test_with_three_classes_the_amount_is_the_least_probability_that_moved():
     pairs = [
-        ((b"a", b"0.5"), (b"b", b"0.9"), 0.4),  # b had 0.5 at most
-        ((b"a", b"0.9"), (b"b", b"0.5"), 0.4),  # a has 0.5 at most
+        ((b"a", b"0.5"), (b"b", b"0.9"), 0.4),  # before, b had at most 0.5
+        ((b"a", b"0.9"), (b"b", b"0.5"), 0.4),  # after, a has at most 0.5
         ((b"a", b"0.9"), (b"b", b"0.9"), 0.8),
         ((b"a", b"0.4"), (b"a", b"0.9"), 0.5),
     ]
     for before, after, amount in pairs:
-        [change] = compare(blocks(of(before), iter([])), blocks(of(after), iter([])), THREE).examples
+        [change] = compare(blocks(by_number(before), iter([])), blocks(by_number(after), iter([])), THREE).examples
         assert change.amount == pytest.approx(amount)
 
 
 def test_the_stability_index_is_that_of_the_formula():
     old, new = [300, 700], [450, 550]
-    before = of(*[(b"0", b"0.95")] * old[0], *[(b"1", b"0.95")] * old[1])
-    after = of(*[(b"0", b"0.95")] * new[0], *[(b"1", b"0.95")] * new[1])
-    found = compare(blocks(before, iter([500])), blocks(after, iter([500])), BINARY)
-    # Scores of 0.05 and 0.95, in the middle of bins that begin there: not quite half way between two coarse ones.
+    before = by_number(*[(b"0", b"0.95")] * old[0], *[(b"1", b"0.95")] * old[1])
+    after = by_number(*[(b"0", b"0.95")] * new[0], *[(b"1", b"0.95")] * new[1])
+    comparison = compare(blocks(before, iter([500])), blocks(after, iter([500])), BINARY)
+    # The scores 0.05 and 0.95 count as the middle of the bin that begins there: 45% for the coarse bin below.
     spread = [(0.45 * low, 0.55 * low, *[0] * 7, 0.45 * high, 0.55 * high) for low, high in (old, new)]
     shares = [[(count + 0.5) / 1005.5 for count in side] for side in spread]
     expected = sum((b - a) * math.log(b / a) for a, b in zip(*shares, strict=True))
-    assert found.stability == pytest.approx(expected)
-    assert 0.05 < found.stability < 0.25
+    assert comparison.stability == pytest.approx(expected)
+    assert 0.05 < comparison.stability < 0.25
     spread_evenly = [(b"1", b"%.4f" % (number / 1000)) for number in range(1000)]
 
     def clump(at):
-        """Scores of which every third is the same."""
-        return blocks(of(*spread_evenly, *[(b"1", at)] * 500), iter([]))
+        """Return scores of which every third is the same."""
+        return blocks(by_number(*spread_evenly, *[(b"1", at)] * 500), iter([]))
 
     moved = [compare(clump(b"0.7999"), clump(at), BINARY).stability for at in (b"0.8", b"0.85", b"0.95")]
-    assert moved[0] < 0.02 < 0.25 < moved[1] < moved[2]  # a third over an edge, half a bin, one and a half
+    # A third of the scores moves: over an edge, by half a bin, by one and a half bins.
+    assert moved[0] < 0.02 < 0.25 < moved[1] < moved[2]
     same = compare(blocks(before, iter([500])), blocks(before, iter([7])), BINARY)
     assert (same.stability, same.changed, same.examples) == (0, 0, [])
     assert same.amounts.tolist() == [1000, *[0] * len(AMOUNT_EDGES)]
@@ -169,7 +178,7 @@ def test_quantiles_are_near_those_of_the_scores():
     assert side.mean == pytest.approx(values.mean())
 
 
-def test_a_line_that_is_none_is_named():
+def test_a_malformed_line_is_refused():
     with pytest.raises(InputError, match="a prediction line has 6 fields, but this one has 2"):
         compare([b"0001:a\t1\n"], [], BINARY)
     assert split_lines(b"") == []

@@ -1,8 +1,8 @@
-"""The driver of `predictions run`, killed at every step: readers keep what they have, and the next run goes through.
+"""Kill the driver of `predictions run` at every step: clients keep the served release, and the next run succeeds.
 
-What is killed is the driver: in the suite its job is YARN's only where it is killed while that runs, it starts no other
-process where it is not killed beside one, and does not wait long for the lease of one that is dead. With --full it does
-all that it does in production, and a whole run follows each crash.
+Without --full, the driver takes shortcuts: it uses YARN only where it is killed while the job runs, starts other
+processes only where it is killed next to one, and waits only briefly for the lease of a dead run. With --full, it does
+all that it does in production, and a complete run follows each crash.
 """
 
 import json
@@ -28,38 +28,38 @@ KILLER = Path(__file__).parent / "kill_at.py"
 DEADLINE = 300  # seconds, of a run
 AT_ONCE = {"PREDICTIONS_RETENTION_GRACE_HOURS": "0", "PREDICTIONS_RETENTION_KEEP": "1"}
 
-# In the order in which a run comes to them. Each run of the suite is killed one point later than the one before it, so
-# that it must get over what that has left.
+# In the order of a run. Each run is killed one point later than the previous one, so it must cope with what that has
+# left behind.
 POINTS = {
     "the export is being written": "predictions.storage:ReleaseFolder.create:exit:/_export.",
     "exported, without a manifest": "predictions.storage:ReleaseFolder.write_manifest:enter",
     "the model is written, not renamed": "predictions.storage:ReleaseFolder._rename:enter:/model",
-    "what the job ships is there": "predictions.stages.score_hadoop:ScoreJob.ship:exit",
+    "the files that the job ships are written": "predictions.stages.score_hadoop:ScoreJob.ship:exit",
     "the job is running": "predictions.jobs.streaming:JobClient.run:progress",
     "the job is done, its lines are not renamed": "predictions.jobs.streaming:JobClient.run:exit",
     "the HFiles are renamed, not the lines": "predictions.storage:ReleaseFolder.take:exit",
     "scored": "predictions.storage:ReleaseFolder._rename:exit:/scored",
-    "the release is claimed, there is no table": "predictions.hbase.releases:Releases.claim:exit",
-    "the table is made, and empty": "predictions.stages.load:make_table:exit",
-    "HBase has been handed the files": "loader.bulk:_bulk_load:exit",
+    "the release is claimed, the table does not exist": "predictions.hbase.releases:Releases.claim:exit",
+    "the table is created, and empty": "predictions.stages.load:make_table:exit",
+    "HBase has taken over the files": "loader.bulk:_bulk_load:exit",
     "the manifest says loaded, HBase does not": "predictions.hbase.releases:Releases.finish:enter",
-    "the gates have spoken, nothing is switched": "predictions.hbase.releases:Releases._switch:enter",
-    "switched": "predictions.hbase.releases:Releases._switch:exit",
+    "the gates are evaluated, the pointer is not switched": "predictions.hbase.releases:Releases._switch:enter",
+    "the pointer is switched": "predictions.hbase.releases:Releases._switch:exit",
 }
-WITH_FULL = {"the HFiles are renamed, not the lines"}  # much the same as the point before it, and a job
+WITH_FULL = {"the HFiles are renamed, not the lines"}  # nearly the same as the previous point, and needs a job
 ON_YARN = "the job is running"
-HANDED_OVER = "HBase has been handed the files"
+TAKEN_OVER = "HBase has taken over the files"
 ORDER = list(POINTS)
-WITHOUT_COMMANDS = {"PREDICTIONS_HADOOP_BIN": "/nowhere"}  # the load is by puts into one region, and takes no JVM
+WITHOUT_COMMANDS = {"PREDICTIONS_HADOOP_BIN": "/nowhere"}  # then the load is by puts into one region, without a JVM
 
 
 class Crashing:
-    """Predictions of the orders whose runs are killed.
+    """Start and kill runs of a project.
 
     Args:
-        made: the orders.
+        made: the project.
         killer: the process of kill_at.py.
-        folder: for the runs' folders.
+        folder: for the folders of the runs.
         full: whether the runs do all that they do in production.
     """
 
@@ -70,11 +70,11 @@ class Crashing:
         self._full = full
 
     def run(self, *options, **environment):
-        """Run to the end, and return the release's ID."""
+        """Complete a run, and return the release's ID."""
         return self.made.succeed("run", *options, processes=self._full, **environment).stdout.strip()
 
     def begin(self, point, *options, yarn=False, **environment):
-        """Begin a run, and return its process ID and its folder."""
+        """Start a run, and return its process ID and its folder."""
         folder = tempfile.mkdtemp(dir=self._folder)
         run = {
             "point": point,
@@ -90,27 +90,27 @@ class Crashing:
         return int(self._killer.stdout.readline()), Path(folder)
 
     def end(self):
-        """Wait for the run that was begun, and return its exit code."""
+        """Wait for the started run, and return its exit code."""
         return int(self._killer.stdout.readline())
 
     def crash(self, name):
-        """Run until a point is reached."""
+        """Start a run that is killed at a point, and wait for its end."""
         options, environment = [], {}
-        # What comes after the scoring is the same whoever has scored, and so is what comes after the load.
+        # The steps after the scoring do not depend on the runner, nor those after the load on the way of loading.
         if ORDER.index(name) > ORDER.index("scored") and not self._full:
             options = ["--runner", "local"]
-            environment = {} if name == HANDED_OVER else WITHOUT_COMMANDS
+            environment = {} if name == TAKEN_OVER else WITHOUT_COMMANDS
         _process, folder = self.begin(POINTS[name], *options, yarn=name == ON_YARN, **environment)
         assert self.end() == -signal.SIGKILL, (folder / "stderr").read_text()
 
     def run_after_a_crash(self):
-        """Run to the end, once the lease of the run that was killed is seen to be nobody's."""
-        again = self.made.succeed("run", processes=self._full)
-        assert f"holds the lease; waiting {SILENT_SECONDS:g} s to see whether it is alive" in again.stderr
-        return again.stdout.strip()
+        """Complete a run, which first has to find out that the run with the lease is dead."""
+        result = self.made.succeed("run", processes=self._full)
+        assert f"holds the lease; waiting {SILENT_SECONDS:g} s to see whether it is alive" in result.stderr
+        return result.stdout.strip()
 
-    def known(self):
-        """The pointer, and what HBase knows of the releases."""
+    def pointer_and_releases(self):
+        """Return the pointer and the releases in HBase."""
         with Connection(self.made.settings.hbase.server(loading=True)) as connection:
             releases = Releases(connection, self.made.name)
             return releases.pointer(), releases.known()
@@ -125,21 +125,21 @@ class Crashing:
             return {name.partition(".")[2] for name in names if name.startswith(f"{self.made.name}.")}
 
     def lookup(self, release):
-        """Every record is answered, all of them from one release."""
+        """Check that every lookup is answered from a release."""
         answers = self.made.get(*(f"order-{number:03}" for number in range(0, 400, 7)))
         assert {(answer["status"], answer["release"]) for answer in answers} == {("fresh", release)}
 
 
 def assert_compared_in_the_job(made, before, after):
-    """The reducers have compared, and found what is found by reading both releases again."""
+    """Check that the reducers compared the releases, with the result of reading both again."""
     folder = made.storage.release(after)
-    found = {name for name in folder.storage.names(f"{folder.path}/hfiles") if name.endswith(".comparison.json")}
-    assert found == {f"part-{part:05d}.comparison.json" for part in range(4)}
-    in_job, again = kept(folder), json.loads(made.succeed("compare", "--json", before, after).stdout)
-    for each in (in_job, again):
+    names = {name for name in folder.storage.names(f"{folder.path}/hfiles") if name.endswith(".comparison.json")}
+    assert names == {f"part-{part:05d}.comparison.json" for part in range(4)}
+    in_job, afterwards = kept(folder), json.loads(made.succeed("compare", "--json", before, after).stdout)
+    for comparison in (in_job, afterwards):
         for side in ("before", "after"):
-            each[side]["mean"] = pytest.approx(each[side]["mean"])  # a sum depends on its order
-    assert in_job == again
+            comparison[side]["mean"] = pytest.approx(comparison[side]["mean"])  # a sum depends on its order
+    assert in_job == afterwards
 
 
 @pytest.fixture(scope="module")
@@ -158,17 +158,17 @@ def crashing(project, tmp_path_factory, full):
         try:
             yield Crashing(made, killer, folder, full)
         finally:
-            os.killpg(killer.pid, signal.SIGKILL)  # with whatever was left of its runs
+            os.killpg(killer.pid, signal.SIGKILL)  # and all its runs
 
 
-def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goes_through(crashing, full):
+def test_a_run_killed_anywhere_leaves_the_served_release_and_the_next_run_succeeds(crashing, full):
     current = crashing.run() if full else crashing.run("--runner", "local", **WITHOUT_COMMANDS)
     for name in POINTS:
         if name in WITH_FULL and not full:
             continue
         crashing.crash(name)
-        pointer, _known = crashing.known()
-        if name == "switched":
+        pointer, _releases = crashing.pointer_and_releases()
+        if name == "the pointer is switched":
             assert (pointer.previous, pointer.current > current) == (current, True)
             current = pointer.current
         assert pointer.current == current, name
@@ -179,27 +179,31 @@ def test_a_run_killed_anywhere_leaves_readers_what_they_had_and_the_next_run_goe
     previous, current = current, crashing.run() if full else crashing.run_after_a_crash()
     crashing.lookup(current)
     assert_compared_in_the_job(crashing.made, previous, current)
-    # What was left of the runs is found, shown and removed; what is served stays, and so does the way back.
-    begun = {release for release, known in crashing.known()[1].items() if known.state == BUILDING}
-    assert begun or full
-    shown = crashing.made.succeed("releases", "--clean", **AT_ONCE).stdout
-    assert all(f"{release}: it was begun and never loaded" in shown for release in begun)
-    pointer, known = crashing.known()
-    kept = {current, previous}
-    assert {pointer.current, pointer.previous} == kept
+    # --clean shows and removes what the killed runs have left behind; the served and the previous release stay.
+    unfinished = {
+        release_id for release_id, release in crashing.pointer_and_releases()[1].items() if release.state == BUILDING
+    }
+    assert unfinished or full
+    output = crashing.made.succeed("releases", "--clean", **AT_ONCE).stdout
+    assert all(f"{release_id}: it was begun and never loaded" in output for release_id in unfinished)
+    pointer, releases = crashing.pointer_and_releases()
+    retained = {current, previous}
+    assert {pointer.current, pointer.previous} == retained
     storage = crashing.made.storage
-    assert set(storage.names(storage.folder)) == kept
-    assert crashing.tables() == kept
-    assert {release for release, each in known.items() if each.state != DROPPED} == kept
-    assert not [name for release in kept for name in storage.names(f"{storage.folder}/{release}") if name[0] == "_"]
+    assert set(storage.names(storage.folder)) == retained
+    assert crashing.tables() == retained
+    assert {release_id for release_id, release in releases.items() if release.state != DROPPED} == retained
+    assert not [
+        name for release_id in retained for name in storage.names(f"{storage.folder}/{release_id}") if name[0] == "_"
+    ]
     crashing.lookup(current)
 
 
-def test_of_two_runs_at_once_the_second_is_told(crashing, full):
-    cheap = {} if full else WITHOUT_COMMANDS
-    process, folder = crashing.begin("predictions.cli.run:run_score:hold", "--runner", "local", **cheap)
+def test_a_second_run_of_the_same_name_is_refused(crashing, full):
+    environment = {} if full else WITHOUT_COMMANDS
+    process, folder = crashing.begin("predictions.cli.run:run_score:hold", "--runner", "local", **environment)
     deadline = time.monotonic() + DEADLINE
-    while not (folder / "work" / "held").exists():  # it has the lease, and keeps it
+    while not (folder / "work" / "held").exists():  # until it holds the lease
         assert time.monotonic() < deadline, (folder / "stderr").read_text()
         time.sleep(0.05)
     second = crashing.made.run("run")
@@ -208,5 +212,5 @@ def test_of_two_runs_at_once_the_second_is_told(crashing, full):
     assert f"waiting {SILENT_SECONDS:g} s to see" in second.stderr
     (folder / "work" / "go").touch()
     assert crashing.end() == 0, (folder / "stderr").read_text()
-    assert crashing.known()[0].current == (folder / "stdout").read_text().strip()
+    assert crashing.pointer_and_releases()[0].current == (folder / "stdout").read_text().strip()
     assert crashing.lease() == b"{}"

@@ -1,4 +1,4 @@
-"""What the reducers of a scoring job compare, where the current release's lines can be had and where they cannot."""
+"""The comparison in the reducers of a scoring job, with and without access to the served release's lines."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from test_comparison import BINARY, blocks, of
+from test_comparison import BINARY, blocks, by_number
 
 from predictions.comparison.comparison import compare
 from predictions.errors import InputError, InternalError
@@ -16,17 +16,17 @@ from predictions.task import webhdfs
 from predictions.task.carry import unscored_lines
 from predictions.task.current import Current, comparison_name, read_state
 
-BEFORE = of(*[(b"0", b"0.9"), (b"1", b"0.8"), (b"1", b"0.7")] * 30)
-AFTER = of(*[(b"1", b"0.9"), (b"1", b"0.8"), None] * 31)
+BEFORE = by_number(*[(b"0", b"0.9"), (b"1", b"0.8"), (b"1", b"0.7")] * 30)
+AFTER = by_number(*[(b"1", b"0.9"), (b"1", b"0.8"), None] * 31)
 POINTS = ["4000", "c000"]
 
 
 def make(tmp_path, release="20261121T154500Z"):
-    made = Current.of(release, BINARY, ["8000"], ["hdfs:///0", "hdfs:///1"], POINTS)
+    current = Current.of(release, BINARY, ["8000"], ["hdfs:///0", "hdfs:///1"], POINTS)
     path = tmp_path / "current.json"
-    path.write_bytes(to_file(made))
-    assert Current.read(path) == made
-    return made
+    path.write_bytes(to_file(current))
+    assert Current.read(path) == current
+    return current
 
 
 def part(lines, start, stop):
@@ -41,7 +41,7 @@ def ranges(lines, start, stop):
 
 @pytest.fixture
 def files(monkeypatch):
-    """The current release's part files, which are others than the regions."""
+    """The part files of the served release; their ranges are not those of the regions."""
     parts = {"/0": part(BEFORE, b"", b"8000"), "/1": part(BEFORE, b"8000", b"")}
     monkeypatch.setattr(webhdfs, "blocks", lambda path: iter(parts[path]))
     return parts
@@ -50,32 +50,32 @@ def files(monkeypatch):
 BOUNDS = [(b"", b"4000"), (b"4000", b"c000"), (b"c000", b"")]
 
 
-def test_the_regions_together_are_what_is_found_in_one_piece(files, tmp_path):
-    found = None
+def test_the_comparisons_of_all_regions_add_up_to_that_of_the_releases(files, tmp_path):
+    total = None
     for number, bounds in enumerate(BOUNDS):
         make(tmp_path).region(number).compare(iter(part(AFTER, *bounds)), str(tmp_path))
-        again = read_state(BINARY, (tmp_path / comparison_name(number)).read_bytes())
-        if found:
-            found.merge(again)
+        comparison = read_state(BINARY, (tmp_path / comparison_name(number)).read_bytes())
+        if total:
+            total.merge(comparison)
         else:
-            found = again
+            total = comparison
     whole = compare(blocks(BEFORE, iter([])), blocks(AFTER, iter([])), BINARY)
     rounded = (
-        json.loads(json.dumps(each.as_json()), parse_float=lambda text: round(float(text), 9))
-        for each in (found, whole)
+        json.loads(json.dumps(comparison.as_json()), parse_float=lambda text: round(float(text), 9))
+        for comparison in (total, whole)
     )
     assert next(rounded) == next(rounded)
-    assert (found.before.rows, found.after.failed) == (90, 31)
+    assert (total.before.rows, total.after.failed) == (90, 31)
 
 
-def test_without_a_current_release_the_lines_alone_are_looked_at(tmp_path):
+def test_without_a_served_release_only_the_new_lines_are_counted(tmp_path):
     make(tmp_path, release=None).region(0).compare(iter(part(AFTER, *BOUNDS[0])), str(tmp_path))
-    found = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
-    assert (found.before.rows, found.after.rows > 0, found.both) == (0, True, 0)
+    comparison = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
+    assert (comparison.before.rows, comparison.after.rows > 0, comparison.both) == (0, True, 0)
 
 
 @pytest.mark.parametrize("fault", [ConnectionRefusedError("no"), EOFError("cut"), ValueError("403"), KeyError("dfs")])
-def test_where_they_cannot_be_had_every_line_is_written_all_the_same(files, tmp_path, monkeypatch, capsys, fault):
+def test_all_lines_are_written_even_if_the_served_release_cannot_be_read(files, tmp_path, monkeypatch, capsys, fault):
     def broken(path):
         yield files[path][0]
         raise fault
@@ -88,7 +88,7 @@ def test_where_they_cannot_be_had_every_line_is_written_all_the_same(files, tmp_
     assert re.search(r"of the served release 20261121T154500Z: .*; not comparing", capsys.readouterr().err)
 
 
-def test_a_fault_of_the_own_lines_is_none_of_theirs(files, tmp_path):
+def test_an_error_in_the_new_lines_is_raised(files, tmp_path):
     def broken():
         yield from part(AFTER, *BOUNDS[1])
         raise InputError("row key comes after")
@@ -97,27 +97,27 @@ def test_a_fault_of_the_own_lines_is_none_of_theirs(files, tmp_path):
         make(tmp_path).region(1).compare(broken(), str(tmp_path))
 
 
-def test_lines_may_be_on_this_machine_packed_or_not(tmp_path):
+def test_lines_may_be_in_local_files_packed_or_not(tmp_path):
     (tmp_path / "part-00000").write_bytes(b"".join(part(BEFORE, b"", b"8000")))
     (tmp_path / "part-00001.gz").write_bytes(gzip.compress(b"".join(part(BEFORE, b"8000", b""))))
     parts = [str(tmp_path / name) for name in ("part-00000", "part-00001.gz")]
-    found = Current.of("20261121T154500Z", BINARY, ["8000"], parts, [])
-    found.region(0).compare(iter(part(BEFORE, b"", b"")), str(tmp_path))
-    compared = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
-    assert (compared.both, compared.changed, compared.gone) == (len(LINES), 0, 0)
+    current = Current.of("20261121T154500Z", BINARY, ["8000"], parts, [])
+    current.region(0).compare(iter(part(BEFORE, b"", b"")), str(tmp_path))
+    comparison = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
+    assert (comparison.both, comparison.changed, comparison.gone) == (len(LINES), 0, 0)
 
 
 LINES = split_lines(b"".join(blocks(BEFORE, iter([]))))
 
 
 def unscored(part):
-    """What mappers pass on where nothing has changed, of a part of the lines."""
-    fields = [line.split(b"\t") for line in part]
-    return [line + b"\n" for line in unscored_lines([each[0] for each in fields], [each[3] for each in fields])]
+    """Return what mappers pass on for lines of unchanged records."""
+    rows = [line.split(b"\t") for line in part]
+    return [line + b"\n" for line in unscored_lines([row[0] for row in rows], [row[3] for row in rows])]
 
 
 def test_lines_are_filled_in_and_compared_block_by_block(tmp_path, monkeypatch):
-    """However many there are: no more than some blocks are in memory, of the served release's and of the own ones."""
+    """Only a few blocks are in memory at a time, of the served release as well as of the new one."""
     alive, most = 0, 0
 
     class Block(bytes):
@@ -158,7 +158,7 @@ def test_without_the_lines_nothing_is_filled_in(tmp_path, monkeypatch):
     assert list(region.fill_in(scored, Counter())) == scored  # they are not needed
 
 
-def test_a_server_that_is_not_there_is_one_of_these_faults(monkeypatch):
+def test_an_unreachable_server_is_one_of_the_failures(monkeypatch):
     monkeypatch.setenv("mapreduce_task_output_dir", "hdfs://localhost:9/out")
     monkeypatch.setenv("dfs_namenode_http_address", "0.0.0.0:9")
     with pytest.raises(webhdfs.FAILURES):

@@ -1,3 +1,5 @@
+"""The SQLite source: snapshots of all records, and reads of single records."""
+
 import sqlite3
 from contextlib import closing
 
@@ -11,7 +13,7 @@ from predictions.sources import open_database, open_reader
 
 @pytest.fixture
 def make(tmp_path):
-    """Make a database by a script and open a source of it."""
+    """Return a function that creates a database by a script and opens it as a source."""
 
     def make(script, table=None, query=None, id="id", rows=(), timeout=10.0):  # noqa: A002
         path = tmp_path / "test.db"
@@ -27,10 +29,10 @@ def make(tmp_path):
 
 
 def record_of(database, record_id, *features):
-    """A record's values and its features; None where there is none."""
+    """Return a record's values and its features, or None if there is no record with this ID."""
     with closing(open_reader(database._settings)()) as reader:
-        found = reader.records([record_id]).get(record_id)
-        return (found.values, found.features(features)) if found else None
+        record = reader.records([record_id]).get(record_id)
+        return (record.values, record.features(features)) if record else None
 
 
 def rows_of(database, *columns):
@@ -73,11 +75,11 @@ def test_columns_without_a_declared_type_get_the_type_of_their_values(make):
 
 @pytest.mark.parametrize("declared", ["DATE", "DATETIME", "TIMESTAMP", "timestamp with time zone", "SmallDateTime"])
 @pytest.mark.parametrize(
-    ("values", "found"),
+    ("values", "type_"),
     [
         (["2026-11-22", "2026-11-22 15:45:00"], "date"),
         (["2026-11-22", None], "date"),
-        (["22.11.2026"], "date"),  # whether it is one, the mapper says, record by record
+        (["22.11.2026"], "date"),  # the mapper decides for each record whether it is a date
         ([None], "date"),
         ([1795362300, 0], "integer"),
         ([1795362300, None], "integer"),
@@ -87,18 +89,18 @@ def test_columns_without_a_declared_type_get_the_type_of_their_values(make):
         ([b"\x00"], "text"),
     ],
 )
-def test_a_column_declared_a_date_has_the_type_of_what_it_holds(make, declared, values, found):
+def test_a_column_declared_as_a_date_has_the_type_of_its_values(make, declared, values, type_):
     database = make(
         f"CREATE TABLE t (id INTEGER PRIMARY KEY, day {declared})",
         table="t",
         rows=[("INSERT INTO t (day) VALUES (?)", (value,)) for value in values],
     )
     _rows, columns = rows_of(database, "id", "day")
-    assert [column.type for column in columns] == ["integer", found]
+    assert [column.type for column in columns] == ["integer", type_]
     assert [column.type for column in database.columns()] == ["integer", "date"]
 
 
-def test_a_value_of_another_kind_in_a_later_block_counts_too(make, monkeypatch):
+def test_values_of_later_blocks_count_for_the_type_too(make, monkeypatch):
     monkeypatch.setattr("predictions.sources.sqlite.FETCH_ROWS", 2)
     database = make(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, day DATE); INSERT INTO t (day) VALUES ('2026-11-22'), (NULL), (NULL), (7)",
@@ -190,7 +192,7 @@ def test_bad_sources_are_named(make, script, source, columns, message):
         rows_of(make(script, **source), *columns.split())
 
 
-def test_the_same_record_twice_is_left_to_the_reducer(make):
+def test_a_duplicate_record_is_left_to_the_reducer(make):
     database = make("CREATE TABLE t (id, n, p); INSERT INTO t VALUES ('a', 1, 1), ('a', 1, 0), ('A', 2, 2)", table="t")
     assert len(rows_of(database, "id", "n", "p")[0]) == 3
 
@@ -226,7 +228,7 @@ def test_a_locked_database_is_unavailable(make, tmp_path):
             database.columns()
 
 
-def test_what_is_no_database_is_named(tmp_path):
+def test_a_file_that_is_not_a_database_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/none.db", table="t", id="id"))
     with pytest.raises(InputError, match="must be sqlite:///PATH"):

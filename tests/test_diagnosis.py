@@ -1,4 +1,4 @@
-"""The cause of a failed job, from excerpts of what Hadoop and its attempts say."""
+"""The cause of a failed job, found in excerpts of the output of Hadoop and of its attempts."""
 
 import time
 
@@ -14,7 +14,7 @@ FAILED = "Error: java.lang.RuntimeException: PipeMapRed.waitOutputThreads(): sub
 
 
 def report(*lines):
-    """What `hadoop jar` prints of a job whose task failed."""
+    """Return what `hadoop jar` prints about a job with a failed task."""
     return [
         "2026-11-22 15:46:00,001 INFO mapreduce.Job: Running job: job_1795366300000_0007",
         "2026-11-22 15:46:09,001 INFO mapreduce.Job:  map 0% reduce 0%",
@@ -27,7 +27,7 @@ def report(*lines):
 
 
 def log(container, name, *lines):
-    """One log of a container, as `yarn logs` prints it."""
+    """Return a log of a container, as `yarn logs` prints it."""
     return [
         f"Container: {container} on localhost_45454",
         "LogAggregationType: AGGREGATED",
@@ -43,7 +43,7 @@ def log(container, name, *lines):
 
 
 def attempt(container, *stderr, part=0):
-    """The logs of a map attempt: its script's stderr, and the JVM's own log, which ends in the outcome."""
+    """Return the logs of a map attempt: its script's stderr, and the JVM's own log, which ends with the outcome."""
     return [
         *log(container, "stderr", *stderr),
         *log(
@@ -65,7 +65,7 @@ KILLED = (
 REFUSED = (
     "mapper.py: model.skops: its sha256 is 6b2f, the manifest has 90aa; the model was replaced: start a new release"
 )
-# In the order of CAUSES: what is said, the cause that is told, a word of what to do.
+# In the order of CAUSES: output, expected cause, a word of the expected cure.
 CASES = [
     (attempt(FIRST, *TRACEBACK, "ValueError: x", REFUSED), REFUSED, None),
     (
@@ -171,16 +171,16 @@ def test_each_cause_has_a_case():
     assert len(CASES) == len(CAUSES)
 
 
-@pytest.mark.parametrize(("said", "cause", "cure"), CASES, ids=[case[1][:40] for case in CASES])
-def test_a_cause_and_what_to_do_about_it(said, cause, cure):
-    found = diagnose(said)
-    assert found.cause == cause
-    assert cure is None or cure in found.cure
-    assert "\n" not in str(found)
+@pytest.mark.parametrize(("output", "cause", "cure"), CASES, ids=[case[1][:40] for case in CASES])
+def test_a_cause_and_its_cure(output, cause, cure):
+    diagnosis = diagnose(output)
+    assert diagnosis.cause == cause
+    assert cure is None or cure in diagnosis.cure
+    assert "\n" not in str(diagnosis)
 
 
-def test_only_what_hdfs_says_of_itself_is_a_service_that_fails():
-    assert [diagnose(said).error for said, _cause, _cure in CASES] == [
+def test_only_states_of_hdfs_are_service_errors():
+    assert [diagnose(output).error for output, _cause, _cure in CASES] == [
         *[InternalError] * 8,
         *[ServiceError] * 3,
         *[InternalError] * 8,
@@ -189,13 +189,13 @@ def test_only_what_hdfs_says_of_itself_is_a_service_that_fails():
 
 @pytest.mark.parametrize("rank", range(len(CASES)))
 def test_the_first_cause_in_order_is_taken_wherever_it_stands(rank):
-    said = [said for said, _cause, _cure in CASES[rank:]]
-    for order in (said, said[::-1]):
+    outputs = [output for output, _cause, _cure in CASES[rank:]]
+    for order in (outputs, outputs[::-1]):
         assert diagnose(line for lines in order for line in lines).cause == CASES[rank][1]
 
 
 @pytest.mark.parametrize(
-    ("said", "cause"),
+    ("output", "cause"),
     [
         ("java.lang.OutOfMemoryError: Java heap space", "a task ran out of memory"),
         ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3 GiB", "a task ran out of memory"),
@@ -213,26 +213,26 @@ def test_the_first_cause_in_order_is_taken_wherever_it_stands(rank):
         ),
     ],
 )
-def test_other_words_for_the_same(said, cause):
-    assert cause in diagnose([said]).cause
+def test_other_words_for_the_same(output, cause):
+    assert cause in diagnose([output]).cause
 
 
 def test_the_outcome_in_java_does_not_hide_the_exception_in_python():
-    said = [*report(f"{FAILED}1"), *attempt(FIRST, *TRACEBACK, "ValueError: two\n"), *report(f"{FAILED}1")]
-    assert diagnose(said).cause == "ValueError: two"
+    output = [*report(f"{FAILED}1"), *attempt(FIRST, *TRACEBACK, "ValueError: two\n"), *report(f"{FAILED}1")]
+    assert diagnose(output).cause == "ValueError: two"
 
 
 def test_the_split_is_that_of_the_attempt_that_failed():
-    said = [
+    output = [
         *attempt(FIRST, "all is well", part=1),
         *attempt(SECOND, "Fatal Python error: Aborted", part=2),
         *attempt(MASTER, "all is well", part=3),
     ]
-    assert diagnose(said).split == "part-00002:0+13000"
-    assert str(diagnose(said)).startswith("a task's Python crashed: Aborted (split part-00002:0+13000); the stack")
+    assert diagnose(output).split == "part-00002:0+13000"
+    assert str(diagnose(output)).startswith("a task's Python crashed: Aborted (split part-00002:0+13000); the stack")
 
 
-def test_the_split_of_a_container_that_the_application_master_tells_of():
+def test_the_split_of_a_container_in_the_application_masters_log():
     line = f"2026-11-22 INFO [AsyncDispatcher] Diagnostics report from attempt_1_m_000001_0: {KILLED}"
     logs = [*log(MASTER, "syslog", line), *attempt(FIRST, part=1), *attempt(SECOND, part=2)]
     assert diagnose(logs).split == "part-00002:0+13000"
@@ -240,7 +240,7 @@ def test_the_split_of_a_container_that_the_application_master_tells_of():
     assert diagnose(log(MASTER, "syslog", line)).split is None
 
 
-def test_a_message_that_names_the_split_is_not_given_it_again():
+def test_a_message_that_names_the_split_does_not_get_it_twice():
     line = "mapper.py: split part-00002+0, record fatal: scoring it kills the process (SIGSEGV)"
     assert str(diagnose(attempt(FIRST, line, part=2))) == line
 
@@ -249,13 +249,13 @@ def test_a_reducer_has_no_split():
     assert diagnose(log(FIRST, "stderr", "MemoryError")).split is None
 
 
-def test_the_latest_words_for_a_cause_are_taken():
+def test_the_latest_message_of_a_cause_is_taken():
     third = "mapper.py: split part-00001+0, record 7: scoring it kills the process (SIGSEGV)"
-    said = [*attempt(FIRST, "mapper.py: something", part=0), *attempt(SECOND, third, part=1)]
-    assert (diagnose(said).cause, diagnose(said).split) == (third, "part-00001:0+13000")
+    output = [*attempt(FIRST, "mapper.py: something", part=0), *attempt(SECOND, third, part=1)]
+    assert (diagnose(output).cause, diagnose(output).split) == (third, "part-00001:0+13000")
 
 
-def test_nothing_known():
+def test_without_a_known_cause_there_is_no_diagnosis():
     assert diagnose([]) is None
     assert diagnose(["INFO mapreduce.Job: Job job_1_0001 completed", "\tat java.lang.Error.<init>", "an Error"]) is None
     assert diagnose(["2026-11-22 INFO mapper.py: in the middle of a line"]) is None
@@ -263,7 +263,7 @@ def test_nothing_known():
 
 @pytest.fixture
 def hadoop(tmp_path):
-    """Make a command that prints its arguments, and the n-th text at its n-th call."""
+    """Return a function that creates a command, which logs its arguments and prints the n-th text at its n-th call."""
 
     def hadoop(*texts):
         for number, text in enumerate(texts, 1):
@@ -276,25 +276,25 @@ def hadoop(tmp_path):
     return hadoop
 
 
-def test_logs_are_waited_for_until_they_are_gathered(hadoop, tmp_path):
+def test_logs_are_waited_for_until_yarn_has_collected_them(hadoop, tmp_path):
     command = hadoop("Can not find any log file\n", "Container: c\nLogContents:\nMemoryError\xff\n")
     assert diagnose(attempt_logs("application_1_0001", command)).cause == "a task ran out of memory"
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["org.apache.hadoop.yarn.client.cli.LogsCLI -applicationId application_1_0001"] * 2
 
 
-def test_logs_that_do_not_come_are_not_waited_for_for_ever(hadoop):
+def test_missing_logs_are_waited_for_only_until_a_timeout(hadoop):
     started = time.monotonic()
     assert list(attempt_logs("application_1_0001", hadoop("none\n", "none\n"), timeout=0.5)) == ["none\n"] * 2
     assert time.monotonic() - started < 10
 
 
-def test_java_21_says_in_other_words_that_a_program_is_not_there():
-    found = diagnose(['Cannot run program "python3.99": Exec failed, error: 2 (No such file or directory)'])
-    assert found.cause == "a node has no program python3.99"
+def test_a_missing_program_in_the_words_of_java_21():
+    diagnosis = diagnose(['Cannot run program "python3.99": Exec failed, error: 2 (No such file or directory)'])
+    assert diagnosis.cause == "a node has no program python3.99"
 
 
-def test_what_yarn_says_of_a_container_is_no_exception_of_python():
+def test_messages_of_yarn_are_not_taken_for_python_exceptions():
     lines = ["Exception from container-launch.", "Exit code: 1", "Exception message: Launch failed"]
     assert diagnose(lines) is None
     assert diagnose([*lines, "Error: Could not find or load main class Main"]).cause == (
@@ -302,6 +302,6 @@ def test_what_yarn_says_of_a_container_is_no_exception_of_python():
     )
 
 
-def test_who_lost_its_reader_is_not_the_cause():
-    said = ["BrokenPipeError: [Errno 32] Broken pipe", "Error: java.io.IOException: Spill failed"]
-    assert diagnose(said).cause == "java.io.IOException: Spill failed"
+def test_a_broken_pipe_is_not_the_cause():
+    output = ["BrokenPipeError: [Errno 32] Broken pipe", "Error: java.io.IOException: Spill failed"]
+    assert diagnose(output).cause == "java.io.IOException: Spill failed"

@@ -1,4 +1,4 @@
-"""Each cause that the doctor knows, provoked for real on the cluster: the job's message, and the doctor's."""
+"""Each cause that the doctor knows, provoked on the cluster: the message of the job and that of the doctor."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from hadoop.engine import Cluster, daemons
 
 pytestmark = pytest.mark.cluster
 
-# One map, one attempt, and no reducer before the map is done: a job that is to fail need not start more.
+# One map, one attempt, and no reducer before the map has ended: a failing job need not start more.
 ONCE = {
     "mapreduce.map.maxattempts": 1,
     "mapreduce.reduce.maxattempts": 1,
@@ -29,19 +29,19 @@ ONCE = {
 
 @pytest.fixture(scope="module")
 def orders_release(project, tmp_path_factory):
-    """A project with a release that was exported and trained, and its folder. What a test breaks, it mends."""
+    """A project with an exported and trained release, and the release's folder. Tests undo their changes."""
     folder = tmp_path_factory.mktemp("orders")
     made = project((make_orders(folder) / "predictions.toml").read_text(), folder, yarn=True)
     return made, made.train()
 
 
 def fails(made, folder, environment):
-    """Score, which is to fail, and return why."""
+    """Score, which must fail, and return the cause."""
     return fails_as(made, folder, environment)[1]
 
 
 def fails_as(made, folder, environment):
-    """Score, which is to fail; return the job and why."""
+    """Score, which must fail, and return the job ID and the cause."""
     failed = made.run("score", **environment)
     assert failed.returncode == 6, failed.stderr
     [message] = [line for line in failed.stderr.splitlines() if line.startswith("predictions: ")]
@@ -56,26 +56,26 @@ def executable(path, text):
     return str(path)
 
 
-def put_model(folder, made_by, local):
-    line = made_by(local)
+def put_model(folder, write_model, local_folder):
+    line = write_model(local_folder)
     for name in ("model.skops", "model.json"):
-        folder.storage.fs.pipe_file(f"{folder.path}/model/{name}", (local / name).read_bytes())
+        folder.storage.fs.pipe_file(f"{folder.path}/model/{name}", (local_folder / name).read_bytes())
     return line
 
 
 @pytest.fixture
 def model(orders_release):
-    """The model's two files, put back after the test."""
+    """The two files of the model, restored after the test."""
     _made, folder = orders_release
-    kept = {name: folder.read(f"model/{name}") for name in ("model.skops", "model.json")}
-    yield kept
-    for name, data in kept.items():
+    files = {name: folder.read(f"model/{name}") for name in ("model.skops", "model.json")}
+    yield files
+    for name, data in files.items():
         folder.storage.fs.pipe_file(f"{folder.path}/model/{name}", data)
 
 
 @pytest.fixture
 def with_line(orders_release):
-    """Adds a line to the export, for one test."""
+    """A function that adds a line to the export for one test."""
     _made, folder = orders_release
     manifest = manifest_of(folder)
     lines = folder.read("export/part-00000").splitlines()
@@ -153,48 +153,48 @@ def test_a_full_disk(orders_release, tmp_path):
 
 def dfs_admin(cluster, *arguments):
     hadoop = CHECKOUT / "hadoop" / "bin" / "hadoop"
-    done = subprocess.run(
+    result = subprocess.run(
         [hadoop, "org.apache.hadoop.hdfs.tools.DFSAdmin", *arguments],
         env={**os.environ, "CLUSTER_DIR": str(cluster.config.folder)},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_full_hdfs(orders_release, cluster):
     made, folder = orders_release
-    made.succeed("score", "--dry-run")  # puts the job's files there, for which there would be no room
+    made.succeed("score", "--dry-run")  # writes the job's files, before the quota leaves no room for them
     dfs_admin(cluster, "-setSpaceQuota", "1m", folder.path)
     try:
         cause = fails(made, folder, properties(**ONCE))
         assert re.match(r"HDFS is full: The DiskSpace quota of /tests/.* is exceeded", cause)
         refused = made.run("train")
-        assert refused.returncode == 0  # it is there already, nothing is written
+        assert refused.returncode == 0  # the model exists already, so nothing is written
     finally:
         dfs_admin(cluster, "-clrSpaceQuota", folder.path)
 
 
 def test_safe_mode(second, tmp_path):
-    """On the second cluster: others are at work on the first."""
+    """On the second cluster, since the first one may be in use."""
     made = Project(tmp_path, second, (make_orders(tmp_path) / "predictions.toml").read_text(), yarn=True)
     made.train()
     dfs_admin(second, "-safemode", "enter")
     try:
         failed = [made.run("export"), made.run("score")]
-        found = made.run("doctor")
+        doctor = made.run("doctor")
     finally:
         dfs_admin(second, "-safemode", "leave")
-    for done in failed:
-        assert done.returncode == 4, done.stderr
-        assert "HDFS is in safe mode, so it accepts no writes" in done.stderr.splitlines()[-1]
-    assert found.returncode == 4
-    assert "FAIL  storage: HDFS is in safe mode" in found.stdout
-    assert "ok    Thrift" in found.stdout
+    for result in failed:
+        assert result.returncode == 4, result.stderr
+        assert "HDFS is in safe mode, so it accepts no writes" in result.stderr.splitlines()[-1]
+    assert doctor.returncode == 4
+    assert "FAIL  storage: HDFS is in safe mode" in doctor.stdout
+    assert "ok    Thrift" in doctor.stdout
 
 
 def test_an_unhealthy_node(orders_release, cluster, tmp_path):
-    """YARN alone, on ports of its own, whose only node finds every disk too full."""
+    """Start YARN alone on other ports; its only node counts every disk as full."""
     made, _folder = orders_release
     config = ClusterConfig(tmp_path / "yarn", cluster.config.port_offset + 3000)
     config.write()
@@ -208,10 +208,10 @@ def test_an_unhealthy_node(orders_release, cluster, tmp_path):
     sick = {"CLUSTER_DIR": str(config.folder)}
     try:
         deadline = time.monotonic() + 300
-        while "unhealthy:" not in (found := made.run("doctor", **sick)).stdout and time.monotonic() < deadline:
+        while "unhealthy:" not in (doctor := made.run("doctor", **sick)).stdout and time.monotonic() < deadline:
             time.sleep(1)
-        assert found.returncode == 4
-        assert re.search(r"FAIL  YARN: no YARN node can run a task, .* unhealthy: \S+: \S.*local-dirs", found.stdout)
+        assert doctor.returncode == 4
+        assert re.search(r"FAIL  YARN: no YARN node can run a task, .* unhealthy: \S+: \S.*local-dirs", doctor.stdout)
         failed = made.run("score", **sick)
         assert failed.returncode == 4
         assert "no YARN node can run a task, so a job would wait for ever" in failed.stderr
@@ -223,27 +223,27 @@ def test_services_that_cannot_be_reached(orders_release, cluster, tmp_path):
     made, _folder = orders_release
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        nobody = probe.getsockname()[1]
-        found = made.run(
+        unused_port = probe.getsockname()[1]
+        doctor = made.run(
             "--storage",
-            f"webhdfs://127.0.0.1:{nobody}/tests",
+            f"webhdfs://127.0.0.1:{unused_port}/tests",
             "doctor",
-            PREDICTIONS_HBASE_THRIFT=f"127.0.0.1:{nobody}",
+            PREDICTIONS_HBASE_THRIFT=f"127.0.0.1:{unused_port}",
             PREDICTIONS_HBASE_TIMEOUT="1",
         )
-    assert found.returncode == 4
-    assert f"FAIL  Thrift: HBase's Thrift server at 127.0.0.1:{nobody}: " in found.stdout
-    assert f"FAIL  storage: HDFS does not answer at 127.0.0.1:{nobody}" in found.stdout
+    assert doctor.returncode == 4
+    assert f"FAIL  Thrift: HBase's Thrift server at 127.0.0.1:{unused_port}: " in doctor.stdout
+    assert f"FAIL  storage: HDFS does not answer at 127.0.0.1:{unused_port}" in doctor.stdout
     offline = tmp_path / "offline"
     ClusterConfig(offline, cluster.config.port_offset + 4000).write()
-    found = made.run("doctor", CLUSTER_DIR=str(offline))
-    assert "FAIL  YARN: YARN does not answer" in found.stdout
+    doctor = made.run("doctor", CLUSTER_DIR=str(offline))
+    assert "FAIL  YARN: YARN does not answer" in doctor.stdout
 
 
 def test_a_setup_that_is_fit_and_one_that_is_not(orders_release, tmp_path):
     made, _folder = orders_release
-    found = made.succeed("doctor").stdout.splitlines()
-    assert [line.split(":")[0] for line in found] == [
+    lines = made.succeed("doctor").stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
         f"ok    {name}"
         for name in ("database", "storage", "hadoop", "YARN", "tasks' Python", "hbase", "Thrift", "bulk load")
     ]
@@ -277,10 +277,10 @@ def test_a_user_who_may_not_enter_where_hbase_takes_over_files(orders_release):
     fs.rm("/doctor", recursive=True)
 
 
-def test_jobs_that_are_none_or_well(orders_release):
+def test_unknown_and_successful_jobs(orders_release):
     made, folder = orders_release
-    done = made.run("doctor", "application_1_0001")
-    assert (done.returncode, "YARN has no job with this ID" in done.stderr) == (2, True)
+    result = made.run("doctor", "application_1_0001")
+    assert (result.returncode, "YARN has no job with this ID" in result.stderr) == (2, True)
     assert made.run("doctor", "nonsense").returncode == 2
     manifest = manifest_of(folder)
     made.succeed("score")

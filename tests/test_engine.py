@@ -1,4 +1,4 @@
-"""Starting and stopping the embedded cluster: the second one, beside the first, with every port moved."""
+"""Starting and stopping an embedded cluster: the second one, on other ports than the first."""
 
 import os
 import re
@@ -24,7 +24,7 @@ SHUFFLE = 13562
 
 @pytest.fixture
 def third(cluster, tmp_path):
-    """A cluster that is never started as a whole."""
+    """A cluster that is never started completely."""
     third = Cluster(ClusterConfig(tmp_path, cluster.config.port_offset + OFFSET_OF_ENGINE))
     yield third
     kill_all(third)
@@ -43,7 +43,7 @@ def test_a_taken_port_is_named_and_nothing_is_started(third):
     assert run_command(third.config, "status").returncode == 4
 
 
-def test_ports_keep_below_those_that_any_connection_may_get(monkeypatch):
+def test_ports_are_below_the_ephemeral_ports(monkeypatch):
     monkeypatch.setenv("CLUSTER_PORT_OFFSET", "20000")
     with pytest.raises(
         InputError, match=r"CLUSTER_PORT_OFFSET: 20000: must be a number that leaves every port below \d+"
@@ -52,20 +52,20 @@ def test_ports_keep_below_those_that_any_connection_may_get(monkeypatch):
 
 
 def test_a_cluster_through_its_life(second, cluster):
-    """It was started by the command; where that may be, on a host whose own name does not resolve."""
+    """The command `hadoop/cluster` started the cluster: for root, on a host whose own name does not resolve."""
     assert len(second.first_states) == 9
     assert all(state.startswith("running") for state in second.first_states.values()), second.first_states
     moved = SHUFFLE + second.config.port_offset
     assert second.first_listening
     assert {port for address, port in second.first_listening if address not in ("127.0.0.1", "::1")} <= {moved}
 
-    second.bring_back()  # what another test has left dead
+    second.bring_back()  # daemons that another test has killed
     states = dict(second.status())
     assert len(states) == 9
     assert all(state.startswith("running") for state in states.values()), states
     processes = {name: second.process(name) for name in states}
-    again = second.command("start", "--region-servers", str(REGION_SERVERS))
-    assert (again.returncode, "running already" in again.stderr) == (0, True)
+    result = second.command("start", "--region-servers", str(REGION_SERVERS))
+    assert (result.returncode, "running already" in result.stderr) == (0, True)
     assert {name: second.process(name).pid for name in states} == {name: p.pid for name, p in processes.items()}
 
     port = second.config.port("thrift")
@@ -78,10 +78,10 @@ def test_a_cluster_through_its_life(second, cluster):
     status = second.command("status")
     assert status.returncode == 4
     assert re.search(r"nodemanager +died; the end of .*nodemanager\.log:\n +\S", status.stdout)
-    others = psutil.pids()
+    pids = psutil.pids()
     assert second.command("start", "--region-servers", str(REGION_SERVERS)).returncode == 0
     assert second.process("namenode").pid == processes["namenode"].pid
-    assert second.process("nodemanager").pid not in others
+    assert second.process("nodemanager").pid not in pids
 
     stopped = second.command("stop")
     assert stopped.returncode == 0, stopped.stderr
@@ -92,21 +92,21 @@ def test_a_cluster_through_its_life(second, cluster):
     connection = happybase.Connection("127.0.0.1", port, timeout=60_000)
     assert connection.table("t").row(b"row") == {b"f:a": b"kept"}
     connection.close()
-    assert all(state.startswith("running") for _name, state in cluster.status()), "the first was not left alone"
+    assert all(state.startswith("running") for _name, state in cluster.status()), "the first cluster was affected"
 
 
 def test_a_daemon_that_dies_at_the_start_is_reported_with_its_log(third, monkeypatch, capsys):
-    """Beside one daemon that lives: the others would take a while of two cores to get where they are not missed."""
+    """Start only this daemon and one that lives: the others would take too long on two cores."""
     namenode = third.config.data / "namenode" / "current"
     namenode.mkdir(parents=True)
     (namenode / "VERSION").write_text("damaged\n")
     monkeypatch.setenv("CLUSTER_DIR", str(third.config.folder))
     monkeypatch.setenv("CLUSTER_PORT_OFFSET", str(third.config.port_offset))
-    monkeypatch.setattr(signal, "signal", lambda *_handler: None)  # this process ends as it did before
-    two = [daemon for daemon in engine.daemons(1, third.config) if daemon.name in ("namenode", "master")]
-    monkeypatch.setattr(engine, "daemons", lambda *_arguments: two)
+    monkeypatch.setattr(signal, "signal", lambda *_handler: None)  # keep this process's signal handlers
+    two_daemons = [daemon for daemon in engine.daemons(1, third.config) if daemon.name in ("namenode", "master")]
+    monkeypatch.setattr(engine, "daemons", lambda *_arguments: two_daemons)
     with pytest.raises(SystemExit) as failed:
         exits.run(hadoop.__main__.cli, "cluster", ["start"])
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert failed.value.code == 6
-    assert re.search(r"namenode died; the end of .*namenode\.log:\n +\S", said), said
+    assert re.search(r"namenode died; the end of .*namenode\.log:\n +\S", stderr), stderr

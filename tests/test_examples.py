@@ -1,4 +1,4 @@
-"""The examples: what they print, and that the commands in them are the command line's."""
+"""The examples: their output, and that the command line accepts the commands in them."""
 
 import os
 import re
@@ -34,7 +34,7 @@ NO_HBASE = {
 
 @pytest.fixture
 def example(monkeypatch, capsys):
-    """Run a Python example as a program, but in this process; return its exit code and what it prints."""
+    """Return a function that runs a Python example in this process, and returns its exit code and output."""
     start_process = subprocess.run
 
     def start(command, **options):
@@ -64,9 +64,10 @@ def example(monkeypatch, capsys):
 
 
 def assert_is_a_command(arguments):
-    """Check a command against the command line's own options, without running it."""
+    """Check that the command line accepts a command, without running it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(click.Command, "invoke", lambda _command, _context: None)  # a group's is another method
+        # Group.invoke overrides this method, so that the subcommand and its options are still parsed.
+        patch.setattr(click.Command, "invoke", lambda _command, _context: None)
         parsed = CliRunner().invoke(cli, arguments)
     assert parsed.exit_code == 0, parsed.output
 
@@ -74,7 +75,7 @@ def assert_is_a_command(arguments):
 @pytest.mark.parametrize(
     "arguments", [["run", "--nope"], ["nope"], ["releases", "--clean=1"], ["run", "--runner", "x"]]
 )
-def test_a_command_that_is_not_the_command_line_s_is_noticed(arguments):
+def test_an_invalid_command_is_detected(arguments):
     with pytest.raises(AssertionError):
         assert_is_a_command(arguments)
 
@@ -111,7 +112,7 @@ def test_lookup_handles_each_status(answer, text):
     assert lookup.describe(answer) == text
 
 
-def test_lookup_handles_the_statuses_of_the_readme():
+def test_lookup_handles_the_documented_statuses():
     table = re.search(r"(?s)\| `unavailable` \|.*\n\| `fresh` \|", (CHECKOUT / "docs" / "client.md").read_text())[0]
     statuses = re.findall(r"(?m)^\| `(\w+)` \|", table)
     assert len(statuses) == 7
@@ -132,7 +133,7 @@ def test_lookup_without_hbase(example, orders):
 
 @pytest.fixture
 def changed_orders(served, tmp_path):
-    """A folder whose settings are those of the served release, and whose database has gone on since."""
+    """A folder with the settings of the served release, and a database that has changed since."""
     make_orders(tmp_path)
     shutil.copy(served.path, tmp_path)
     with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
@@ -197,7 +198,7 @@ def test_join_with_a_served_release(example, served, changed_orders):
 
 
 def write_own_table(orders, name):
-    """Write the orders as a CSV file, with IDs of digits and a country called NA."""
+    """Write the orders as a CSV file, with IDs of digits and a country called NA; return its folder."""
     with closing(sqlite3.connect(orders / "orders.db")) as connection:
         rows = connection.execute("SELECT substr(id, 7), country, amount, items, paid FROM orders").fetchall()
     lines = ["order_id,country,amount,items,paid"]
@@ -211,7 +212,7 @@ def write_own_table(orders, name):
 
 
 def printed_lines(ended):
-    """The prediction lines that own_table.py prints, and its commands."""
+    """Return the prediction lines and the commands that own_table.py prints."""
     lines = ended.stdout.splitlines()
     first = lines.index("The first prediction lines:") + 1
     commands = [line.removeprefix("$ predictions ") for line in lines if line.startswith("$ ")]
@@ -237,15 +238,15 @@ def test_own_table_without_a_cluster(example, orders):
         assert line.prediction in (b"0", b"1")
         assert 0.5 <= float(line.probability) <= 1
     with closing(sqlite3.connect(folder / "shop.db")) as connection:
-        kinds = connection.execute(
+        types = connection.execute(
             "SELECT typeof(amount), typeof(items), typeof(paid) FROM shop WHERE order_id = '001'"
         )
-        assert kinds.fetchall() == [("real", "integer", "integer")]
+        assert types.fetchall() == [("real", "integer", "integer")]
         assert connection.execute("SELECT amount, paid FROM shop WHERE order_id = '000'").fetchall() == [(None, None)]
         assert connection.execute("SELECT count(*) FROM shop WHERE country = 'NA'").fetchone()[0] > 50
 
 
-def test_own_table_ends_with_the_exit_code_of_what_failed(example, orders):
+def test_own_table_exits_with_the_code_of_the_failed_command(example, orders):
     folder = write_own_table(orders, "shop")
     ended = example("own_table.py", "shop.csv", "order_id", "pay", folder=folder)
     assert ended.returncode == 2
@@ -255,7 +256,7 @@ def test_own_table_ends_with_the_exit_code_of_what_failed(example, orders):
 
 @pytest.mark.cluster
 def test_own_table_through_hbase(example, orders, project):
-    made = project((orders / "predictions.toml").read_text(), commands=False)  # its name is one that is removed later
+    made = project((orders / "predictions.toml").read_text(), commands=False)  # the fixture removes its tables later
     folder = write_own_table(orders, made.name)
     hbase = made.settings.hbase
     ended = example(
@@ -285,7 +286,7 @@ def test_own_table_through_hbase(example, orders, project):
 # nightly
 
 
-# It notes how it is called; `run` exits with the next of some codes.
+# It logs its arguments; `run` exits with the next of the given codes.
 STAND_IN = """#!/bin/sh
 echo "$@" >> calls
 echo "$1: a line of the log"
@@ -299,7 +300,7 @@ REPORT, CLEAN = "report --output reports", "releases --clean"
 
 @pytest.fixture
 def flights(tmp_path):
-    """What is in /srv/flights, with a program that stands in for `predictions`."""
+    """A folder like /srv/flights, with a stand-in for `predictions`."""
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / "examples").symlink_to(EXAMPLES)
     program = tmp_path / ".venv" / "bin" / "predictions"
@@ -310,19 +311,19 @@ def flights(tmp_path):
 
 
 def run_shell(shell, command, flights, *codes):
-    """Run a command of a schedule; return how it ended, and how it called `predictions`."""
+    """Run a command of a schedule; return the result, and the arguments of its calls of `predictions`."""
     (flights / "codes").write_text("".join(f"{code}\n" for code in codes))
     (flights / "calls").unlink(missing_ok=True)
     environment = {**os.environ, "RETRY_SECONDS": "0"}
     ended = subprocess.run([shell, "-c", command], cwd=flights, env=environment, capture_output=True, text=True)
     calls = (flights / "calls").read_text().splitlines()
-    for called in set(calls):
-        assert_is_a_command(shlex.split(called))
+    for arguments in set(calls):
+        assert_is_a_command(shlex.split(arguments))
     return ended, calls
 
 
 def run_nightly(flights, *codes):
-    """Run what the crontab has, as cron does."""
+    """Run the command of the crontab as cron does."""
     lines = (EXAMPLES / "nightly" / "crontab").read_text().splitlines()
     [job] = [line for line in lines if re.match(r"[\d*]", line)]
     minute, hour, *days, command = job.split(maxsplit=5)
@@ -331,7 +332,7 @@ def run_nightly(flights, *codes):
 
 
 @pytest.mark.parametrize("codes", [(0,), (1,), (4, 0), (6, 1)])
-def test_a_night_that_went_well_sends_no_mail(flights, codes):
+def test_a_successful_night_sends_no_mail(flights, codes):
     ended, calls = run_nightly(flights, *codes)
     assert (ended.returncode, ended.stdout, ended.stderr) == (codes[-1], "", "")
     assert calls == [*["run"] * len(codes), REPORT, CLEAN]
@@ -351,9 +352,9 @@ def test_a_night_that_went_well_sends_no_mail(flights, codes):
         ((130,), ["run"], "the run failed"),
     ],
 )
-def test_a_night_that_a_person_has_to_look_at_sends_a_mail(flights, codes, calls, problem):
-    ended, called = run_nightly(flights, *codes)
-    assert (ended.returncode, called) == (codes[-1], calls)
+def test_a_night_that_needs_attention_sends_a_mail(flights, codes, calls, problem):
+    ended, actual_calls = run_nightly(flights, *codes)
+    assert (ended.returncode, actual_calls) == (codes[-1], calls)
     first, *rest = ended.stdout.splitlines()
     [log] = (flights / "logs").iterdir()
     assert first == f"predictions: {problem}; `predictions run` exited with {codes[-1]}. The end of {log}:"
@@ -372,7 +373,7 @@ def test_a_night_without_a_report_sends_a_mail(flights):
 
 
 class Operator:
-    """Stands in for Airflow's BashOperator: it takes the options that the example uses, and notes what follows."""
+    """A stand-in for Airflow's BashOperator with the options that the example uses; it records its followers."""
 
     def __init__(self, *, task_id, bash_command, cwd, retries=0, retry_delay=None, trigger_rule="all_success"):
         self.task_id, self.command, self.folder = task_id, bash_command, cwd
@@ -384,7 +385,7 @@ class Operator:
 
 
 class Dag:
-    """Stands in for Airflow's DAG."""
+    """A stand-in for Airflow's DAG."""
 
     def __init__(self, name, *, schedule, start_date, catchup, max_active_runs):
         assert (len(schedule.split()), catchup, max_active_runs) == (5, False, 1)
@@ -398,7 +399,7 @@ class Dag:
 
 @pytest.fixture
 def tasks(monkeypatch):
-    """The tasks of the DAG, by their names. Airflow need not be installed."""
+    """The tasks of the DAG by name. Airflow need not be installed."""
     folders = ["airflow", "airflow.providers", "airflow.providers.standard", "airflow.providers.standard.operators"]
     contents = {"airflow.sdk": {"DAG": Dag}, "airflow.providers.standard.operators.bash": {"BashOperator": Operator}}
     for name in [*folders, *contents]:
@@ -409,18 +410,18 @@ def tasks(monkeypatch):
     return {value.task_id: value for value in names.values() if isinstance(value, Operator)}
 
 
-def test_the_dag_s_commands_are_the_command_line_s(tasks, flights):
+def test_the_commands_of_the_dag_are_valid(tasks, flights):
     expected = {"run": "run", "report": REPORT, "clean": CLEAN}
     assert tasks.keys() == expected.keys()
-    for name, called in expected.items():
+    for name, arguments in expected.items():
         assert tasks[name].folder == "/srv/flights"
         ended, calls = run_shell("bash", tasks[name].command, flights, 0)
-        assert (ended.returncode, calls) == (0, [called])
+        assert (ended.returncode, calls) == (0, [arguments])
     codes = [run_shell("bash", tasks["run"].command, flights, code)[0].returncode for code in range(7)]
     assert [code == 0 for code in codes] == [True, True, False, False, False, False, False]
 
 
-def test_the_dag_s_order(tasks):
+def test_the_order_of_the_dag(tasks):
     run, report, clean = (tasks[name] for name in ("run", "report", "clean"))
     assert run.followers == [report, clean]
     assert [task.trigger_rule for task in tasks.values()] == ["all_success", "all_done", "all_success"]

@@ -1,3 +1,5 @@
+"""The export: all records of a snapshot in parts, and the manifest's counts."""
+
 import sqlite3
 from contextlib import closing
 
@@ -22,7 +24,7 @@ def storage(settings):
     return Storage(settings.hadoop.storage, settings.name)
 
 
-def quiet(*_said):
+def quiet(*_arguments):
     pass
 
 
@@ -73,8 +75,8 @@ def test_a_failed_export_leaves_nothing_behind(settings, storage, orders):
     assert storage.releases() == []
 
 
-def test_ids_that_can_be_no_row_keys_are_exported_and_counted(settings, storage, orders, monkeypatch):
-    monkeypatch.setattr("predictions.sources.sqlite.FETCH_ROWS", 50)  # they stand in different blocks
+def test_ids_that_cannot_be_row_keys_are_exported_and_counted(settings, storage, orders, monkeypatch):
+    monkeypatch.setattr("predictions.sources.sqlite.FETCH_ROWS", 50)  # they are in different blocks
     unfit = ["", "x" * 32763, b"\xff"]
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         for number, record_id in enumerate([*unfit, "tab\there", "\\N", "é"]):

@@ -1,4 +1,4 @@
-"""A model that raises, and one that kills the process, on one record: the mapper names it."""
+"""The mapper names the record on which a model raises or kills the process."""
 
 import faulthandler
 import os
@@ -26,20 +26,20 @@ ODD_BLOCK = b"".join(GOOD) + b"%b\n" + b"".join(line.replace(b"\t", b"2\t", 1) f
 
 
 @given(st.integers(1, 3000), st.data())
-def test_the_first_line_that_fails_is_found_by_halving(lines, data):
-    bad = data.draw(st.sets(st.integers(0, lines - 1), min_size=1, max_size=5))
+def test_the_first_failing_line_is_found_by_bisection(lines, data):
+    bad_numbers = data.draw(st.sets(st.integers(0, lines - 1), min_size=1, max_size=5))
     calls = []
 
     def fails(block):
         calls.append(block)
-        return any(int(line) in bad for line in block.splitlines())
+        return any(int(line) in bad_numbers for line in block.splitlines())
 
     block = b"".join(b"%d\n" % number for number in range(lines))
-    assert faults.first_fault(block, fails) == b"%d" % min(bad)
+    assert faults.first_fault(block, fails) == b"%d" % min(bad_numbers)
     assert len(calls) <= (lines - 1).bit_length() + 1
 
 
-def test_lines_that_fail_only_together_are_nobodys_fault():
+def test_no_line_is_named_if_lines_fail_only_together():
     block = b"".join(b"%d\n" % number for number in range(100))
     assert faults.first_fault(block, lambda lines: len(lines.splitlines()) > 10) is None
 
@@ -52,7 +52,7 @@ def test_only_exceptions_count_as_raising():
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL", "SIGABRT"])
 def test_the_signal_that_kills_a_child_is_named(name):
     def die(_block):
-        faulthandler.disable()  # pytest's, of no interest here
+        faulthandler.disable()  # pytest's handler would print the stack
         os.kill(os.getpid(), signal.Signals[name])
 
     assert faults.killing_signal(die, b"a\n") == name
@@ -62,10 +62,10 @@ def test_a_child_that_ends_or_raises_is_not_killed(capfd):
     assert faults.killing_signal(len, b"a\n") is None
     assert faults.killing_signal(lambda block: 1 / 0, b"a\n") is None
     assert faults.killing_signal(lambda block: sys.exit(3), b"a\n") is None
-    assert capfd.readouterr() == ("", "")  # the parent, who meets the exception himself, reports it
+    assert capfd.readouterr() == ("", "")  # the parent meets the exception too, and reports it
 
 
-def test_a_child_writes_nothing_of_what_its_parent_has_buffered(tmp_path):
+def test_a_child_does_not_write_its_parents_buffered_output(tmp_path):
     script = "import sys; from predictions.scoring.predict import killing_signal; sys.stdout.write('once\\n'); "
     script += "killing_signal(len, b'a\\n')"
     ran = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True)
@@ -85,7 +85,7 @@ def raising(tmp_path_factory):
 
 
 def run(model, stdin, attempt=None, process=True, **environment):
-    """Run the mapper, as a process or in this one."""
+    """Run the mapper in a new process or in this one."""
     if attempt is not None:
         environment["mapreduce_task_attempt_id"] = f"attempt_1_0001_m_000000_{attempt}"
     if not process:
@@ -93,7 +93,7 @@ def run(model, stdin, attempt=None, process=True, **environment):
     return subprocess.run(
         [sys.executable, str(CHECKOUT / "mapper.py"), str(model), RELEASE],
         input=stdin,
-        # One thread, as in a job: a process that is forked after OpenMP has started its threads may hang.
+        # One thread, as in a job: a process forked after OpenMP has started threads may hang.
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
     )
@@ -153,7 +153,7 @@ def test_a_record_at_which_the_model_raises_is_named(raising, attempt):
 
 
 class Raising:
-    """A model that refuses each block with a record `bad` in it."""
+    """A model that raises on each block with a record `bad`."""
 
     fields = 3
 
@@ -162,7 +162,7 @@ class Raising:
             raise ValueError("Input X contains NaN.\n  Another line\nthe last")
 
 
-def test_the_message_is_one_line_and_an_unreadable_line_before_does_not_move_the_blame():
+def test_the_message_is_one_line_and_names_the_right_record_after_an_unreadable_line():
     lines = mapper.score([b"too\tfew\na\t1\t0\nbad\t1\t0\nc\t1\t0\n"], Scorer(Raising(), b"1", "stdin"), Counter())
     assert b"unreadable:stdin:000000000001" in next(lines)
     with pytest.raises(InternalError) as raised:

@@ -1,4 +1,4 @@
-"""Two ways to decode a block, which must not differ: pandas' parser, and the exact one that it falls back to."""
+"""The two decoders of a block must agree: pandas' parser, and the exact one that it falls back to."""
 
 import math
 from datetime import UTC, date, datetime
@@ -33,7 +33,7 @@ texts = st.text().map(lambda text: escape(text.encode(errors="replace"))) | st.s
             b"\xff",
             b"a\0b",
         ),
-        # Text that looks like another type, and that pandas would take for one.
+        # Text that pandas would take for another type.
         *(b"007", b"7", b"1.5", b"1e3", b"True", b"False", b"inf", b"2026-01-01", b"\r", b"a\rb", b"\xe2\x80\xa8"),
     ]
 )
@@ -63,7 +63,8 @@ numbers = (
 )
 
 
-moments = st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.none() | st.just(UTC))  # strftime drops zeros
+# From the year 1000: strftime drops leading zeros.
+moments = st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.none() | st.just(UTC))
 dates = (
     st.dates().map(lambda date: date.isoformat().encode())
     | st.tuples(moments, st.sampled_from("T ")).map(lambda pair: pair[0].isoformat(pair[1]).encode())
@@ -82,9 +83,9 @@ def test_the_fast_parser_agrees_with_the_exact_one(rows):
     block = write_rows(rows)
     reader = FrameReader(DATED)
     exact, bad_rows = reader._decode(split_columns(block, 6)[1:-1])
-    frame, found_bad = reader.read(block)
+    frame, fast_bad_rows = reader.read(block)
     pd.testing.assert_frame_equal(frame, exact, check_exact=True)
-    assert found_bad == bad_rows
+    assert fast_bad_rows == bad_rows
 
 
 @pytest.mark.parametrize(
@@ -96,12 +97,12 @@ def test_a_number_is_decoded_alike_whatever_its_neighbours_in_the_block(field):
     block = write_rows([[b"1", b"a", field, b"1", b"0"]])
     reader = FrameReader(COLUMNS)
     exact, bad_rows = reader._decode(split_columns(block, 5)[1:-1])
-    frame, found_bad = reader.read(block)
+    frame, fast_bad_rows = reader.read(block)
     pd.testing.assert_frame_equal(frame, exact, check_exact=True)
-    assert found_bad == bad_rows
+    assert fast_bad_rows == bad_rows
 
 
-def test_ordinary_blocks_take_the_fast_way():
+def test_ordinary_blocks_take_the_fast_parser():
     block = write_rows(
         [[b"1", b"a\\tb", b"0.1", NULL, b"1970-01-02 12:00", b"0"], [b"2", NULL, NULL, b"7", NULL, b"1"]]
     )
@@ -117,7 +118,7 @@ def test_ordinary_blocks_take_the_fast_way():
 
 
 @pytest.mark.parametrize("field", [b"007", b"7", b"1.5", b"1e3", b"True", b"inf", b"nan", b"", b"2026-01-01"])
-def test_a_category_that_looks_like_a_number_stays_text_even_where_the_whole_block_does(field):
+def test_a_category_that_looks_like_a_number_stays_text_even_if_the_whole_block_does(field):
     reader = FrameReader(COLUMNS)
     frame = reader._parse(write_rows([[b"1", field, b"1", b"1", b"0"], [b"2", NULL, b"1", b"1", b"0"]]))
     assert frame["kind"].tolist()[0] == field.decode()
@@ -162,9 +163,9 @@ def test_a_bad_value_is_named_and_its_neighbours_are_not(fields, reason):
         ("1970-01-01 00:00:00.000001", 1e-6 / 86400),
         ("1970-01-01 00:00:00Z", 0),
         ("1970-01-01T12:00+12:00", 0),
-        ("1970-01-01 12:00:00+12", 0),  # as PostgreSQL writes a timestamptz
+        ("1970-01-01 12:00:00+12", 0),  # as PostgreSQL writes timestamptz
         ("1969-12-31 18:30:00-0530", 0),
-        ("1893-03-31 23:53:28+00:53:28", -28034 + 82800 / 86400),  # and where the zone had seconds
+        ("1893-03-31 23:53:28+00:53:28", -28034 + 82800 / 86400),  # and in times when the zone had seconds
         ("9999-12-31 23:59:00-12:00", 2932896 + 2159 / 1440),
         ("0001-01-01 00:00+12:00", -719162.5),
     ],
@@ -176,8 +177,8 @@ def test_a_date_is_days_since_1970(text, days):
 @given(st.dates(), st.dates())
 def test_dates_keep_their_distances(one, other):
     decoder = DateDecoder()
-    found = decoder[other.isoformat().encode()] - decoder[one.isoformat().encode()]
-    assert found == (other - one).days
+    days = decoder[other.isoformat().encode()] - decoder[one.isoformat().encode()]
+    assert days == (other - one).days
 
 
 @pytest.mark.parametrize(
@@ -191,19 +192,19 @@ def test_dates_keep_their_distances(one, other):
         (b"", "not a date"),
         (b"1", "not a date"),
         (b"\xff", "not a date"),
-        ("٢٠٢٦-11-22".encode(), "not a date"),  # digits, but not of ISO 8601
+        ("٢٠٢٦-11-22".encode(), "not a date"),  # digits, but not those of ISO 8601
         (b"2026-02-30", "a date out of range"),
         (b"2026-13-01", "a date out of range"),
         (b"2026-11-22 25:00", "a date out of range"),
         (b"0000-01-01", "a date out of range"),
-        # PostgreSQL's last and first, and what it has beyond them.
+        # PostgreSQL's last and first years, and its infinities.
         (b"294276-12-31", "a date out of range"),
         (b"0044-03-15 BC", "a date out of range"),
         (b"infinity", "a date out of range"),
         (b"-infinity", "a date out of range"),
     ],
 )
-def test_what_is_no_date_is_named_and_its_neighbours_are_read(field, reason):
+def test_an_invalid_date_is_named_and_its_neighbours_are_read(field, reason):
     reader = FrameReader([Column("day", "date")])
     frame, bad_rows = reader.read(write_rows([[b"1", b"1970-01-02", b"0"], [b"2", field, b"0"], [b"3", NULL, b"0"]]))
     assert bad_rows == {1: f"day: {reason}"}
@@ -228,7 +229,7 @@ def test_the_memo_is_bounded_where_there_are_many_distinct_values():
     block, blocks = 10_000, 12
     for start in range(0, blocks * block, block):
         reader._decode([[b"%d" % number for number in range(start, start + block)]])
-    # By what an entry takes beside its field: some tens of thousands, and the last block's.
+    # Each entry costs memory besides its field: some tens of thousands of entries, and those of the last block.
     assert block <= len(reader._decoders[0]) < MEMO_BYTES // 100 + block < blocks * block
     frame, bad_rows = reader._decode([[NULL, b"5"]])
     assert math.isnan(frame["n"][0])
@@ -242,11 +243,11 @@ def test_the_memo_is_bounded_where_values_are_large(kind):
     for number in range(40):
         reader._decode([[b"%d%b" % (number, b"x" * 1_000_000)]])
         most = max(most, remembered(reader._decoders[0]))
-    # What is no value of its column is remembered twice, by its value and by its reason.
+    # An invalid value is remembered twice: by its value and by its reason.
     assert most <= 2 * (MEMO_BYTES + 1_100_000)
 
 
-def test_a_value_that_was_bad_is_bad_again_after_it_was_forgotten():
+def test_a_bad_value_is_bad_again_after_it_was_forgotten():
     reader = FrameReader([Column("n", "integer")])
     for _turn in range(3):
         assert reader._decode([[b"bad", b"1"]])[1] == {0: "n: not a number"}

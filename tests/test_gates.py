@@ -1,8 +1,8 @@
-"""The gates, each at its limit, from a manifest and a comparison alone."""
+"""Each gate at its limit, computed from a manifest and a comparison."""
 
 import pytest
 from conftest import make_manifest
-from test_comparison import BINARY, blocks, of
+from test_comparison import BINARY, blocks, by_number
 
 from predictions.comparison.comparison import compare
 from predictions.formats.manifest import ModelFacts, Scored, Training
@@ -22,8 +22,8 @@ def verdicts(limits=None, comparison=None, **facts):
 
 
 def comparison(before, after):
-    found = compare(blocks(of(*before), iter([])), blocks(of(*after), iter([])), BINARY)
-    return {"releases": {"before": "20261121T154500Z"}, **found.as_json()}
+    compared = compare(blocks(by_number(*before), iter([])), blocks(by_number(*after), iter([])), BINARY)
+    return {"releases": {"before": "20261121T154500Z"}, **compared.as_json()}
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -41,10 +41,10 @@ def test_few_records_may_fail(failed, passed):
     assert verdicts(failed=failed)["max_failed"] is passed
 
 
-def test_without_a_release_before_it_nothing_is_compared():
-    alone = comparison([], [(b"1", b"0.9")]) | {"releases": {"before": None}}
-    for found in (None, alone):
-        assert verdicts(comparison=found).keys() == {"min_skill", "max_failed"}
+def test_without_a_served_release_there_are_no_comparison_gates():
+    without_before = comparison([], [(b"1", b"0.9")]) | {"releases": {"before": None}}
+    for facts in (None, without_before):
+        assert verdicts(comparison=facts).keys() == {"min_skill", "max_failed"}
 
 
 @pytest.mark.parametrize(("gone", "passed"), [(0, True), (20, True), (21, False)])
@@ -64,11 +64,11 @@ def test_the_distribution_may_not_move_far():
     before = [(b"1", b"0.9")] * 50 + [(b"0", b"0.9")] * 50
     assert verdicts(comparison=comparison(before, before))["max_psi"]
     moved = [(b"1", b"0.6")] * 50 + [(b"0", b"0.6")] * 50  # the same classes
-    found = verdicts(comparison=comparison(before, moved))
-    assert (found["max_psi"], found["max_changed"]) == (False, True)
+    passed = verdicts(comparison=comparison(before, moved))
+    assert (passed["max_psi"], passed["max_changed"]) == (False, True)
 
 
-def test_what_was_found_is_said_with_its_limit():
+def test_a_gates_text_states_the_value_and_the_limit():
     texts = [gate.text for gate in gates(GateSettings(), manifest(failed=20), None)]
     assert texts == [
         "log loss on the holdout 0.5, baseline without features 0.6: better by 16.67%, at least 1.00%",

@@ -1,4 +1,4 @@
-"""What is handed to Hadoop, without a cluster: the command, the partition file, the bundle, what is made of its failure."""
+"""Hadoop jobs without a cluster: the command, the partition file, the bundle, the error of a failed job."""
 
 import os
 import struct
@@ -38,8 +38,8 @@ JOB = Job(
 )
 
 
-def values(command):
-    """The properties that a command sets."""
+def properties_of(command):
+    """Return the properties that a command sets."""
     return dict(word.split("=", 1) for option, word in pairwise(command) if option == "-D")
 
 
@@ -55,35 +55,35 @@ def test_the_command_has_generic_options_first():
 
 @pytest.mark.parametrize("job", [JOB, MAPS_ALONE])
 def test_a_line_ends_at_a_line_feed_only(job):
-    assert values(job.command("hadoop", Path("/s.jar")))["textinputformat.record.delimiter"] == "\n"
+    assert properties_of(job.command("hadoop", Path("/s.jar")))["textinputformat.record.delimiter"] == "\n"
 
 
 def test_a_job_of_maps_alone_neither_sorts_nor_writes():
     command = MAPS_ALONE.command("hadoop", Path("/s.jar"))
-    given = values(command)
-    assert given["mapreduce.job.reduces"] == "0"
-    assert "mapreduce.totalorderpartitioner.path" not in given
+    properties = properties_of(command)
+    assert properties["mapreduce.job.reduces"] == "0"
+    assert "mapreduce.totalorderpartitioner.path" not in properties
     assert command[-2:] == ["-outputformat", "org.apache.hadoop.mapred.lib.NullOutputFormat"]
     assert not {"-reducer", "-partitioner", "-cmdenv"} & set(command)
     assert command.index("-input") > command.index("-archives")
     assert "-mapper 'python3 -m loader load.json' \\\n" in printable(command)
-    assert "-input '/in/part-*' \\\n" in printable(command)  # Hadoop's to expand, not a shell's
+    assert "-input '/in/part-*' \\\n" in printable(command)  # Hadoop must expand it, not the shell
 
 
-def test_the_settings_properties_come_before_ours_but_for_what_a_result_depends_on():
-    theirs = {
+def test_properties_of_the_settings_override_ours_except_those_that_a_result_depends_on():
+    user_properties = {
         "mapreduce.job.queuename": "night",
         "yarn.resourcemanager.connect.max-wait.ms": "1",
         "textinputformat.record.delimiter": "|",
         "mapreduce.job.reduces": "1",
         "mapreduce.totalorderpartitioner.path": "/elsewhere",
     }
-    given = values(replace(JOB, properties=theirs).command("hadoop", Path("/s.jar")))
-    assert given["mapreduce.job.queuename"] == "night"
-    assert given["yarn.resourcemanager.connect.max-wait.ms"] == "1"
-    assert given["textinputformat.record.delimiter"] == "\n"
-    assert given["mapreduce.job.reduces"] == "3"
-    assert given["mapreduce.totalorderpartitioner.path"] == "/p"
+    properties = properties_of(replace(JOB, properties=user_properties).command("hadoop", Path("/s.jar")))
+    assert properties["mapreduce.job.queuename"] == "night"
+    assert properties["yarn.resourcemanager.connect.max-wait.ms"] == "1"
+    assert properties["textinputformat.record.delimiter"] == "\n"
+    assert properties["mapreduce.job.reduces"] == "3"
+    assert properties["mapreduce.totalorderpartitioner.path"] == "/p"
 
 
 def test_the_printed_command_is_the_same_to_a_shell():
@@ -126,23 +126,23 @@ for name in ("predictions.hbase.connection", "happybase", "thriftpy2.protocol.cy
 """
 
 
-def test_the_loaders_bundle_has_all_that_a_task_imports_but_numpy_and_xxhash(tmp_path):
-    """In a folder with nothing else, by a Python without site-packages."""
+def test_the_loaders_bundle_has_all_imports_of_a_task_but_numpy_and_xxhash(tmp_path):
+    """Import the loader from the bundle alone, with a Python without site-packages."""
     zipfile.ZipFile(BytesIO(packing.load_bundle())).extractall(tmp_path / "lib")
     (tmp_path / "environment").mkdir()
     for module in (np, xxhash):
         folder = Path(module.__file__).parent
         for path in [folder, *folder.parent.glob(f"{folder.name}.libs")]:
             (tmp_path / "environment" / path.name).symlink_to(path)
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-S", "-c", PROBE],
         cwd=tmp_path,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": "lib:environment"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    files = dict(line.split() for line in done.stdout.splitlines())
+    assert result.returncode == 0, result.stderr
+    files = dict(line.split() for line in result.stdout.splitlines())
     assert files.pop("numpy").startswith(f"{tmp_path}/environment/")
     assert [name for name, file in files.items() if not file.startswith(f"{tmp_path}/lib/")] == []
 
@@ -178,12 +178,12 @@ def test_a_job_that_ran_and_failed_is_an_internal_error_whatever_the_cause(monke
     assert str(error).startswith(f"job_1_0001 failed: {message}")
 
 
-def test_no_yarn_is_an_unreachable_service(monkeypatch):
+def test_an_unreachable_yarn_is_a_service_error(monkeypatch):
     report = "java.net.ConnectException: Call From localhost to localhost:8032 failed: Connection refused"
     assert isinstance(failure(monkeypatch, report), ServiceError)
 
 
-def test_a_job_that_was_not_accepted_says_why(monkeypatch):
+def test_the_error_of_a_rejected_job_has_the_reason(monkeypatch):
     full = failure(monkeypatch, QUOTA)
     assert isinstance(full, ServiceError)
     assert str(full).startswith("the job was not accepted: HDFS is full: The DiskSpace quota")
@@ -216,6 +216,6 @@ def test_every_configuration_binds_to_loopback(tmp_path):
     assert "$" not in text
     assert "0.0.0.0" not in text
     for name in PORTS:
-        if name != "thrift":  # an argument, not a setting
+        if name != "thrift":  # a command-line argument, not a setting
             assert str(config.port(name)) in text, name
     assert config.java("X")[0] == "java"

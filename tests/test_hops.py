@@ -1,6 +1,6 @@
-"""`tests/data` shows the data at every hop; here the scripts make each file from the one before.
+"""`tests/data` has the data at every hop; the scripts must make each file from the previous one.
 
-The model is the share of late flights whatever the record, so that no file depends on a library's version.
+The model predicts the share of late flights for every record, so that no file depends on the version of a library.
 """
 
 import os
@@ -44,9 +44,9 @@ def test_the_data_at_every_hop(model):
     assert run(sys.executable, str(CHECKOUT / "mapper.py"), str(model), "20261122T154500Z", stdin=records) == mapped
     assert run("sort", "-t", "\t", "-k1,1", "-s", stdin=mapped) == ordered
     assert run(sys.executable, str(CHECKOUT / "reducer.py"), stdin=ordered) == reduced
-    first = (DATA / "5-cells.txt").read_text().splitlines()
+    expected_cells = (DATA / "5-cells.txt").read_text().splitlines()
     line = parse_line(reduced.splitlines()[0])
-    assert first == [
+    assert expected_cells == [
         f"{line.row_key.decode()} {column.decode()} {line.scored.decode()} {value.decode()}"
         for column, value in cells(line).items()
     ]
