@@ -1,4 +1,4 @@
-"""The connection to HBase: what it answers, and how it fails, where plain HappyBase would lie or wait for ever."""
+"""The connection to HBase: its answers and errors, where plain HappyBase gives wrong rows or waits for ever."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ on_cluster = pytest.mark.cluster
 
 ROWS, REQUESTS = 1_000, 10_000
 COLUMN = b"f:value"
-EXIT_SECONDS = 1.0  # until a process that has said its last word is gone, on a busy machine
+EXIT_SECONDS = 1.0  # that a process may take to exit after its last output, on a busy machine
 
 
 def key(number):
@@ -40,7 +40,7 @@ def key(number):
 
 @pytest.fixture(scope="module")
 def table(server):
-    """A table with numbered rows, whose keys are their values; tests that write have rows of their own."""
+    """A table with numbered rows whose values are their keys; tests that write use other rows."""
     name = f"test_{uuid.uuid4().hex[:8]}"
     with Connection(server) as connection:
         connection.create_table(name, "f")
@@ -64,7 +64,7 @@ def relay(server):
 
 @pytest.fixture
 def reasons():
-    """Why the connection waited."""
+    """The reasons for which the connection waited."""
     return []
 
 
@@ -75,7 +75,7 @@ def connection(server, relay, reasons):
 
 
 def lookups(connection, table, numbers):
-    """Look rows up and return how many answers were right, wrong and none."""
+    """Look rows up and return how many answers were right, how many wrong, and how many requests failed."""
     counts = [0, 0, 0]
     for number in numbers:
         try:
@@ -86,45 +86,46 @@ def lookups(connection, table, numbers):
 
 
 def first(number, change):
-    """Change so many replies and no others."""
+    """Return a reply function that changes only the first replies."""
     left = iter(range(number))
     return lambda _name, data: data if next(left, None) is None else change(data)
 
 
 def gives_up(server, request=lambda connection: connection.row("table", b"key")):
-    """Make a request that must fail in time, and return the error and the reasons to wait."""
+    """Make a request that must fail within the timeout; return the error and the reasons to wait."""
     reasons = []
     with Connection(server, reasons.append) as connection:
         started = time.monotonic()
         with pytest.raises(ServiceError) as raised:
             request(connection)
         assert time.monotonic() - started < server.timeout + max(0.1 * server.timeout, 0.2)
-    # A refusal's is not that of a service that is away, for which a scheduler tries again.
+    # A refusal must not exit with 4, the code for an unreachable service: schedulers then try again.
     assert raised.value.exit_code == (3 if isinstance(raised.value, RejectedError) else 4)
     assert server.address in str(raised.value)
     assert "\n" not in str(raised.value)
     return raised.value, reasons
 
 
-# A reply that comes after its request was given up.
+# Replies that arrive after their request was given up.
 
 
 def abandon(relay, error, look_up):
-    """Look a row up, whose reply is kept back until that has ended in a timeout or an interrupt."""
+    """Look a row up, and hold the reply back until the lookup has failed by a timeout or an interrupt."""
     ended = threading.Event()
 
-    def keep(data):
+    def hold_back(data):
         if error is KeyboardInterrupt:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         return data if ended.wait(10) else b""
 
-    relay.reply = first(1, keep)
-    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
+    relay.reply = first(1, hold_back)
+    # Processes in the background ignore the signal by default.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(error):
             look_up()
     finally:
-        signal.signal(signal.SIGINT, kept)
+        signal.signal(signal.SIGINT, handler)
     ended.set()
 
 
@@ -133,12 +134,12 @@ def abandon(relay, error, look_up):
 def test_plain_happybase_answers_with_the_row_of_a_request_that_was_given_up(table, relay, error):
     plain = happybase.Connection("127.0.0.1", relay.port, timeout=1000).table(table)
     abandon(relay, error, lambda: plain.row(key(1)))
-    assert plain.row(key(2)) == {COLUMN: key(1)}  # kept as proof that what follows is needed
+    assert plain.row(key(2)) == {COLUMN: key(1)}  # HappyBase is wrong: this shows that the next tests are needed
 
 
 @on_cluster
 def test_after_an_interrupt_the_next_answer_is_right_and_comes_by_a_new_connection(table, relay, connection, reasons):
-    assert lookups(connection, table, [0]) == [1, 0, 0]  # or it would count as idle
+    assert lookups(connection, table, [0]) == [1, 0, 0]  # otherwise the connection would count as idle
     abandon(relay, KeyboardInterrupt, lambda: connection.row(table, key(1)))
     assert lookups(connection, table, [2]) == [1, 0, 0]
     assert (len(relay.accepted), reasons) == (2, [])
@@ -146,21 +147,21 @@ def test_after_an_interrupt_the_next_answer_is_right_and_comes_by_a_new_connecti
 
 @on_cluster
 def test_no_answer_of_ten_thousand_is_another_requests_though_many_come_late(table, relay, server):
-    chosen = random.Random(1)
-    late = set(chain.from_iterable(range(start, start + 3) for start in chosen.sample(range(REQUESTS), 15)))
+    chance = random.Random(1)
+    late = set(chain.from_iterable(range(start, start + 3) for start in chance.sample(range(REQUESTS), 15)))
     replies = count()
 
     def reply(_name, data):
         if next(replies) in late:
-            time.sleep(chosen.uniform(0.025, 0.2))
+            time.sleep(chance.uniform(0.025, 0.2))
         return data
 
     relay.reply = reply
     with Connection(replace(server, port=relay.port, timeout=0.1)) as connection:
-        right, wrong, none = lookups(connection, table, (chosen.randrange(ROWS) for _ in range(REQUESTS)))
+        right, wrong, failed = lookups(connection, table, (chance.randrange(ROWS) for _ in range(REQUESTS)))
     assert wrong == 0
     assert right > 0.9 * REQUESTS
-    assert none > 0
+    assert failed > 0
     assert len(relay.accepted) > 15
 
 
@@ -171,18 +172,18 @@ def test_a_reply_that_bears_another_requests_number_is_not_taken(table, relay, c
     assert reasons == ["reply 1 (getRowWithColumns) came to request 2"]
 
 
-# A connection that threads or processes share.
+# A connection shared by threads or processes.
 
 
 @on_cluster
 def test_plain_happybase_mixes_up_the_rows_of_two_threads(table, servers):
-    # Not the cluster's own server, which would have to read what two threads write into each other.
+    # Not the cluster's own server: it would have to read requests that two threads write into each other.
     plain = happybase.Connection("127.0.0.1", servers["framed"].port, transport="framed", timeout=2000).table(table)
 
     def faults(numbers):
         try:
             return [number for number in numbers if plain.row(key(number)) != {COLUMN: key(number)}]
-        except Exception as error:  # whatever thriftpy2 stumbles over
+        except Exception as error:  # thriftpy2 may raise anything
             return [error]
 
     with ThreadPoolExecutor(2) as pool:
@@ -214,15 +215,15 @@ from predictions.hbase.connection import Connection
 from predictions.hbase.server import Server
 
 connection = Connection(Server("127.0.0.1", int(sys.argv[1])))
-found = [connection.row(sys.argv[2], b"k00001")]
+row = connection.row(sys.argv[2], b"k00001")
 if os.fork() == 0:
     try:
         connection.row(sys.argv[2], b"k00001")
     except RuntimeError as error:
         print(error)
-    sys.exit()  # and what it has of the connection is thrown away
+    sys.exit()  # and its copy of the connection is discarded
 os.wait()
-print(connection.row(sys.argv[2], b"k00001") == found[0])
+print(connection.row(sys.argv[2], b"k00001") == row)
 """
 
 
@@ -230,22 +231,22 @@ print(connection.row(sys.argv[2], b"k00001") == found[0])
 def test_a_forked_process_is_refused_and_its_end_leaves_the_parents_connection_open(table, relay):
     command = [sys.executable, "-c", FORK, str(relay.port), table]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    refused, right = done.stdout.splitlines()
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    refused, right = result.stdout.splitlines()
     assert "belongs to the thread and the process" in refused
     assert (right, len(relay.accepted), len(relay.calls)) == ("True", 1, 2)
 
 
-# Servers that are not there, or do not answer.
+# Servers that are unreachable or do not answer.
 
 
 def silent(_client):
-    """Neither read nor write, and hang up in the end, so that a test fails where it would wait for ever."""
+    """Neither read nor write; hang up after 10 s, so that a test without a deadline fails instead of hanging."""
     time.sleep(10)
 
 
 def trickle(client):
-    """Send the head of a reply whose name is a million bytes long, one now and then."""
+    """Send the head of a reply with a name of a million bytes, then now and then a byte of it."""
     client.sendall(b"\x80\x01\0\x02\0\x0f\x42\x40")
     for _ in range(50):
         time.sleep(0.2)
@@ -268,7 +269,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time(answer, request_, enc
     with Listener(answer) as listener:
         error, reasons = gives_up(Server("127.0.0.1", listener.port, timeout=2, tls=encrypted), request_)
     assert "2 s at most (hbase.timeout)" in str(error)
-    assert reasons  # it was tried twice
+    assert reasons  # it was tried again
 
 
 def test_commands_give_a_server_that_does_not_answer_up_in_time(trained, orders, predictions):
@@ -278,15 +279,15 @@ def test_commands_give_a_server_that_does_not_answer_up_in_time(trained, orders,
         with Listener(trickle) as listener:
             address = f"127.0.0.1:{listener.port}"
             variables = {"PREDICTIONS_HBASE_THRIFT": address, f"PREDICTIONS_HBASE_{setting.upper()}": "3"}
-            done = predictions(*arguments, **variables)
-            took = time.monotonic() - listener.accepted[0]
-        said = done.stdout + done.stderr
-        assert (done.returncode, address in said, f"hbase.{setting}" in said) == (4, True, True), said
-        assert took < 3.3 + EXIT_SECONDS
+            result = predictions(*arguments, **variables)
+            seconds = time.monotonic() - listener.accepted[0]
+        output = result.stdout + result.stderr
+        assert (result.returncode, address in output, f"hbase.{setting}" in output) == (4, True, True), output
+        assert seconds < 3.3 + EXIT_SECONDS
 
 
 class Clock:
-    """Time that passes only where somebody sleeps, however busy the machine is."""
+    """A clock that advances only by sleeping, however busy the machine is."""
 
     now = 0.0
 
@@ -299,7 +300,7 @@ class Clock:
 
 def test_a_refused_connection_is_tried_again_until_patience_is_used_up(monkeypatch, caplog):
     caplog.set_level(logging.INFO, "predictions.hbase")
-    for _turn in range(100):  # since the waits are drawn at random
+    for _turn in range(100):  # since the waits are random
         clock = Clock()
         for module in (predictions.hbase.connection, predictions.hbase.transport):
             monkeypatch.setattr(module, "time", clock)
@@ -315,7 +316,7 @@ def test_a_refused_connection_is_tried_again_until_patience_is_used_up(monkeypat
         assert caplog.messages == [line] * len(reasons)
 
 
-def test_a_host_that_nobody_knows_is_named():
+def test_an_unknown_host_is_named():
     error, _reasons = gives_up(Server("no-such-host.invalid", 9090, timeout=1))
     assert "no-such-host.invalid:9090" in str(error)
 
@@ -323,12 +324,12 @@ def test_a_host_that_nobody_knows_is_named():
 @pytest.mark.parametrize("transport", ["buffered", "framed"])
 @pytest.mark.parametrize("protocol", ["binary", "compact"])
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\0\x02\x02\x46"], ids=["web", "tls"]
+    "reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x15\x03\x03\0\x02\x02\x46"], ids=["web", "tls"]
 )
-def test_a_server_that_does_not_speak_thrift_is_told_as_one_that_cannot_be_had(transport, protocol, said):
+def test_a_server_that_does_not_speak_thrift_is_reported_as_unavailable(transport, protocol, reply):
     def answer(client):
         client.recv(1 << 16)
-        client.sendall(said)
+        client.sendall(reply)
 
     with Listener(answer) as listener:
         gives_up(Server("127.0.0.1", listener.port, transport, protocol, timeout=0.5))
@@ -348,7 +349,7 @@ def test_an_idle_connection_is_opened_anew_before_the_server_closes_it(monkeypat
 
 
 @on_cluster
-def test_what_may_be_repeated_is_repeated(table, relay, connection, reasons):
+def test_requests_that_are_safe_to_repeat_are_repeated(table, relay, connection, reasons):
     rows = [(b"repeated-%d" % number, {COLUMN: b"%d" % number}) for number in range(10)]
     relay.reply = first(2, lambda _data: b"")
     connection.put_rows(table, rows, 5)
@@ -361,13 +362,16 @@ def test_what_may_be_repeated_is_repeated(table, relay, connection, reasons):
 
 
 @on_cluster
-def test_check_and_put_is_not_sent_again_where_its_answer_was_lost(table, server, relay):
+def test_check_and_put_is_not_repeated_after_a_lost_answer(table, server, relay):
     relay.reply = first(1, lambda _data: b"")
-    through = replace(server, port=relay.port)
-    error, reasons = gives_up(through, lambda it: it.check_and_put(table, b"claim", COLUMN, None, b"mine"))
+    relayed = replace(server, port=relay.port)
+    error, reasons = gives_up(
+        relayed, lambda relayed_connection: relayed_connection.check_and_put(table, b"claim", COLUMN, None, b"mine")
+    )
     assert (relay.calls, reasons, isinstance(error, RejectedError)) == (["checkAndPut"], [], False)
     with Connection(server) as connection:
-        assert connection.row(table, b"claim")[COLUMN].value == b"mine"  # it was done: again, it would say no
+        # The request took effect: a second one would report a failure.
+        assert connection.row(table, b"claim")[COLUMN].value == b"mine"
         assert not connection.check_and_put(table, b"claim", COLUMN, None, b"another's")
         assert connection.check_and_put(table, b"claim", COLUMN, b"mine", b"still mine")
 
@@ -387,30 +391,36 @@ def test_check_and_put_waits_for_a_server_that_is_not_up_yet(table, server, reas
 @pytest.mark.parametrize(
     ("call", "number"), [("scannerOpenWithScan", 0), ("scannerGetList", 0), ("scannerGetList", 2), ("scannerClose", 0)]
 )
-def test_a_scan_goes_on_behind_the_last_row_where_its_connection_was_cut(table, relay, connection, call, number):
+def test_a_scan_continues_after_the_last_row_if_its_connection_is_cut(table, relay, connection, call, number):
     numbers = count()
     relay.reply = lambda name, data: data[: len(data) // 2] if name == call and next(numbers) == number else data
     pages = list(connection.scan(table, key(10), key(900), page_rows=300))
     assert [row.key for page in pages for row in page] == list(map(key, range(10, 900)))
-    assert next(numbers) > number  # it was cut
+    assert next(numbers) > number  # the connection was cut
 
 
-# What HBase refuses.
+# Requests that HBase refuses.
 
 
 @on_cluster
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (lambda it, table: it.put_rows(table, [(b"a", {COLUMN: bytes(11 << 20)})], 1), "KeyValue size too large"),
-        (lambda it, table: it.put_rows(table, [(b"a", {b"g:value": b"1"})], 1), "NoSuchColumnFamilyException"),
-        (lambda it, table: it.row(table, b"a", [b"g:value"]), "NoSuchColumnFamilyException"),
-        (lambda it, _table: it.put_rows("no_such_table", [(b"a", {COLUMN: b"1"})], 1), "no_such_table"),
-        (lambda it, _table: it.row("no_such_table", b"a"), "TableNotFoundException: no_such_table"),
+        (
+            lambda connection, table: connection.put_rows(table, [(b"a", {COLUMN: bytes(11 << 20)})], 1),
+            "KeyValue size too large",
+        ),
+        (
+            lambda connection, table: connection.put_rows(table, [(b"a", {b"g:value": b"1"})], 1),
+            "NoSuchColumnFamilyException",
+        ),
+        (lambda connection, table: connection.row(table, b"a", [b"g:value"]), "NoSuchColumnFamilyException"),
+        (lambda connection, _table: connection.put_rows("no_such_table", [(b"a", {COLUMN: b"1"})], 1), "no_such_table"),
+        (lambda connection, _table: connection.row("no_such_table", b"a"), "TableNotFoundException: no_such_table"),
     ],
     ids=["large-cell", "family-to-write", "family-to-read", "table-to-write", "table-to-read"],
 )
-def test_a_refusal_is_told_at_once(table, server, relay, request_, reason):
+def test_a_refusal_is_reported_at_once(table, server, relay, request_, reason):
     error, reasons = gives_up(replace(server, port=relay.port), lambda connection: request_(connection, table))
     assert isinstance(error, RejectedError)
     assert reason in error.reason
@@ -418,7 +428,7 @@ def test_a_refusal_is_told_at_once(table, server, relay, request_, reason):
     assert (len(relay.calls), reasons) == (1, [])
 
 
-# Other ways of speaking.
+# Other transports and protocols, TLS.
 
 
 @on_cluster
@@ -442,16 +452,16 @@ def test_every_request_in_every_mode(table, servers, mode):
 @on_cluster
 @pytest.mark.parametrize("mode", MODES)
 def test_a_wrong_mode_is_given_up_in_time(servers, mode):
-    spoken = [
+    modes = [
         replace(servers[mode], transport=t, protocol=p) for t in ("buffered", "framed") for p in ("binary", "compact")
     ]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(gives_up, [replace(each, timeout=0.5) for each in spoken if each != servers[mode]]))
+        list(pool.map(gives_up, [replace(wrong, timeout=0.5) for wrong in modes if wrong != servers[mode]]))
 
 
 @pytest.fixture(scope="module")
 def tls(server, tmp_path_factory):
-    """A server behind TLS, as proxies such as stunnel do it: HBase's own has it for Thrift over HTTP alone."""
+    """A server behind a TLS proxy, such as stunnel: HBase's own server has TLS only for Thrift over HTTP."""
     folder = tmp_path_factory.mktemp("tls")
     names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
     command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names)
@@ -463,20 +473,20 @@ def tls(server, tmp_path_factory):
 
 
 @on_cluster
-def test_answers_that_are_encrypted(table, tls):
+def test_lookups_over_tls(table, tls):
     for host in ("localhost", "127.0.0.1"):
         with Connection(replace(tls, host=host)) as connection:
             assert lookups(connection, table, range(100)) == [100, 0, 0]
 
 
 @on_cluster
-def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(tls):
+def test_an_untrusted_certificate_is_refused_at_once(tls):
     error, reasons = gives_up(replace(tls, ca=None))
     assert ("certificate verify failed" in str(error), reasons) == (True, [])
 
 
 @on_cluster
-def test_plain_and_encrypted_do_not_meet(tls, servers):
+def test_plain_and_tls_do_not_work_with_each_other(tls, servers):
     gives_up(replace(tls, tls=False, timeout=0.5))
     gives_up(replace(servers["compact"], tls=True, ca=tls.ca, timeout=0.5))
 
@@ -491,7 +501,7 @@ def test_a_file_without_certificates_is_named_at_once(tmp_path, reasons, content
     assert reasons == []
 
 
-# What is written.
+# Writing.
 
 
 @on_cluster
@@ -502,11 +512,11 @@ def test_rows_that_are_put_twice_with_one_timestamp_are_there_once(table, server
         [page] = connection.scan(table, b"twice", b"twicf")
     assert page == [(b"twice", {COLUMN: Cell(b"1", 7)}), (b"twice more", {COLUMN: Cell(b"2", 7)})]
     plain = happybase.Connection(port=server.port, timeout=5000)
-    assert plain.table(table).cells(b"twice", COLUMN) == [b"1"]  # of up to three versions
+    assert plain.table(table).cells(b"twice", COLUMN) == [b"1"]  # though the table keeps up to three versions
 
 
 @on_cluster
-def test_a_row_is_removed_and_to_remove_it_again_is_no_error(table, server):
+def test_removing_a_row_twice_is_no_error(table, server):
     with Connection(server) as connection:
         connection.put(table, b"removed", {COLUMN: b"1", b"f:other": b"2"})
         assert set(connection.row(table, b"removed")) == {COLUMN, b"f:other"}
@@ -517,7 +527,7 @@ def test_a_row_is_removed_and_to_remove_it_again_is_no_error(table, server):
 
 
 @on_cluster
-def test_a_table_has_regions_and_is_not_made_twice(table, server):
+def test_a_table_has_regions_and_is_not_created_twice(table, server):
     with Connection(server) as connection:
         connection.create_table(table, "f")
         assert lookups(connection, table, [1]) == [1, 0, 0]

@@ -1,4 +1,4 @@
-"""`predictions hfile`: what it says of a file, and of what is none."""
+"""`predictions hfile`: its output for valid files, and its errors."""
 
 from test_hfiles import TIME, orders, write
 
@@ -18,13 +18,13 @@ def test_a_file_is_verified_and_printed(predictions, tmp_path):
     assert len(printed.stdout.splitlines()) == 6
 
 
-def test_any_bytes_are_one_line_a_cell(predictions, tmp_path):
+def test_a_cell_of_any_bytes_is_one_line(predictions, tmp_path):
     write(tmp_path / "f", ([b"a\tb\nc"], {b"x": [b"\\\r\n\t"]}, [TIME]))
     printed = predictions("hfile", "dump", str(tmp_path / "f"))
     assert printed.stdout == f"a\\tb\\nc\tp:x\t{TIME}\t\\\\\\r\\n\\t\n"
 
 
-def test_what_is_wrong_is_said_in_a_line(predictions, tmp_path):
+def test_an_error_is_one_line(predictions, tmp_path):
     write(tmp_path / "f", orders(3))
     data = (tmp_path / "f").read_bytes()
     (tmp_path / "f").write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
@@ -36,9 +36,9 @@ def test_what_is_wrong_is_said_in_a_line(predictions, tmp_path):
         ("hdfs://nowhere/f", 2, "hdfs://nowhere/f: "),
     ):
         for command in ("verify", "dump"):
-            done = predictions("hfile", command, name if ":" in name else str(tmp_path / name))
-            assert (done.returncode, len(done.stderr.splitlines())) == (code, 1)
-            assert message in done.stderr
+            result = predictions("hfile", command, name if ":" in name else str(tmp_path / name))
+            assert (result.returncode, len(result.stderr.splitlines())) == (code, 1)
+            assert message in result.stderr
 
 
 def test_a_time_after_the_year_9999(predictions, tmp_path):

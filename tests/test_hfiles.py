@@ -1,4 +1,4 @@
-"""HFiles, written and read by ours; `test_hfiles_hbase.py` has HBase read them."""
+"""HFiles, written and read by our own code; in `test_hfiles_hbase.py`, HBase reads them."""
 
 import random
 import tracemalloc
@@ -17,7 +17,7 @@ from predictions.formats.hfile.writer import HFileWriter
 from predictions.formats.row_key import MAX_KEY_BYTES
 
 TIME = 1795366709000
-SMALL = {"block_bytes": 300, "index_bytes": 200}  # so that little data has many blocks and levels
+SMALL = {"block_bytes": 300, "index_bytes": 200}  # so that a small file has many blocks and levels
 
 keys = st.binary(min_size=1, max_size=40)
 names = st.binary(max_size=10)
@@ -26,7 +26,7 @@ values = st.none() | st.binary(max_size=50)
 
 @st.composite
 def tables(draw):
-    """Rows in order: keys, columns, times, as a writer takes them; each row has a cell."""
+    """Draw sorted rows as the arguments of a writer: keys, columns, times; each row has a cell."""
     row_keys = sorted(draw(st.sets(keys, min_size=1, max_size=60)))
     columns = {
         name: draw(st.lists(values, min_size=len(row_keys), max_size=len(row_keys)))
@@ -39,7 +39,7 @@ def tables(draw):
 
 
 def cells(keys, columns, times, family=b"p"):
-    """What a reader is to find."""
+    """Return the cells that a reader must find."""
     return [
         (key, family, name, time, columns[name][row])
         for row, (key, time) in enumerate(zip(keys, times, strict=True))
@@ -61,7 +61,7 @@ def read(path):
 
 
 def orders(number, start=None):
-    """Rows of so many, or a thousand of them."""
+    """Return the first rows of the orders, or the thousand from `start` on."""
     rows = range(number) if start is None else range(start, start + 1000)
     return (
         [b"%04x:%04d" % (row, row) for row in rows],
@@ -79,7 +79,7 @@ def test_what_was_written_is_read(tmp_path_factory, table, codec, options, data)
     cut = data.draw(st.integers(0, len(table[0])))
     columns = table[1]
     chunks = [
-        (table[0][part], {name: of_rows[part] for name, of_rows in columns.items()}, table[2][part])
+        (table[0][part], {name: column_values[part] for name, column_values in columns.items()}, table[2][part])
         for part in (slice(0, cut), slice(cut, None))
     ]
     facts = write(path, *chunks, codec=codec, **options)
@@ -89,7 +89,7 @@ def test_what_was_written_is_read(tmp_path_factory, table, codec, options, data)
     assert (facts.first, facts.last) == (table[0][0], table[0][-1])
 
 
-def test_the_same_rows_give_the_same_bytes_in_whatever_pieces_they_come(tmp_path):
+def test_the_same_rows_give_the_same_bytes_however_they_are_split(tmp_path):
     keys, columns, times = orders(5000)
     columns[b"record"][1234] = b"larger than a block" * 100
     whole = write(tmp_path / "whole", (keys, columns, times), **SMALL)
@@ -116,31 +116,31 @@ def test_the_index_has_as_many_levels_as_it_needs(tmp_path, number, options, lev
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path, full):
-    """Neither the writer's nor the reader's: of 2,000 and 20,000 blocks, or five times as many, few keys are kept."""
+    """Writer and reader keep few keys, of 2,000 as of 20,000 blocks (with --full, five times as many)."""
 
     def peaks(number):
         chunks = [orders(number, start) for start in range(0, number, 1000)]
-        found = []
+        sizes = []
         for work in (lambda: write(tmp_path / "f", *chunks, block_bytes=10, index_bytes=20_000), verify):
             tracemalloc.start()
             work()
-            found.append(tracemalloc.get_traced_memory()[1])
+            sizes.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
-        return found
+        return sizes
 
     def verify():
         with open(tmp_path / "f", "rb") as file:
             reader = HFileReader(file, "f")
             for _cell in reader.read():
                 pass
-            assert reader.blocks == reader.cells  # each larger than a block is to be
+            assert reader.blocks == reader.cells  # each cell is larger than a block should be
 
     rows = 5000 if full else 1000
     growth = [many - few for few, many in zip(peaks(rows), peaks(10 * rows), strict=True)]
-    assert max(growth) < 100 * rows, growth  # all the blocks' entries would take forty times as much
+    assert max(growth) < 100 * rows, growth  # the entries of all blocks would take forty times as much
 
 
-def test_large_values_stand_in_blocks_of_their_own(tmp_path):
+def test_large_values_have_their_own_blocks(tmp_path):
     table = [b"a", b"b"], {b"x": [b"1" * 5_000_000, b"2"], b"y": [b"3" * 5_000_000, b""]}, [TIME, TIME]
     write(tmp_path / "f", table)
     assert read(tmp_path / "f") == cells(*table)
@@ -148,7 +148,7 @@ def test_large_values_stand_in_blocks_of_their_own(tmp_path):
 
 
 def blocks(path):
-    """The blocks of the data section."""
+    """Yield the blocks of the data section."""
     with open(path, "rb") as file:
         reader = HFileReader(file, "f")
         offset = 0
@@ -198,12 +198,12 @@ def test_a_time_that_hbase_cannot_hold_is_named_with_its_row(tmp_path, time):
 
 
 @pytest.mark.parametrize(("times", "values"), [(1, 2), (2, 1), (2, 3), (3, 2)])
-def test_as_many_values_and_times_as_keys(tmp_path, times, values):
+def test_numbers_of_values_and_times_other_than_of_keys_are_refused(tmp_path, times, values):
     with pytest.raises(ValueError, match="2 keys need as many times"):
         write(tmp_path / "f", ([b"a", b"b"], {b"x": [b"1"] * values}, [TIME] * times))
 
 
-def test_an_earlier_file_does_not_stay(tmp_path):
+def test_an_earlier_file_is_removed(tmp_path):
     write(tmp_path / "f", orders(3))
     assert write(tmp_path / "f", ([], {}, [])) is None
     assert list(tmp_path.iterdir()) == []
@@ -229,17 +229,17 @@ def test_an_interrupt_leaves_no_file(tmp_path):
 def test_a_flipped_byte_anywhere_is_found(tmp_path, codec):
     write(tmp_path / "f", orders(20), codec=codec, block_bytes=500, index_bytes=100)
     good = (tmp_path / "f").read_bytes()
-    for place in range(len(good)):
+    for position in range(len(good)):
         for change in (0xFF, 0x01):
             bad = bytearray(good)
-            bad[place] ^= change
+            bad[position] ^= change
             with pytest.raises(VerificationError, match=r"f: at byte [\d,]+: "):
                 list(HFileReader(BytesIO(bad), "f").read())
 
 
 @pytest.mark.parametrize("field", Field)
 @pytest.mark.parametrize("value", [0, 1, 2, 1 << 70])
-def test_a_trailer_that_says_something_else_is_found(tmp_path, field, value):
+def test_a_wrong_field_of_the_trailer_is_found(tmp_path, field, value):
     write(tmp_path / "f", orders(60), **SMALL)
     good = (tmp_path / "f").read_bytes()
     fields = decode_trailer(good[-TRAILER_BYTES:])
@@ -259,7 +259,7 @@ def test_a_file_that_was_cut_off_is_found(tmp_path):
 
 
 def test_blocks_that_were_left_out_or_exchanged_are_found(tmp_path):
-    """Each block is whole, with its checksum: only together they are wrong."""
+    """Each block and its checksum are right; only their order is wrong."""
     write(tmp_path / "f", orders(60), block_bytes=700)
     good = (tmp_path / "f").read_bytes()
     first, second, *_rest = (block.size for block in blocks(tmp_path / "f"))

@@ -1,4 +1,4 @@
-"""HFiles that HBase's own tools and region servers read: what we wrote, cell for cell, and nothing to complain of."""
+"""HBase's own tools and region servers read our HFiles: every cell, and without warnings."""
 
 import random
 import subprocess
@@ -30,10 +30,10 @@ COMPACT = "org.apache.hadoop.hbase.regionserver.CompactionTool"
 
 
 class Hbase:
-    """HBase's reader of HFiles, in one JVM for all of them."""
+    """HBase's reader of HFiles, in one JVM for all files."""
 
     def __init__(self, config, folder):
-        # A damaged length may crash it: its report of that goes to a folder that is not kept.
+        # A damaged length may crash the JVM: its crash report goes to a temporary folder.
         self._process = subprocess.Popen(
             config.java(f"-XX:ErrorFile={folder}/hs_err_pid%p.log", str(READER)),
             stdin=subprocess.PIPE,
@@ -47,7 +47,7 @@ class Hbase:
         self._process.stdin.flush()
         lines = []
         while (line := self._process.stdout.readline()) != "end\n":
-            assert line, "HBase's reader has ended"
+            assert line, "HBase's reader has exited"
             lines.append(line.rstrip("\n"))
         return lines
 
@@ -79,8 +79,8 @@ def hbase(cluster, tmp_path_factory):
     reader.close()
 
 
-def some(number, columns, sizes, seed=1, keys=None):
-    """Rows whose values have random sizes of a range."""
+def random_rows(number, columns, sizes, seed=1, keys=None):
+    """Return rows whose values have random sizes out of the given ones."""
     chance = random.Random(seed)
     return (
         keys or [b"%08d" % row for row in range(number)],
@@ -94,13 +94,13 @@ def some(number, columns, sizes, seed=1, keys=None):
 
 BINARY = sorted({random.Random(seed).randbytes(1 + seed % 30) for seed in range(500)} | {b"\0", b"\0\0", b"\xff" * 9})
 CASES = {
-    "one_row": (some(1, 1, [5]), {}),
-    "one_block": (some(100, 3, [5]), {}),
-    "many_blocks": (some(3000, 3, [20, 30]), {"block_bytes": 2000}),
-    "multi_level": (some(3000, 3, [20, 30]), SMALL),
-    "fifty_cells": (some(300, 50, [0, 1, 10]), {}),
-    "large_values": (some(6, 3, [0, 1, 100_000, 5_000_000]), {}),
-    "binary_keys": (some(len(BINARY), 1, [0, 9], keys=BINARY), SMALL),
+    "one_row": (random_rows(1, 1, [5]), {}),
+    "one_block": (random_rows(100, 3, [5]), {}),
+    "many_blocks": (random_rows(3000, 3, [20, 30]), {"block_bytes": 2000}),
+    "multi_level": (random_rows(3000, 3, [20, 30]), SMALL),
+    "fifty_cells": (random_rows(300, 50, [0, 1, 10]), {}),
+    "large_values": (random_rows(6, 3, [0, 1, 100_000, 5_000_000]), {}),
+    "binary_keys": (random_rows(len(BINARY), 1, [0, 9], keys=BINARY), SMALL),
 }
 
 
@@ -113,7 +113,7 @@ def case(request, tmp_path_factory):
     return table, path
 
 
-def test_hbase_reads_what_was_written_and_does_not_complain(hbase, case):
+def test_hbase_reads_every_cell_without_warnings(hbase, case):
     table, path = case
     expected = cells(*table)
     assert list(hbase.cells(path)) == expected
@@ -132,9 +132,9 @@ def test_both_read_any_rows(hbase, tmp_path_factory, table, codec, options):
 def test_both_find_a_flipped_byte(hbase, tmp_path, full):
     write(tmp_path / "f", orders(30), **SMALL)
     good = (tmp_path / "f").read_bytes()
-    for place in range(0, len(good) - TRAILER_BYTES, 3 if full else 7):
+    for position in range(0, len(good) - TRAILER_BYTES, 3 if full else 7):
         bad = bytearray(good)
-        bad[place] ^= 0xFF
+        bad[position] ^= 0xFF
         (tmp_path / "bad").write_bytes(bad)
         for reader in (read, lambda path: list(hbase.cells(path))):
             with pytest.raises(VerificationError):
@@ -142,12 +142,12 @@ def test_both_find_a_flipped_byte(hbase, tmp_path, full):
 
 
 def run_hbase(made, *arguments):
-    done = subprocess.run([made.settings.hadoop.bin / "hbase", *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([made.settings.hadoop.bin / "hbase", *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
-def test_a_table_has_what_was_written_and_keeps_it_through_a_compaction(cluster, project, tmp_path):
-    """One table, a column family for each file; what HBase compacts, it has read and written itself."""
+def test_a_table_has_every_cell_before_and_after_a_compaction(cluster, project, tmp_path):
+    """Load each file into its own column family of one table; a compaction makes HBase read and rewrite all of them."""
     made = project(SETTINGS)
     families = {f"{name}-{codec.name}": (codec, *CASES[name]) for name in CASES for codec in Codec}
     storage = Storage(made.settings.hadoop.storage, made.name)
@@ -172,14 +172,14 @@ def test_a_table_has_what_was_written_and_keeps_it_through_a_compaction(cluster,
                 ]
 
             def files():
-                found = storage.fs.find(f"/hbase/data/default/{table}")
-                return {path for path in found if any(f"/{family}/" in path for family in families)}
+                paths = storage.fs.find(f"/hbase/data/default/{table}")
+                return {path for path in paths if any(f"/{family}/" in path for family in families)}
 
             expected = {family: cells(*rows, family.encode()) for family, (_c, rows, _o) in families.items()}
             assert [family for family in families if content(family) != expected[family]] == []
             loaded = files()
             assert len(loaded) == len(families)
-            plain.disable_table(table)  # the tool compacts what no region server has
+            plain.disable_table(table)  # the tool compacts only regions that no region server has open
             run_hbase(made, COMPACT, "-compactOnce", "-major", f"hdfs:///hbase/data/default/{table}")
             plain.enable_table(table)
             assert (len(files()), files() & loaded) == (len(families), set())

@@ -1,4 +1,4 @@
-"""Loads into the cluster's HBase, cell by cell: both runners, what is resumed, what is refused, what is verified."""
+"""Loads by puts into the cluster's HBase: both runners, continued loads, refused rows, verification of every cell."""
 
 import json
 import os
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.cluster
 
 POINTS = split_points(4)
 SCORED = 1795366709000
-DEADLINE = 120  # seconds, for what takes one
+DEADLINE = 120  # seconds; usually it takes one
 
 
 def line(name, prediction=b"1", scored=SCORED):
@@ -60,26 +60,26 @@ def expected(lines):
 
 
 class Release:
-    """A release of handwritten prediction lines, and what becomes of it."""
+    """A release of handwritten prediction lines, its loads and its table."""
 
     def __init__(self, made, folder, no_hbase, points=POINTS):
         self.made, self.folder, self.points = made, folder, points
-        # Without the command `hbase`, a table has one region, and is made in a second.
+        # Without the command `hbase`, a table has one region, and is created within a second.
         self.no_hbase = {"PREDICTIONS_HADOOP_BIN": str(no_hbase)}
         hadoop = made.settings.hadoop.model_copy(update={"bin": no_hbase})
         self.settings = made.settings.model_copy(update={"hadoop": hadoop})
         self.table = release_table(made.name, folder.release)
         self.connection = Connection(self.settings.hbase.server())
-        self.said = []
+        self.messages = []
 
     def put(self, lines):
-        """Make these the prediction lines, as if they had been scored."""
+        """Write prediction lines as if they had been scored, and return the lines of each part."""
         parts = [[] for _part in range(len(self.points) + 1)]
         for line in sorted(lines, key=lambda line: parse_line(line).row_key):
             parts[region(line, self.points)].append(line)
-        for part, of_part in enumerate(parts):
+        for part, part_lines in enumerate(parts):
             with self.folder.create(self.part(part)) as file:
-                file.write(join_lines(of_part) if of_part else b"")
+                file.write(join_lines(part_lines) if part_lines else b"")
         digest = IdDigest.of(record_id(parse_line(line).row_key) for line in lines)
         rows, points = len(lines), [point.decode() for point in self.points]
         scored = Scored(read=rows, scored=rows, rows=rows, id_digest=digest, split_points=points)
@@ -92,10 +92,10 @@ class Release:
         return f"{self.folder.path}/scored/{part_name(part)}"
 
     def load(self, how=How(), shown=bar, settings=None, processes=False):  # noqa: B008
-        """Load it; with processes, what the bar is told comes while they are at work."""
+        """Load the release; with processes, the progress bar is updated while they work."""
         with without(processes):
             folder = ReleaseFolder(self.folder.storage, self.folder.release)
-            return load(settings or self.settings, folder, how, shown, self.said.append)
+            return load(settings or self.settings, folder, how, shown, self.messages.append)
 
     def run(self, command, *options, code=0):
         return self.made.succeed(command, "--release", self.folder.release, *options, code=code, **self.no_hbase)
@@ -107,7 +107,7 @@ class Release:
         return Releases(self.connection, self.made.name).state(self.folder.release)
 
     def forget(self):
-        """Let the release be one that is not loaded, with a table that is there."""
+        """Mark the release as not loaded; its table stays."""
         row = {b"r:state": BUILDING.encode()}
         self.connection.put(self.made.name, b"release:" + self.folder.release.encode(), row)
         self.folder.write_manifest(replace(manifest_of(self.folder), loaded=None))
@@ -118,12 +118,12 @@ class Release:
         return {row.key: json.loads(row.cells[b"r:checkpoint"].value) for row in rows}
 
     def checkpoints(self):
-        """Of each part that has begun."""
+        """Return the checkpoints by part."""
         return {int(key[-5:]): checkpoint for key, checkpoint in self.checkpoint_rows().items()}
 
 
 class Recorder:
-    """A bar that keeps the numbers of rows it is told; interrupts, as a person does, at so many."""
+    """A progress bar that records the numbers of rows, and raises KeyboardInterrupt at a given number."""
 
     def __init__(self, until=float("inf")):
         self._until = until
@@ -148,20 +148,20 @@ def release(made, tmp_path):
     (tmp_path / "no-hbase").mkdir()
     release = Release(made, made.storage.new_release(), tmp_path / "no-hbase")
     with release.connection:
-        Releases(release.connection, made.name).make_table()  # whose checkpoints are looked at before it is loaded
+        Releases(release.connection, made.name).make_table()  # tests read checkpoints before a load
         yield release
 
 
 def poll(condition):
     deadline = time.monotonic() + DEADLINE
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return found
+    return value
 
 
-# What the job runs in place of Python: one that has numpy and xxhash only, in small batches, and whose first attempt
-# at part 1 is killed at its second checkpoint. It notes from where on each attempt reads, and whose HappyBase it has.
+# The job runs this instead of Python, with numpy and xxhash only. It loads in small batches, and the first attempt at
+# part 1 is killed at its second checkpoint. It logs the offset at which each attempt starts and the path of HappyBase.
 TASK = """
 import os, runpy, signal, sys
 import happybase
@@ -171,33 +171,33 @@ from predictions.task import environment as task
 
 batches.BATCH_BYTES, read, write = 1000, Checkpoints.read, Checkpoints.write
 
-def noted(self, part):
-    found = read(self, part)
+def read_and_log(self, part):
+    checkpoint = read(self, part)
     with open("{log}", "a") as log:
-        print(part, task.attempt(), found.offset, happybase.__file__, file=log)
-    return found
+        print(part, task.attempt(), checkpoint.offset, happybase.__file__, file=log)
+    return checkpoint
 
-def killed(self, part, checkpoint, *rest):
+def write_and_die(self, part, checkpoint, *rest):
     write(self, part, checkpoint, *rest)
     if (part, task.attempt()) == (1, 0) and checkpoint.offset > 1500:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Checkpoints.read, Checkpoints.write = noted, killed
+Checkpoints.read, Checkpoints.write = read_and_log, write_and_die
 sys.argv = sys.argv[2:]
 runpy.run_module("loader", run_name="__main__")
 """
 
 
 def test_both_runners_make_the_same_table(release, made, tmp_path):
-    odd = [b"tab\\there", "é".encode(), b"x" * 2000, b"\\\\N", b"back\\\\slash"]
-    lines = [*orders(400), *(line(name, b"\\t" + name, SCORED + number) for number, name in enumerate(odd))]
+    odd_ids = [b"tab\\there", "é".encode(), b"x" * 2000, b"\\\\N", b"back\\\\slash"]
+    lines = [*orders(400), *(line(name, b"\\t" + name, SCORED + number) for number, name in enumerate(odd_ids))]
     lines.append(b"%b:bad\t\\N\t\\N\t4907185d0406025b\t%d\tamount: not a number" % (b"9999", SCORED))
     release.put(lines)
     assert release.load(processes=True).rows == len(lines)
-    assert release.cells() == expected(lines)  # each with its own time
+    assert release.cells() == expected(lines)  # each cell has the time of its own line
     assert release.checkpoints() == {}
     release.load()
-    assert release.said[-1] == f"release {release.folder.release} is already loaded"
+    assert release.messages[-1] == f"release {release.folder.release} is already loaded"
 
     release.forget()
     release.load()
@@ -215,8 +215,8 @@ def test_both_runners_make_the_same_table(release, made, tmp_path):
         f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{tmp_path}/environment" exec {sys.executable} -S {tmp_path}/task.py "$@"\n'
     )
     python.chmod(0o755)
-    more = {"python": str(python), "properties": {"mapreduce.map.speculative": "true"}}
-    hadoop = made.settings.hadoop.model_copy(update=more)
+    options = {"python": str(python), "properties": {"mapreduce.map.speculative": "true"}}
+    hadoop = made.settings.hadoop.model_copy(update=options)
     by_job.load(How(runner="hadoop", processes=2), settings=made.settings.model_copy(update={"hadoop": hadoop}))
     assert by_job.cells() == release.cells()
     log = [entry.split() for entry in (tmp_path / "log").read_text().splitlines()]
@@ -228,7 +228,7 @@ def test_both_runners_make_the_same_table(release, made, tmp_path):
 
 
 def test_a_job_that_may_run_all_its_tasks_at_once_has_no_limit(release, monkeypatch):
-    """Its ApplicationMaster would give back the container for a second attempt, and never ask again."""
+    """With a limit, the ApplicationMaster would return the container for a second attempt, and never ask again."""
     jobs = []
     monkeypatch.setattr(streaming, "usable_nodes", lambda _hadoop: None)
     monkeypatch.setattr(streaming.JobClient, "run", lambda _client, job, _progress: jobs.append(job))
@@ -240,8 +240,8 @@ def test_a_job_that_may_run_all_its_tasks_at_once_has_no_limit(release, monkeypa
     assert [job.properties.get("mapreduce.job.running.map.limit") for job in jobs] == [None, "1", None, None]
 
 
-def test_what_is_interrupted_goes_on_from_its_checkpoints(release):
-    lines = orders(60, prediction=b"x" * 60_000)  # four of them are a batch
+def test_an_interrupted_load_continues_from_its_checkpoints(release):
+    lines = orders(60, prediction=b"x" * 60_000)  # a batch has four lines
     release.put(lines)
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **release.no_hbase}
     command = [sys.executable, "-m", "predictions", "--settings", str(release.made.path)]
@@ -252,19 +252,19 @@ def test_what_is_interrupted_goes_on_from_its_checkpoints(release):
     running.send_signal(signal.SIGTERM)
     _stdout, stderr = running.communicate(timeout=DEADLINE)
     assert (running.returncode, stderr.splitlines()[-1]) == (130, "predictions: interrupted")
-    before = {part: checkpoint["rows"] for part, checkpoint in release.checkpoints().items()}
-    assert 0 < sum(before.values()) < 60
+    rows_before = {part: checkpoint["rows"] for part, checkpoint in release.checkpoints().items()}
+    assert 0 < sum(rows_before.values()) < 60
 
     recorder = Recorder()
     release.load(shown=recorder)
-    assert sum(before.values()) <= recorder.rows[0] < 60  # one batch may have been on its way to HBase
-    assert recorder.rows == sorted(recorder.rows)  # no part begins anew
+    assert sum(rows_before.values()) <= recorder.rows[0] < 60  # one batch may have been on its way to HBase
+    assert recorder.rows == sorted(recorder.rows)  # no part starts again from its beginning
     assert release.cells() == expected(lines)
-    found = release.run("verify", "--full")
-    assert (found.stdout, release.checkpoints()) == ("", {})
+    verified = release.run("verify", "--full")
+    assert (verified.stdout, release.checkpoints()) == ("", {})
 
 
-def test_a_table_that_was_dropped_is_made_anew_and_loaded_whole(release):
+def test_a_dropped_table_is_created_again_and_loaded_completely(release):
     lines = orders(40, prediction=b"x" * 60_000)
     parts = release.put(lines)
     with pytest.raises(KeyboardInterrupt):
@@ -275,7 +275,7 @@ def test_a_table_that_was_dropped_is_made_anew_and_loaded_whole(release):
     assert release.cells() == expected(lines)
 
 
-def test_a_checkpoint_that_claims_what_is_not_there_is_found_out(release):
+def test_a_checkpoint_that_claims_missing_rows_is_detected(release):
     lines = orders(40)
     parts = release.put(lines)
     with pytest.raises(KeyboardInterrupt):
@@ -302,9 +302,9 @@ def test_a_copy_of_another_part_is_refused(release):
     assert "is building" in release.run("activate", code=2).stderr
 
 
-def test_a_part_that_was_cut_off_is_refused_before_anything_is_begun(release):
+def test_a_cut_off_part_is_refused_before_the_load_starts(release):
     parts = release.put(orders(40))
-    release.folder.storage.fs.pipe_file(release.part(2), join_lines(parts[2])[:-2])  # `\N` is `\` now
+    release.folder.storage.fs.pipe_file(release.part(2), join_lines(parts[2])[:-2])  # the last `\N` is now `\`
     with pytest.raises(InputError, match="part-00002: it ends in the middle of a line"):
         release.load()
     assert release.state() is None
@@ -335,7 +335,7 @@ def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(releas
     assert "is building" in release.run("activate", code=2).stderr
     assert region(poison) not in release.checkpoints()
     with pytest.raises(RefusedError, match="HBase refused 2 rows"):
-        release.load()  # tries them again
+        release.load()  # tries the refused rows again
 
     mended = [*lines, line(b"poison")]
     release.put(mended)
@@ -346,7 +346,7 @@ def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(releas
     release.run("verify", "--full")
 
 
-def test_verify_finds_what_is_not_as_it_was_loaded(release):
+def test_verify_finds_missing_extra_and_different_rows(release):
     lines = orders(400)
     parts = release.put(lines)
     release.load()
@@ -362,16 +362,16 @@ def test_verify_finds_what_is_not_as_it_was_loaded(release):
     for key in gone:
         release.connection.delete_row(release.table, key)
     release.connection.put(release.table, b"4000:extra", {b"p:prediction": b"1"}, SCORED)
-    release.connection.delete_row(release.table, keys[1][-1])  # so that the count is right
+    release.connection.delete_row(release.table, keys[1][-1])  # so that the number of rows is right
     release.connection.put(release.table, keys[2][0], {b"p:prediction": b"2"}, SCORED)
     release.connection.put(release.table, keys[3][-1], {b"p:probability": b"0.83"}, SCORED + 1)
 
     quick = release.run("verify", code=5)
     first, second = quick.stdout.splitlines()
-    here = len(keys[0])
+    rows = len(keys[0])
     assert (
         first
-        == f"part-00000 (row keys from the first to 4000): the table holds {here - 25:,} rows, {here:,} were loaded"
+        == f"part-00000 (row keys from the first to 4000): the table holds {rows - 25:,} rows, {rows:,} were loaded"
     )
     assert second.startswith("part-00001 (row keys 4000 to 8000): the table holds ")
     assert second.endswith(" rows, but not those that were loaded")

@@ -1,7 +1,7 @@
-"""Loads on the second cluster, with two region servers: whatever dies meanwhile, each ends with every cell in place.
+"""Loads on the second cluster, with two region servers: each load is complete, whatever is killed during it.
 
-In the suite it is a sixteenth of the flights, in smaller batches, at a rate at which a load takes as long: a part has as
-many batches, and checkpoints, as with --full, which takes all flights and the product's own batches.
+Without --full, the tests load a sixteenth of the flights, in smaller batches and at a rate at which a load takes as
+long. A part then has as many batches and checkpoints as with --full, which loads all flights in usual batches.
 """
 
 import json
@@ -35,19 +35,19 @@ from predictions.storage import Storage
 pytestmark = pytest.mark.cluster
 
 FLIGHTS = 336_776
-EVERY = 16  # flight is loaded, but for --full
+EVERY = 16  # every 16th flight is loaded, without --full
 SMALL_BATCHES = Path(__file__).parent / "small_batches.py"
-SMALL_BYTES = 15_000  # of its batches
+SMALL_BYTES = 15_000  # batch size without --full
 PROCESSES = 2
-SECONDS = 8  # that a load takes at least, once the table is there
+SECONDS = 8  # that a load takes at least, once the table exists
 CHECKPOINT = b"r:checkpoint"
-DEADLINE = 300  # seconds; what takes seconds takes minutes where others are at work on the machine
-GONE_SECONDS = 20  # until no process of a dead load is left; it is one batch, or a JVM that makes a table
+DEADLINE = 300  # seconds; on a busy machine, seconds of work take minutes
+GONE_SECONDS = 20  # until the last process of a killed load exits: after a batch, or a JVM that creates a table
 
 
 @pytest.fixture(scope="module")
 def scored(second, tmp_path_factory, full):
-    """The settings file of flights, exported and scored: the lines that every load here is of."""
+    """The settings file of an exported and scored release of flights, which all tests load."""
     folder = tmp_path_factory.mktemp("flights")
     database = CHECKOUT / "var" / "flights.db"
     if not database.exists():
@@ -57,21 +57,21 @@ def scored(second, tmp_path_factory, full):
     text = re.sub(r"(?m)^url .*", f'url = "sqlite:///{database}"', text)
     if not full:
         text = re.sub(r"(?m)^table .*", f'query = "SELECT * FROM flights WHERE flight_id % {EVERY} = 0"', text)
-    # What is predicted does not matter here.
+    # The quality of the predictions does not matter here.
     text = re.sub(r"(?m)^params .*", "params = { max_iter = 5 }\nsample = 5_000", text)
     text = re.sub(r"(?m)^thrift .*", f'thrift = "127.0.0.1:{second.config.port("thrift")}"', text)
     text = re.sub(r"(?ms)^\[hadoop\].*", f'[hadoop]\nstorage = "storage"\nbin = "{CHECKOUT}/hadoop/bin"\n', text)
     path = folder / "predictions.toml"
     path.write_text(text)
     for stage in (["export"], ["train"], ["score", "--runner", "local"]):
-        done = call(["--settings", str(path), *stage], folder, processes=full)
-        assert done.returncode == 0, done.stderr
-    keep_regions_in_place(second)  # one that moves begins to count anew
+        result = call(["--settings", str(path), *stage], folder, processes=full)
+        assert result.returncode == 0, result.stderr
+    keep_regions_in_place(second)  # a region that moves counts its requests from 0 again
     return path
 
 
 class Trial:
-    """A copy of the scored release under a name of its own, and the loads of it."""
+    """A copy of the scored release under another name, and its loads."""
 
     def __init__(self, path, cluster, full):
         self._path = path
@@ -91,7 +91,7 @@ class Trial:
         self.rows, self._points = scored.rows, scored.split_points
 
     def make_table(self):
-        """Come to where a load has made the release's table: without a JVM for it."""
+        """Create the release's table as a load does, but without a JVM."""
         releases, release = Releases(self._connection, self._name), self._folder.release
         releases.make_table()
         releases.claim(release)
@@ -107,7 +107,7 @@ class Trial:
             load.communicate()
 
     def load(self, seconds=None):
-        """Begin to load, at a rate at which all rows take so long."""
+        """Start a load, at a rate at which it takes this many seconds."""
         options = ["--rate", f"{self.rows / seconds:.0f}"] if seconds else []
         load = subprocess.Popen(
             [sys.executable, *self._program, "--settings", self._path, "load", "--processes", str(PROCESSES), *options],
@@ -120,12 +120,12 @@ class Trial:
         return load
 
     def reach(self, load, share):
-        """Wait until a load has come so far."""
+        """Wait until a load has written a share of the rows."""
         wait(lambda: load.poll() is not None or self._rows() >= share * self.rows)
         assert load.poll() is None, load.communicate()
 
     def is_whole(self, *loads):
-        """Wait for loads, and compare every cell."""
+        """Wait for loads to end, and compare every cell."""
         for load in loads:
             _stdout, stderr = load.communicate(timeout=DEADLINE)
             assert load.returncode == 0, stderr
@@ -135,21 +135,21 @@ class Trial:
         return True
 
     def regions(self):
-        """The first row keys of the table's regions, and where each is."""
+        """Return the server of each region of the table, by the region's first row key."""
         return dict(self._connection.regions(self.table))
 
     def rows_written(self):
-        """How many rows the region servers were told to write, as they count them themselves."""
+        """Return the number of rows that the region servers were asked to write, from their own metrics."""
         total, query = 0, {"qry": "Hadoop:service=HBase,name=RegionServer,sub=Tables"}
         for index in range(REGION_SERVERS):
             port = self._cluster.config.port("regionserver_web", index)
-            (found,) = requests.get(f"http://127.0.0.1:{port}/jmx", query, timeout=60).json()["beans"]
-            total += found.get(f"Namespace_default_table_{self.table}_metric_writeRequestCount", 0)
+            (metrics,) = requests.get(f"http://127.0.0.1:{port}/jmx", query, timeout=60).json()["beans"]
+            total += metrics.get(f"Namespace_default_table_{self.table}_metric_writeRequestCount", 0)
         return total
 
     @property
     def batch_rows(self):
-        """The rows of the largest batch."""
+        """The number of rows of the largest batch."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loader.batches, "BATCH_BYTES", self._batch_bytes)
             return max(
@@ -164,7 +164,7 @@ class Trial:
         return {**names, "SMALL_BYTES": str(SMALL_BYTES)}
 
     def _rows(self):
-        """How many rows the checkpoints say are loaded."""
+        """Return the number of loaded rows according to the checkpoints."""
         if not Releases(self._connection, self._name).table_exists:
             return 0
         pages = self._connection.scan(self._name, b"load:", b"load;", [CHECKPOINT])
@@ -173,22 +173,22 @@ class Trial:
 
 @pytest.fixture
 def trials(scored, second, full):
-    made = []
+    open_trials = []
 
     def trial():
-        made.append(Trial(scored, second, full))
-        return made[-1]
+        open_trials.append(Trial(scored, second, full))
+        return open_trials[-1]
 
     second.bring_back()
 
     yield trial
-    for each in made:
-        each.close()
+    for open_trial in open_trials:
+        open_trial.close()
 
 
 @pytest.fixture
 def trial(trials):
-    """A trial whose table is there."""
+    """A trial whose table exists."""
     trial = trials()
     trial.make_table()
     return trial
@@ -198,12 +198,12 @@ def wait(condition):
     """Poll until a condition holds."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.1)
 
 
 def family(load):
-    """A load's process and those that it has started."""
+    """Return the process of a load and its descendants."""
     try:
         process = psutil.Process(load.pid)
         return [process, *process.children(recursive=True)]
@@ -217,7 +217,7 @@ def kill(process):
 
 
 def ended(load, seconds):
-    """Whether a load ends by itself within so many seconds."""
+    """Return whether a load exits within some seconds."""
     try:
         load.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -226,7 +226,7 @@ def ended(load, seconds):
 
 
 def are_gone(processes):
-    """Whether processes end within some seconds."""
+    """Return whether processes exit within `GONE_SECONDS`."""
     _gone, alive = psutil.wait_procs(processes, GONE_SECONDS)
     return not alive
 
@@ -241,13 +241,13 @@ def test_the_thrift_server_killed_thrice_in_one_load(trial, second):
 
 
 def test_the_thrift_server_stopped_for_some_seconds(trial, second, full):
-    """Longer than a batch takes, shorter than a request waits: what was asked before is answered late."""
+    """Stop it for longer than a batch takes and shorter than a request waits: earlier requests are answered late."""
     load = trial.load(SECONDS)
     trial.reach(load, 0.3)
     thrift = second.process("thrift")
     thrift.suspend()
     try:
-        time.sleep(10 if full else 3)  # these seconds are the fault
+        time.sleep(10 if full else 3)  # the fault lasts this long
     finally:
         thrift.resume()
     assert load.poll() is None
@@ -255,9 +255,9 @@ def test_the_thrift_server_stopped_for_some_seconds(trial, second, full):
 
 
 def test_both_region_servers_killed_one_after_the_other(trial, second, full):
-    """The regions of the first are taken over before it is started again, the second one is started at once.
+    """Restart the first one after its regions have moved to the other server, the second one at once.
 
-    Only with --full it takes the 20 s of a session until the first one is missed.
+    Only with --full, HBase takes the 20 s of a session to notice that the first one is dead.
     """
     load = trial.load(SECONDS)
     for share, taken_over in ((0.2, True), (0.6, False)):
@@ -287,23 +287,23 @@ def test_a_region_split_and_another_moved(trial, second):
 
 def test_the_loader_killed_at_random_times(trials, full):
     seed = random.randrange(1 << 32)
-    print("seed", seed)  # pytest shows it where the test fails
+    print("seed", seed)  # pytest shows it if the test fails
     chance = random.Random(seed)
-    left = 20 if full else 3
-    while left:
+    kills_left = 20 if full else 3
+    while kills_left:
         trial, kills, processes = trials(), 0, []
         load = trial.load(SECONDS * 2 / 3)
-        while left and not ended(load, chance.uniform(0, 15 if full else SECONDS)):
+        while kills_left and not ended(load, chance.uniform(0, 15 if full else SECONDS)):
             processes += family(load)
             kill(load)
-            kills, left = kills + 1, left - 1
-            load = trial.load(SECONDS * 2 / 3)  # at once: the processes of the dead one may not have noticed yet
+            kills, kills_left = kills + 1, kills_left - 1
+            load = trial.load(SECONDS * 2 / 3)  # at once: processes of the killed load may still run
         assert trial.is_whole(load)
         assert trial.rows_written() <= trial.rows + kills * PROCESSES * trial.batch_rows
         assert are_gone(processes)
 
 
-def test_a_killed_loader_takes_its_processes_along_and_no_more_than_a_batch_each_is_sent_again(trial):
+def test_the_processes_of_a_killed_loader_exit_and_at_most_a_batch_each_is_sent_again(trial):
     load = trial.load(SECONDS)
     for share in (0.3, 0.6):
         trial.reach(load, share)
@@ -313,7 +313,7 @@ def test_a_killed_loader_takes_its_processes_along_and_no_more_than_a_batch_each
         assert are_gone(processes)
         load = trial.load(SECONDS)
     assert trial.is_whole(load)
-    wait(lambda: trial.rows_written() >= trial.rows)  # its figures are some seconds old
+    wait(lambda: trial.rows_written() >= trial.rows)  # the metrics are some seconds old
     assert trial.rows_written() <= trial.rows + 2 * PROCESSES * trial.batch_rows
 
 
@@ -338,7 +338,7 @@ def test_a_killed_process_of_the_loader_ends_it_with_one_line(trial):
 
 
 def test_three_loads_of_a_release_at_once(trial):
-    """Two begun at the same time, one when they have come some way: they know nothing of each other."""
+    """Start two loads together, and a third one when they are half done: loads do not know of each other."""
     both = trial.load(SECONDS), trial.load(SECONDS)
     trial.reach(both[0], 0.5)
     assert trial.is_whole(trial.load(), *both)

@@ -1,4 +1,4 @@
-"""HFiles into the cluster's HBase: the same table as by puts, whatever came between."""
+"""Loads of HFiles into the cluster's HBase: the same table as by puts, also after interruptions and damage."""
 
 import signal
 import subprocess
@@ -25,20 +25,22 @@ from predictions.stages.load import How, load
 
 pytestmark = pytest.mark.cluster
 
-DEADLINE = 120  # seconds, for what takes a few
+DEADLINE = 120  # seconds; usually it takes a few
 
 
 class Scored:
-    """A release that a job scored, whose files went by `hadoop fs`, and its table."""
+    """A release scored by a job that wrote its HFiles with `hadoop fs`, and its table."""
 
     def __init__(self, made, cluster, trained):
         self.made, self._cluster = made, cluster
         self.folder = made.take(trained)
-        home = {"HADOOP_COMMON_HOME": str(CHECKOUT / "hadoop")}  # as a NodeManager gives it to tasks
+        home = {"HADOOP_COMMON_HOME": str(CHECKOUT / "hadoop")}  # as a NodeManager sets it for tasks
         made.succeed("score", **properties(**{"dfs.namenode.http-address": "127.0.0.1:1"}), **home)
         self.table = release_table(made.name, self.folder.release)
         self.connection = Connection(made.settings.hbase.server(loading=True))
-        self.of_job = {name: self.folder.read(f"hfiles/{name}") for name in [*self.facts(), *map(hfile_name, range(4))]}
+        self.job_files = {
+            name: self.folder.read(f"hfiles/{name}") for name in [*self.facts(), *map(hfile_name, range(4))]
+        }
 
     def load(self, how=How(), shown=bar):  # noqa: B008
         with without():
@@ -51,12 +53,12 @@ class Scored:
         return sorted(name for name in self.folder.storage.names(f"{self.folder.path}/hfiles/p"))
 
     def facts(self):
-        """What is known of each file, wherever that is."""
+        """Return the facts of each HFile, which stay when HBase has moved the HFile."""
         names = self.folder.storage.names(f"{self.folder.path}/hfiles")
         return {name: self.folder.read(f"hfiles/{name}") for name in names if name.startswith("part-")}
 
     def forget(self):
-        """Let it be as if `load` had been killed just before its end."""
+        """Restore the state of a `load` that was killed just before its end."""
         row = {b"r:state": BUILDING.encode()}
         self.connection.put(self.made.name, b"release:" + self.folder.release.encode(), row)
         self.folder.write_manifest(replace(manifest_of(self.folder), loaded=None))
@@ -67,10 +69,10 @@ class Scored:
             self.connection.delete_table(self.table)
 
     def begin(self):
-        """Let it be as the job has left it, and `load` be killed when it had made the table, which `hbase` takes long for."""
+        """Restore the job's files, and the state of a `load` killed when it had created the table: `hbase` is slow."""
         self.drop()
         self.folder.remove("hfiles")
-        for name, data in self.of_job.items():
+        for name, data in self.job_files.items():
             self.folder.storage.fs.pipe_file(f"{self.folder.path}/hfiles/{name}", data)
         Releases(self.connection, self.made.name).start_load(self.folder.release)
         make_table(self._cluster, self.table, FAMILY, split_points(4))
@@ -101,13 +103,13 @@ def test_every_way_gives_the_same_table_cell_for_cell(release):
     assert release.is_whole()
     by_hfiles = release.cells()
     assert len(by_hfiles) == 400
-    for way in ["--via", "puts"], ["--runner", "hadoop"]:  # from the job's lines, which are packed
+    for way in ["--via", "puts"], ["--runner", "hadoop"]:  # from the job's packed lines
         release.begin()
         release.made.succeed("load", *way)
         assert release.cells() == by_hfiles
 
 
-def test_files_that_were_moved_are_not_missed_and_those_of_a_dropped_table_are_written_again(release):
+def test_moved_files_count_as_loaded_and_those_of_a_dropped_table_are_written_again(release):
     release.begin()
     release.load(How(via="hfiles"))
     release.forget()
@@ -115,28 +117,28 @@ def test_files_that_were_moved_are_not_missed_and_those_of_a_dropped_table_are_w
     release.load()  # finds every row in place
     assert (release.files(), started.loaded, release.is_whole()) == ([], None, True)
     release.drop()
-    release.load()  # makes the table, too
+    release.load()  # creates the table, too
     assert release.is_whole()
 
 
 def test_some_files_moved_and_some_not(release):
-    """One is loaded, one is still there, and two are nowhere."""
+    """One file is loaded, one still waits, and two are missing."""
     release.begin()
     fs, path = release.folder.storage.fs, f"{release.folder.path}/hfiles/p"
-    kept = fs.cat_file(f"{path}/part-00002")
+    waiting = fs.cat_file(f"{path}/part-00002")
     for part in (0, 2, 3):
         fs.rm(f"{path}/{PARTS[part]}")
     tool = ["org.apache.hadoop.hbase.tool.BulkLoadHFilesTool", "-Dcreate.table=no"]
     hbase = release.made.settings.hadoop.bin / "hbase"
     subprocess.run([hbase, *tool, f"hdfs://{release.folder.path}/hfiles", release.table], check=True)
     assert 0 < len(release.cells()) < 200
-    fs.pipe_file(f"{path}/part-00002", kept)
+    fs.pipe_file(f"{path}/part-00002", waiting)
     release.load()
     assert release.is_whole()
 
 
 def commands_below(process):
-    """The command lines of the processes that it has started; one may end meanwhile."""
+    """Yield the command lines of a process's descendants; some may exit meanwhile."""
     for child in psutil.Process(process.pid).children(recursive=True):
         with suppress(psutil.Error):
             yield " ".join(child.cmdline())
@@ -153,11 +155,11 @@ def test_killed_while_hbase_moves_the_files(release):
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    release.made.succeed("load")  # at once: the command of the dead one is still at work
+    release.made.succeed("load")  # at once: the `hbase` command of the killed load still runs
     assert release.is_whole()
 
 
-def test_a_file_that_is_not_what_was_written_is_refused_before_hbase_has_any(release):
+def test_a_changed_file_is_refused_before_hbase_gets_any(release):
     release.begin()
     path = f"{release.folder.path}/hfiles/p/part-00002"
     fs = release.folder.storage.fs
@@ -180,7 +182,7 @@ def test_a_file_that_is_not_what_was_written_is_refused_before_hbase_has_any(rel
 
 @contextmanager
 def interrupting(_label, _unit):
-    """A bar that interrupts, as a person does, when the files are about to be handed over."""
+    """A progress bar that raises KeyboardInterrupt just before HBase gets the files."""
 
     def note(rows, total):
         if rows == total:
@@ -189,7 +191,7 @@ def interrupting(_label, _unit):
     yield note
 
 
-def test_what_cannot_be_is_said(release, tmp_path):
+def test_impossible_options_are_refused(release, tmp_path):
     release.forget()
     for options in (["--rate", "5"], ["--runner", "hadoop"]):
         refused = release.made.succeed("load", "--via", "hfiles", *options, code=2)
@@ -200,12 +202,12 @@ def test_what_cannot_be_is_said(release, tmp_path):
 
 
 def test_without_webhdfs_the_reducers_files_go_by_hadoop(release):
-    """All tests here have such files, and load them. They are those that `load` writes."""
+    """All tests of this file load HFiles written by `hadoop fs`; `load` itself writes the same."""
     release.begin()
     assert release.files() == PARTS
     release.folder.remove("hfiles")
     with pytest.raises(KeyboardInterrupt):
-        release.load(shown=interrupting)  # it ends before HBase has any
+        release.load(shown=interrupting)  # it ends before HBase gets any
     assert release.files() == PARTS
     assert len(facts := release.facts()) == 4
-    assert {name: release.of_job[name] for name in facts} == facts
+    assert {name: release.job_files[name] for name in facts} == facts

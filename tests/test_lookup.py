@@ -1,4 +1,4 @@
-"""Lookups on the live cluster: both halves at once, from any thread and any fork, and what is said when one is lost."""
+"""Lookups on the live cluster: database and HBase together, from threads and forks, and with one of them down."""
 
 import os
 import random
@@ -29,8 +29,8 @@ from predictions.sources.reader import Reader
 
 pytestmark = pytest.mark.cluster
 
-SECONDS = 2.0  # that either half may take
-LOST_SECONDS = 1.0  # that what is lost may take, where the other one has time of its own
+SECONDS = 2.0  # that the database or HBase may take
+LOST_SECONDS = 1.0  # timeout of the half that is down, where the other half has its own
 SLACK = 1.5
 CHILD_SECONDS = 60
 FROM_HELL = ["", "x" * 1_000_000, "\0", "a\0b", "../../etc/passwd", "%00", "%2e%2e", "'", '"', "' OR '1'='1", "\udcff"]
@@ -51,7 +51,7 @@ FROM_HELL += [
 
 @pytest.fixture(scope="module")
 def truth(served):
-    """Each record's prediction and probability, as its line has them."""
+    """The prediction and probability of each record, from its prediction line."""
     folder = served.storage.release()
     lines = [
         parse_line(line) for path in folder.files("scored") for b in folder.blocks(path) for line in split_lines(b)
@@ -66,13 +66,13 @@ def client(served):
 
 
 def with_relay(settings, relay, seconds=SECONDS, **database):
-    """Settings whose Thrift server is a relay."""
+    """Return settings with a relay as Thrift server."""
     hbase = settings.hbase.model_copy(update={"thrift": f"127.0.0.1:{relay.port}", "timeout": seconds})
     return settings.model_copy(update={"hbase": hbase, "database": settings.database.model_copy(update=database)})
 
 
 def with_database(settings, path, **names):
-    """Settings whose database is another file."""
+    """Return settings with another database file."""
     database = settings.database.model_copy(update={"url": f"sqlite:///{path}", **names})
     return settings.model_copy(update={"database": database})
 
@@ -92,16 +92,16 @@ def values(answers):
     return {answer.id: (answer.prediction, answer.probability) for answer in answers}
 
 
-def test_many_ids_keep_their_order_and_are_what_one_at_a_time_is(client, truth):
+def test_many_ids_keep_their_order_and_get_the_same_answers_as_single_lookups(client, truth):
     ids = [*sorted(truth), "order-007", "no-order", "order-007", 7]
     random.Random(1).shuffle(ids)
     answers = client.get_many(ids)
     assert [answer.id for answer in answers] == list(map(str, ids))
     assert all(
-        replace(one, age=None) == replace(client.get(each), age=None)
-        for one, each in zip(answers[:50], ids[:50], strict=True)
+        replace(answer, age=None) == replace(client.get(record_id), age=None)
+        for answer, record_id in zip(answers[:50], ids[:50], strict=True)
     )
-    assert {name: found for name, found in values(answers).items() if name in truth} == truth
+    assert {name: prediction for name, prediction in values(answers).items() if name in truth} == truth
     statuses = {answer.id: answer.status for answer in answers}
     assert {statuses.pop("no-order"), statuses.pop("7")} == {"missing"}
     assert set(statuses.values()) == {"fresh"}
@@ -109,14 +109,14 @@ def test_many_ids_keep_their_order_and_are_what_one_at_a_time_is(client, truth):
 
 
 def test_thousands_at_once_go_by_region(served, truth, tmp_path):
-    made = load_settings(served.path)
+    settings = load_settings(served.path)
     with closing(sqlite3.connect(tmp_path / "many.db")) as connection, connection:
         connection.execute("ATTACH ? AS orders", (str(served.path.parent / "orders.db"),))
         connection.execute("CREATE TABLE many AS SELECT * FROM orders.orders")
         connection.executemany("INSERT INTO many (id) VALUES (?)", [(f"new-{n}",) for n in range(4_000)])
         connection.execute("CREATE INDEX by_id ON many (id)")
     ids = [*(f"new-{n}" for n in range(2_500)), *truth]
-    with Client(with_database(made, tmp_path / "many.db", table="many")) as client:
+    with Client(with_database(settings, tmp_path / "many.db", table="many")) as client:
         answers = client.get_many(ids)
     assert [answer.id for answer in answers] == ids
     assert {answer.status for answer in answers[:2_500]} == {"unscored"}
@@ -136,7 +136,7 @@ def test_row_keys_are_grouped_by_region():
     assert [len(group) for group in _by_region(lopsided, points)] == [403, 500, 500]
 
 
-def test_ids_from_hell_are_answered_and_nothing_happens(client, served):
+def test_ids_from_hell_are_answered_and_change_nothing(client, served):
     with closing(sqlite3.connect(served.path.parent / "orders.db")) as connection:
         before = list(connection.iterdump())
         answers = client.get_many(FROM_HELL)
@@ -151,7 +151,7 @@ def test_ids_from_hell_are_answered_and_nothing_happens(client, served):
         client.get_many("order-001")
 
 
-def test_a_record_with_an_id_that_no_row_key_takes_is_unscored(served, tmp_path):
+def test_a_record_whose_id_cannot_be_a_row_key_is_unscored(served, tmp_path):
     long = "y" * 40_000
     make_orders(tmp_path)
     with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
@@ -160,15 +160,15 @@ def test_a_record_with_an_id_that_no_row_key_takes_is_unscored(served, tmp_path)
         assert [answer.status for answer in client.get_many(["", long])] == ["unscored", "unscored"]
 
 
-# Threads, forks, the pool.
+# Threads, forks, closing.
 
 
 def read_at_random(client, truth, seed, turns):
-    """Look records up, and return whether each answer was the truth."""
+    """Look records up, and return whether all answers were right."""
     chance, ids = random.Random(seed), sorted(truth)
     for _turn in range(turns):
-        asked = chance.sample(ids, chance.choice((1, 1, 5)))
-        if values(client.get_many(asked)) != {name: truth[name] for name in asked}:
+        sample = chance.sample(ids, chance.choice((1, 1, 5)))
+        if values(client.get_many(sample)) != {name: truth[name] for name in sample}:
             return False
     return True
 
@@ -179,7 +179,7 @@ def test_any_number_of_threads_get_each_its_own_answers(client, truth):
 
 
 def fork(client, truth, seed, turns):
-    """Look records up in a forked process, and return its ID; it ends with 0 where each answer was the truth."""
+    """Look records up in a forked process, and return its ID; it exits with 0 if all answers were right."""
     child = os.fork()
     if child == 0:
         code = 9
@@ -192,16 +192,16 @@ def fork(client, truth, seed, turns):
 
 def test_a_forked_process_has_connections_of_its_own(served, relay, truth):
     with Client(with_relay(served.settings, relay)) as client:
-        assert read_at_random(client, truth, 0, 1)  # so that there is one to inherit
+        assert read_at_random(client, truth, 0, 1)  # so that there is a connection to inherit
         for number in range(3):
             assert exit_code(fork(client, truth, number, 20)) == 0
             assert len(relay.accepted) == 2 + number
         assert read_at_random(client, truth, 4, 20)
-        assert len(relay.accepted) == 4  # the first one was closed by nobody
+        assert len(relay.accepted) == 4  # no fork has closed the first one
 
 
 def test_a_process_may_be_forked_while_other_threads_look_records_up(client, truth):
-    """What they hold then, such as a lock of SQLite's own, would be held for ever in the child."""
+    """Locks that they hold at the fork, such as SQLite's own, would stay locked for ever in the child."""
     stop = threading.Event()
 
     def read_on(seed):
@@ -221,7 +221,7 @@ def test_a_process_may_be_forked_while_other_threads_look_records_up(client, tru
 
 
 def exit_code(child):
-    """A process's exit code, or None of one that hangs and is killed."""
+    """Return the exit code of a process; kill it and return None if it hangs."""
     deadline = time.monotonic() + CHILD_SECONDS
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -233,7 +233,7 @@ def exit_code(child):
     return None
 
 
-def test_a_closed_client_closes_its_connections_and_says_so(served, relay, truth):
+def test_a_closed_client_closes_its_connections_and_refuses_lookups(served, relay, truth):
     client = Client(with_relay(served.settings, relay))
     assert client.get("order-001").status == "fresh"
     client.close()
@@ -242,10 +242,10 @@ def test_a_closed_client_closes_its_connections_and_says_so(served, relay, truth
     assert len(relay.accepted) == 1
 
 
-# What is asked, and when.
+# Requests and their order.
 
 
-def test_the_pointer_is_asked_for_again_after_half_a_second(served, relay):
+def test_the_pointer_is_read_again_after_half_a_second(served, relay):
     with Client(with_relay(served.settings, relay)) as client:
         for _turn in range(3):
             client.get("order-001")
@@ -260,26 +260,26 @@ def test_the_database_is_read_while_hbase_is_at_work(served, relay, monkeypatch)
     read = threading.Event()
     records = Reader.records
 
-    def noted(self, ids):
-        found = records(self, ids)
+    def records_and_note(self, ids):
+        result = records(self, ids)
         read.set()
-        return found
+        return result
 
-    monkeypatch.setattr(Reader, "records", noted)
+    monkeypatch.setattr(Reader, "records", records_and_note)
     with Client(with_relay(served.settings, relay)) as client:
-        relay.reply = lambda _name, data: data if read.wait(10) else b""  # no reply before the record was read
-        assert client.get("order-001").status == "fresh"  # the pointer was not known
+        relay.reply = lambda _name, data: data if read.wait(10) else b""  # no reply before the record has been read
+        assert client.get("order-001").status == "fresh"  # without a known pointer
         read.clear()
-        assert client.get("order-001").status == "fresh"  # it was
+        assert client.get("order-001").status == "fresh"  # with one
 
 
 def test_a_release_that_was_dropped_is_followed(served, relay, tmp_path):
-    """The pointer that a client knows is up to half a second old, and the table that it names may be gone by then."""
+    """A client's pointer is up to half a second old, and the table of its release may be gone by then."""
     with Connection(served.settings.hbase.server()) as connection:
         releases = Releases(connection, served.name)
         old = releases.pointer()
-        made = release_table(served.name, "20200101T000000Z")
-        connection.create_table(made, "p")
+        table = release_table(served.name, "20200101T000000Z")
+        connection.create_table(table, "p")
         key = b"release:20200101T000000Z"
         manifest = connection.row(served.name, b"release:" + old.current.encode())[b"r:manifest"].value
         connection.put(served.name, key, {b"r:manifest": manifest, b"r:state": b"loaded"})
@@ -287,13 +287,13 @@ def test_a_release_that_was_dropped_is_followed(served, relay, tmp_path):
         with Client(served.settings) as client:
             assert client.get("order-001").status == "unscored"  # in the empty table
             releases.rollback()
-            connection.delete_table(made)
+            connection.delete_table(table)
             connection.delete_row(served.name, key)
             answer = client.get("order-001")
         assert (answer.status, answer.release) == ("fresh", old.current)
 
 
-# One half is lost.
+# One half is down.
 
 
 @pytest.mark.parametrize("refused", [True, False])
@@ -327,8 +327,8 @@ def test_without_the_database_the_prediction_still_comes_in_time(served, relay, 
         assert client.get("order-001").status == "fresh"
 
 
-def test_hbase_has_its_time_for_many_requests_after_a_database_that_took_its_own(served, relay, monkeypatch):
-    """Of a lookup over several connections, whose pointer was asked for before the database."""
+def test_hbase_has_its_own_timeout_after_a_slow_database(served, relay, monkeypatch):
+    """Look up over several connections; the pointer was requested before the database was read."""
     records = Reader.records
 
     def slow(self, ids):
@@ -358,7 +358,7 @@ def test_a_locked_database_is_unavailable_whatever_the_source(served, relay, tmp
         assert client.unavailable() == {}
 
 
-def test_a_table_that_is_gone_is_an_error_whatever_it_is_called(served, relay, tmp_path):
+def test_a_dropped_table_is_an_error_whatever_its_name(served, relay, tmp_path):
     path = tmp_path / "blocked.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE interrupted_or_locked (id TEXT PRIMARY KEY)")
@@ -370,7 +370,7 @@ def test_a_table_that_is_gone_is_an_error_whatever_it_is_called(served, relay, t
                 client.get("order-001")
 
 
-def test_a_read_that_takes_too_long_is_given_up(served, relay):
+def test_a_slow_read_of_the_database_is_given_up(served, relay):
     query = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT o.* FROM orders o, n"
     with Client(with_relay(served.settings, relay, table=None, query=query, timeout=0.5)) as client:
         started = time.monotonic()
@@ -380,7 +380,7 @@ def test_a_read_that_takes_too_long_is_given_up(served, relay):
     assert "0.5 s (database.timeout)" in answer.error
 
 
-def test_a_database_file_that_was_replaced_is_read_anew(served, tmp_path):
+def test_a_replaced_database_file_is_opened_again(served, tmp_path):
     path = make_orders(tmp_path) / "orders.db"
     with Client(with_database(served.settings, path)) as client:
         assert client.get("order-001").status == "fresh"
@@ -392,10 +392,10 @@ def test_a_database_file_that_was_replaced_is_read_anew(served, tmp_path):
         assert (answer.status, answer.record["amount"]) == ("changed", 7)
 
 
-# Age, and what is scored now.
+# Age, model, online scores.
 
 
-def test_an_answer_says_which_model_made_it_and_how_old_it_is(client, served):
+def test_an_answer_has_its_model_and_its_age(client, served):
     answer = client.get("order-001")
     manifest = manifest_of(served.storage.release())
     assert answer.model == manifest.model.sha256
@@ -406,29 +406,31 @@ def test_an_answer_says_which_model_made_it_and_how_old_it_is(client, served):
         assert strict.get("no-order").status == "missing"
 
 
-def test_what_is_scored_now_is_what_the_job_has_said(served, truth, tmp_path):
-    """Of records that are new, but like one that was scored; and of some that have become like another one."""
+def test_online_predictions_equal_those_of_the_job(served, truth, tmp_path):
+    """Score new records that equal a scored record, and records that were changed to equal another one."""
     path = make_orders(tmp_path) / "orders.db"
-    like = {f"new-{number:03}": f"order-{number:03}" for number in range(100)}
-    like |= {f"order-{number}": f"order-{number + 50}" for number in range(100, 150)}
+    copies = {f"new-{number:03}": f"order-{number:03}" for number in range(100)}
+    copies |= {f"order-{number}": f"order-{number + 50}" for number in range(100, 150)}
     with closing(sqlite3.connect(path)) as connection, connection:
-        for name, other in like.items():
-            features = connection.execute("SELECT country, amount, items FROM orders WHERE id = ?", (other,)).fetchone()
+        for name, original in copies.items():
+            features = connection.execute(
+                "SELECT country, amount, items FROM orders WHERE id = ?", (original,)
+            ).fetchone()
             connection.execute("DELETE FROM orders WHERE id = ?", (name,))
             connection.execute("INSERT INTO orders (id, country, amount, items) VALUES (?, ?, ?, ?)", (name, *features))
     settings = with_database(served.settings, path)
-    ids = [*like, *sorted(set(truth) - set(like)), "no-order"]
-    with Client(settings) as without, Client(settings, model=True) as client:
-        statuses = [answer.status for answer in without.get_many(ids)]
+    ids = [*copies, *sorted(set(truth) - set(copies)), "no-order"]
+    with Client(settings) as plain_client, Client(settings, model=True) as client:
+        statuses = [answer.status for answer in plain_client.get_many(ids)]
         answers = client.get_many(ids)
     assert statuses == ["unscored"] * 100 + ["changed"] * 50 + ["fresh"] * 350 + ["missing"]
     assert [answer.status for answer in answers] == ["fresh"] * 500 + ["missing"]
     assert [answer.source for answer in answers] == ["online"] * 150 + [None] * 351
-    assert values(answers[:150]) == {name: truth[other] for name, other in like.items()}
+    assert values(answers[:150]) == {name: truth[original] for name, original in copies.items()}
     assert values(answers[150:500]) == {name: truth[name] for name in ids[150:500]}
 
 
-def test_a_model_that_cannot_be_had_leaves_the_answer_as_it_is(served, tmp_path):
+def test_without_its_model_the_answer_stays_as_it_is(served, tmp_path):
     change_order(make_orders(tmp_path) / "orders.db")
     with Client(with_database(served.settings, tmp_path / "orders.db"), model=str(tmp_path / "empty")) as client:
         answer = client.get("order-001")
@@ -437,7 +439,7 @@ def test_a_model_that_cannot_be_had_leaves_the_answer_as_it_is(served, tmp_path)
         assert client.get("order-002").error is None
 
 
-def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeypatch):
+def test_a_storage_that_hangs_delays_lookups_only_briefly(served, tmp_path, monkeypatch):
     monkeypatch.setattr("predictions.lookup.online.LOAD_SECONDS", LOST_SECONDS)
     change_order(make_orders(tmp_path) / "orders.db")
     settings = with_database(served.settings, tmp_path / "orders.db")
@@ -445,7 +447,7 @@ def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeyp
         Listener(lambda _client: time.sleep(20)) as silent,
         Client(settings, model=f"webhdfs://127.0.0.1:{silent.port}/predictions") as client,
     ):
-        for bound in (LOST_SECONDS, 0.0):  # the second one knows that it hangs
+        for bound in (LOST_SECONDS, 0.0):  # the second lookup does not wait for the storage
             started = time.monotonic()
             answer = client.get("order-001")
             assert time.monotonic() - started < bound + SLACK
@@ -454,7 +456,7 @@ def test_a_storage_that_hangs_holds_nobody_up_for_long(served, tmp_path, monkeyp
         assert client.get("order-002").status == "fresh"
 
 
-def test_a_model_that_could_not_be_had_is_tried_again(served, tmp_path, monkeypatch):
+def test_a_model_that_was_missing_is_loaded_later(served, tmp_path, monkeypatch):
     monkeypatch.setattr("predictions.lookup.online.RETRY_SECONDS", 0.2)
     change_order(make_orders(tmp_path) / "orders.db")
     folder = served.storage.release()
@@ -488,11 +490,11 @@ def test_predictions_join_a_data_frame(client, truth):
     assert list(client.join(frame.rename(columns={"id": "key"}), on="key")["status"]) == list(joined["status"])
     assert list(client.join(frame.set_index("id"))["status"]) == list(joined["status"])
     assert len(client.join(frame.iloc[:0])) == 0
-    for bad, told in (
+    for bad_frame, message in (
         (frame.rename(columns={"id": "key"}), "no column 'id'"),
         (frame.assign(release=1), "release already"),
         (frame.assign(id=1.5), "1.5 is not a record ID"),
         (frame[["id", "id"]], "several columns 'id'"),
     ):
-        with pytest.raises(InputError, match=told):
-            client.join(bad)
+        with pytest.raises(InputError, match=message):
+            client.join(bad_frame)
