@@ -110,7 +110,7 @@ BOUNDS = (b"4000", b"8000")
         ([b"5000:a", b""], "row key b'' comes after b'5000:a'"),
     ],
 )
-def test_a_misplaced_line_is_named_by_its_key(lines, message):
+def test_a_line_that_is_not_where_it_belongs_is_named_by_its_key(lines, message):
     with pytest.raises(InputError) as error:
         cut(b"".join(line + b"\t1\n" if line else b"\n" for line in lines), BOUNDS, [b"", b"4000", b"8000"])
     assert str(error.value).startswith("part-00001: ")

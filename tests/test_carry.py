@@ -193,7 +193,7 @@ def test_a_release_without_records_has_no_marks(tmp_path):
 
 
 @pytest.mark.parametrize("data", [None, b"\0" * 9])
-def test_missing_or_cut_off_marks_are_refused(tmp_path, data):
+def test_marks_that_are_not_there_or_cut_off_are_refused(tmp_path, data):
     path = tmp_path / "marks"
     if data:
         path.write_bytes(data)
@@ -237,7 +237,7 @@ def test_only_a_blocks_lines_of_the_served_release_are_held(project):
     assert lines.read_until(last.row_key, {wanted}).keys() == {wanted}
 
 
-def test_damaged_lines_of_the_served_release_end_the_run(project, second, tmp_path):
+def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_path):
     settings, storage, first = project
     damaged = storage.new_release()
     try:

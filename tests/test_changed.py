@@ -137,7 +137,7 @@ def test_a_model_for_other_columns_is_refused_before_the_export(made):
     assert made.storage.releases() == before
 
 
-def test_with_another_model_all_records_are_scored(made):
+def test_with_another_model_everything_is_scored(made):
     made.succeed("export")
     made.succeed("train")
     result = made.succeed("score", "--changed", "--runner", "local")
@@ -145,7 +145,7 @@ def test_with_another_model_all_records_are_scored(made):
     assert manifest_of(made.storage.release()).scored.carried == 0
 
 
-def test_the_command_printed_by_a_dry_run_carries_lines_over(made, run):
+def test_the_command_that_a_dry_run_prints_keeps_lines_too(made, run):
     _made, first = run
     made.succeed("export")
     assert made.get("x")[0]["release"] == first.release

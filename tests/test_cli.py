@@ -142,7 +142,7 @@ def test_an_id_without_a_record_is_shown_in_one_line(capsys):
     assert capsys.readouterr().out == "a␉b · missing: no record has this ID\n"
 
 
-def test_fields_are_shown_without_interpreting_markup(predictions, orders):
+def test_records_are_shown_as_they_are(predictions, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET note = '[/oops] [bold]hi', country = 'a[b]c' WHERE id = 'order-001'")
         connection.execute("INSERT INTO orders (id, amount) VALUES ('-5', 9e999)")
@@ -169,12 +169,12 @@ def scored(predictions, orders):
 
 
 @pytest.mark.parametrize("name", ["part-00002", "part-000001", "part-00000.gz", "part-00000-copy"])
-def test_a_part_that_exists_twice_is_refused_before_the_load(predictions, scored, name):
+def test_a_part_that_stands_twice_is_refused_before_anything_is_loaded(predictions, scored, name):
     (scored / "scored" / name).touch()
     fails(predictions("load", **no_thrift()), 2, f"{name}: the release has 2 parts, and each may be there only once")
 
 
-def test_a_missing_part_is_named(predictions, scored):
+def test_a_part_that_is_not_there_is_named(predictions, scored):
     (scored / "scored" / "part-00000").unlink()
     fails(predictions("load", **no_thrift()), 2, "scored: part-00000: not there; score the release again")
 
@@ -223,7 +223,7 @@ def test_wrong_usage(predictions):
         assert "Traceback" not in result.stderr
 
 
-def test_a_programming_error_does_not_exit_with_the_code_of_failed_records(predictions, monkeypatch):
+def test_an_error_of_our_own_is_not_taken_for_failed_records(predictions, monkeypatch):
     monkeypatch.setattr(export_command, "export", lambda *_arguments: 1 / 0)
     result = predictions("export")
     assert result.returncode == 6
@@ -307,7 +307,7 @@ def test_get_at_a_terminal_without_ids_asks_for_ids(orders):
     assert (result.returncode, "no IDs: pass them" in result.stderr) == (2, True)
 
 
-def test_ids_are_read_from_stdin_one_per_line(predictions, orders):
+def test_ids_come_from_stdin_a_line_each(predictions, orders):
     ids = b"order-001\n no-order\n\norder-002" + b"\n\xff\n" + b"x" * 1_000_000
     result = predictions("get", "--json", stdin=ids, **no_thrift())
     answers = list(map(json.loads, result.stdout.splitlines()))

@@ -362,7 +362,7 @@ def test_requests_that_are_safe_to_repeat_are_repeated(table, relay, connection,
 
 
 @on_cluster
-def test_check_and_put_is_not_repeated_after_a_lost_answer(table, server, relay):
+def test_check_and_put_is_not_sent_again_where_its_answer_was_lost(table, server, relay):
     relay.reply = first(1, lambda _data: b"")
     relayed = replace(server, port=relay.port)
     error, reasons = gives_up(
@@ -391,7 +391,7 @@ def test_check_and_put_waits_for_a_server_that_is_not_up_yet(table, server, reas
 @pytest.mark.parametrize(
     ("call", "number"), [("scannerOpenWithScan", 0), ("scannerGetList", 0), ("scannerGetList", 2), ("scannerClose", 0)]
 )
-def test_a_scan_continues_after_the_last_row_if_its_connection_is_cut(table, relay, connection, call, number):
+def test_a_scan_goes_on_behind_the_last_row_where_its_connection_was_cut(table, relay, connection, call, number):
     numbers = count()
     relay.reply = lambda name, data: data[: len(data) // 2] if name == call and next(numbers) == number else data
     pages = list(connection.scan(table, key(10), key(900), page_rows=300))
@@ -473,7 +473,7 @@ def tls(server, tmp_path_factory):
 
 
 @on_cluster
-def test_lookups_over_tls(table, tls):
+def test_answers_that_are_encrypted(table, tls):
     for host in ("localhost", "127.0.0.1"):
         with Connection(replace(tls, host=host)) as connection:
             assert lookups(connection, table, range(100)) == [100, 0, 0]
@@ -486,7 +486,7 @@ def test_an_untrusted_certificate_is_refused_at_once(tls):
 
 
 @on_cluster
-def test_plain_and_tls_do_not_work_with_each_other(tls, servers):
+def test_plain_and_encrypted_do_not_meet(tls, servers):
     gives_up(replace(tls, tls=False, timeout=0.5))
     gives_up(replace(servers["compact"], tls=True, ca=tls.ca, timeout=0.5))
 
@@ -516,7 +516,7 @@ def test_rows_that_are_put_twice_with_one_timestamp_are_there_once(table, server
 
 
 @on_cluster
-def test_removing_a_row_twice_is_no_error(table, server):
+def test_a_row_is_removed_and_to_remove_it_again_is_no_error(table, server):
     with Connection(server) as connection:
         connection.put(table, b"removed", {COLUMN: b"1", b"f:other": b"2"})
         assert set(connection.row(table, b"removed")) == {COLUMN, b"f:other"}
@@ -527,7 +527,7 @@ def test_removing_a_row_twice_is_no_error(table, server):
 
 
 @on_cluster
-def test_a_table_has_regions_and_is_not_created_twice(table, server):
+def test_a_table_has_regions_and_is_not_made_twice(table, server):
     with Connection(server) as connection:
         connection.create_table(table, "f")
         assert lookups(connection, table, [1]) == [1, 0, 0]

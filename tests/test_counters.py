@@ -13,7 +13,7 @@ def written(**counts):
     return stderr.getvalue()
 
 
-def test_counters_are_written_as_streaming_reads_them():
+def test_counters_as_streaming_takes_them():
     assert written(read=3, failed=0) == "reporter:counter:predictions,read,3\nreporter:counter:predictions,failed,0\n"
 
 

@@ -97,7 +97,7 @@ def test_an_error_in_the_new_lines_is_raised(files, tmp_path):
         make(tmp_path).region(1).compare(broken(), str(tmp_path))
 
 
-def test_lines_may_be_in_local_files_packed_or_not(tmp_path):
+def test_lines_may_be_on_this_machine_packed_or_not(tmp_path):
     (tmp_path / "part-00000").write_bytes(b"".join(part(BEFORE, b"", b"8000")))
     (tmp_path / "part-00001.gz").write_bytes(gzip.compress(b"".join(part(BEFORE, b"8000", b""))))
     parts = [str(tmp_path / name) for name in ("part-00000", "part-00001.gz")]

@@ -89,7 +89,7 @@ def test_columns_without_a_declared_type_get_the_type_of_their_values(make):
         ([b"\x00"], "text"),
     ],
 )
-def test_a_column_declared_as_a_date_has_the_type_of_its_values(make, declared, values, type_):
+def test_a_column_declared_a_date_has_the_type_of_what_it_holds(make, declared, values, type_):
     database = make(
         f"CREATE TABLE t (id INTEGER PRIMARY KEY, day {declared})",
         table="t",
@@ -100,7 +100,7 @@ def test_a_column_declared_as_a_date_has_the_type_of_its_values(make, declared, 
     assert [column.type for column in database.columns()] == ["integer", "date"]
 
 
-def test_values_of_later_blocks_count_for_the_type_too(make, monkeypatch):
+def test_a_value_of_another_kind_in_a_later_block_counts_too(make, monkeypatch):
     monkeypatch.setattr("predictions.sources.sqlite.FETCH_ROWS", 2)
     database = make(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, day DATE); INSERT INTO t (day) VALUES ('2026-11-22'), (NULL), (NULL), (7)",
@@ -192,7 +192,7 @@ def test_bad_sources_are_named(make, script, source, columns, message):
         rows_of(make(script, **source), *columns.split())
 
 
-def test_a_duplicate_record_is_left_to_the_reducer(make):
+def test_the_same_record_twice_is_left_to_the_reducer(make):
     database = make("CREATE TABLE t (id, n, p); INSERT INTO t VALUES ('a', 1, 1), ('a', 1, 0), ('A', 2, 2)", table="t")
     assert len(rows_of(database, "id", "n", "p")[0]) == 3
 

@@ -172,7 +172,7 @@ def test_each_cause_has_a_case():
 
 
 @pytest.mark.parametrize(("output", "cause", "cure"), CASES, ids=[case[1][:40] for case in CASES])
-def test_a_cause_and_its_cure(output, cause, cure):
+def test_a_cause_and_what_to_do_about_it(output, cause, cure):
     diagnosis = diagnose(output)
     assert diagnosis.cause == cause
     assert cure is None or cure in diagnosis.cure
@@ -240,7 +240,7 @@ def test_the_split_of_a_container_in_the_application_masters_log():
     assert diagnose(log(MASTER, "syslog", line)).split is None
 
 
-def test_a_message_that_names_the_split_does_not_get_it_twice():
+def test_a_message_that_names_the_split_is_not_given_it_again():
     line = "mapper.py: split part-00002+0, record fatal: scoring it kills the process (SIGSEGV)"
     assert str(diagnose(attempt(FIRST, line, part=2))) == line
 
@@ -249,13 +249,13 @@ def test_a_reducer_has_no_split():
     assert diagnose(log(FIRST, "stderr", "MemoryError")).split is None
 
 
-def test_the_latest_message_of_a_cause_is_taken():
+def test_the_latest_words_for_a_cause_are_taken():
     third = "mapper.py: split part-00001+0, record 7: scoring it kills the process (SIGSEGV)"
     output = [*attempt(FIRST, "mapper.py: something", part=0), *attempt(SECOND, third, part=1)]
     assert (diagnose(output).cause, diagnose(output).split) == (third, "part-00001:0+13000")
 
 
-def test_without_a_known_cause_there_is_no_diagnosis():
+def test_nothing_known():
     assert diagnose([]) is None
     assert diagnose(["INFO mapreduce.Job: Job job_1_0001 completed", "\tat java.lang.Error.<init>", "an Error"]) is None
     assert diagnose(["2026-11-22 INFO mapper.py: in the middle of a line"]) is None
@@ -276,20 +276,20 @@ def hadoop(tmp_path):
     return hadoop
 
 
-def test_logs_are_waited_for_until_yarn_has_collected_them(hadoop, tmp_path):
+def test_logs_are_waited_for_until_they_are_gathered(hadoop, tmp_path):
     command = hadoop("Can not find any log file\n", "Container: c\nLogContents:\nMemoryError\xff\n")
     assert diagnose(attempt_logs("application_1_0001", command)).cause == "a task ran out of memory"
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["org.apache.hadoop.yarn.client.cli.LogsCLI -applicationId application_1_0001"] * 2
 
 
-def test_missing_logs_are_waited_for_only_until_a_timeout(hadoop):
+def test_logs_that_do_not_come_are_not_waited_for_for_ever(hadoop):
     started = time.monotonic()
     assert list(attempt_logs("application_1_0001", hadoop("none\n", "none\n"), timeout=0.5)) == ["none\n"] * 2
     assert time.monotonic() - started < 10
 
 
-def test_a_missing_program_in_the_words_of_java_21():
+def test_java_21_says_in_other_words_that_a_program_is_not_there():
     diagnosis = diagnose(['Cannot run program "python3.99": Exec failed, error: 2 (No such file or directory)'])
     assert diagnosis.cause == "a node has no program python3.99"
 

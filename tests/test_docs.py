@@ -7,7 +7,7 @@ from docs.generate import COMMAND, PAGES
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_generated_page_is_up_to_date(name):
+def test_a_generated_page_is_that_of_the_code(name):
     page = CHECKOUT / "docs" / name
     if not page.exists() or page.read_text() != PAGES[name]():
         pytest.fail(f"docs/{name} is old; write it again with: {COMMAND}", pytrace=False)

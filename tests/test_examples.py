@@ -246,7 +246,7 @@ def test_own_table_without_a_cluster(example, orders):
         assert connection.execute("SELECT count(*) FROM shop WHERE country = 'NA'").fetchone()[0] > 50
 
 
-def test_own_table_exits_with_the_code_of_the_failed_command(example, orders):
+def test_own_table_ends_with_the_exit_code_of_what_failed(example, orders):
     folder = write_own_table(orders, "shop")
     ended = example("own_table.py", "shop.csv", "order_id", "pay", folder=folder)
     assert ended.returncode == 2
@@ -332,7 +332,7 @@ def run_nightly(flights, *codes):
 
 
 @pytest.mark.parametrize("codes", [(0,), (1,), (4, 0), (6, 1)])
-def test_a_successful_night_sends_no_mail(flights, codes):
+def test_a_night_that_went_well_sends_no_mail(flights, codes):
     ended, calls = run_nightly(flights, *codes)
     assert (ended.returncode, ended.stdout, ended.stderr) == (codes[-1], "", "")
     assert calls == [*["run"] * len(codes), REPORT, CLEAN]
@@ -352,7 +352,7 @@ def test_a_successful_night_sends_no_mail(flights, codes):
         ((130,), ["run"], "the run failed"),
     ],
 )
-def test_a_night_that_needs_attention_sends_a_mail(flights, codes, calls, problem):
+def test_a_night_that_a_person_has_to_look_at_sends_a_mail(flights, codes, calls, problem):
     ended, actual_calls = run_nightly(flights, *codes)
     assert (ended.returncode, actual_calls) == (codes[-1], calls)
     first, *rest = ended.stdout.splitlines()
@@ -421,7 +421,7 @@ def test_the_commands_of_the_dag_are_valid(tasks, flights):
     assert [code == 0 for code in codes] == [True, True, False, False, False, False, False]
 
 
-def test_the_order_of_the_dag(tasks):
+def test_the_dag_s_order(tasks):
     run, report, clean = (tasks[name] for name in ("run", "report", "clean"))
     assert run.followers == [report, clean]
     assert [task.trigger_rule for task in tasks.values()] == ["all_success", "all_done", "all_success"]

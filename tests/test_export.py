@@ -75,7 +75,7 @@ def test_a_failed_export_leaves_nothing_behind(settings, storage, orders):
     assert storage.releases() == []
 
 
-def test_ids_that_cannot_be_row_keys_are_exported_and_counted(settings, storage, orders, monkeypatch):
+def test_ids_that_can_be_no_row_keys_are_exported_and_counted(settings, storage, orders, monkeypatch):
     monkeypatch.setattr("predictions.sources.sqlite.FETCH_ROWS", 50)  # they are in different blocks
     unfit = ["", "x" * 32763, b"\xff"]
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:

@@ -26,7 +26,7 @@ ODD_BLOCK = b"".join(GOOD) + b"%b\n" + b"".join(line.replace(b"\t", b"2\t", 1) f
 
 
 @given(st.integers(1, 3000), st.data())
-def test_the_first_failing_line_is_found_by_bisection(lines, data):
+def test_the_first_line_that_fails_is_found_by_halving(lines, data):
     bad_numbers = data.draw(st.sets(st.integers(0, lines - 1), min_size=1, max_size=5))
     calls = []
 
@@ -65,7 +65,7 @@ def test_a_child_that_ends_or_raises_is_not_killed(capfd):
     assert capfd.readouterr() == ("", "")  # the parent meets the exception too, and reports it
 
 
-def test_a_child_does_not_write_its_parents_buffered_output(tmp_path):
+def test_a_child_writes_nothing_of_what_its_parent_has_buffered(tmp_path):
     script = "import sys; from predictions.scoring.predict import killing_signal; sys.stdout.write('once\\n'); "
     script += "killing_signal(len, b'a\\n')"
     ran = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True)
@@ -162,7 +162,7 @@ class Raising:
             raise ValueError("Input X contains NaN.\n  Another line\nthe last")
 
 
-def test_the_message_is_one_line_and_names_the_right_record_after_an_unreadable_line():
+def test_the_message_is_one_line_and_an_unreadable_line_before_does_not_move_the_blame():
     lines = mapper.score([b"too\tfew\na\t1\t0\nbad\t1\t0\nc\t1\t0\n"], Scorer(Raising(), b"1", "stdin"), Counter())
     assert b"unreadable:stdin:000000000001" in next(lines)
     with pytest.raises(InternalError) as raised:

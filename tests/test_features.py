@@ -102,7 +102,7 @@ def test_a_number_is_decoded_alike_whatever_its_neighbours_in_the_block(field):
     assert fast_bad_rows == bad_rows
 
 
-def test_ordinary_blocks_take_the_fast_parser():
+def test_ordinary_blocks_take_the_fast_way():
     block = write_rows(
         [[b"1", b"a\\tb", b"0.1", NULL, b"1970-01-02 12:00", b"0"], [b"2", NULL, NULL, b"7", NULL, b"1"]]
     )
@@ -118,7 +118,7 @@ def test_ordinary_blocks_take_the_fast_parser():
 
 
 @pytest.mark.parametrize("field", [b"007", b"7", b"1.5", b"1e3", b"True", b"inf", b"nan", b"", b"2026-01-01"])
-def test_a_category_that_looks_like_a_number_stays_text_even_if_the_whole_block_does(field):
+def test_a_category_that_looks_like_a_number_stays_text_even_where_the_whole_block_does(field):
     reader = FrameReader(COLUMNS)
     frame = reader._parse(write_rows([[b"1", field, b"1", b"1", b"0"], [b"2", NULL, b"1", b"1", b"0"]]))
     assert frame["kind"].tolist()[0] == field.decode()
@@ -247,7 +247,7 @@ def test_the_memo_is_bounded_where_values_are_large(kind):
     assert most <= 2 * (MEMO_BYTES + 1_100_000)
 
 
-def test_a_bad_value_is_bad_again_after_it_was_forgotten():
+def test_a_value_that_was_bad_is_bad_again_after_it_was_forgotten():
     reader = FrameReader([Column("n", "integer")])
     for _turn in range(3):
         assert reader._decode([[b"bad", b"1"]])[1] == {0: "n: not a number"}

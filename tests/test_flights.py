@@ -44,6 +44,6 @@ def test_late_is_more_than_fifteen_minutes_and_null_without_an_arrival(database,
     assert {late for (late,) in database.execute("SELECT late FROM flights WHERE arr_time IS NULL")} == {None}
 
 
-def test_only_columns_known_before_take_off_are_features():
+def test_only_what_is_known_before_take_off_is_a_feature():
     features = load_settings(CHECKOUT / "predictions.toml").model.features
     assert not {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "late"} & set(features)

@@ -41,7 +41,7 @@ def test_few_records_may_fail(failed, passed):
     assert verdicts(failed=failed)["max_failed"] is passed
 
 
-def test_without_a_served_release_there_are_no_comparison_gates():
+def test_without_a_release_before_it_nothing_is_compared():
     without_before = comparison([], [(b"1", b"0.9")]) | {"releases": {"before": None}}
     for facts in (None, without_before):
         assert verdicts(comparison=facts).keys() == {"min_skill", "max_failed"}

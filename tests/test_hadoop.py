@@ -126,7 +126,7 @@ for name in ("predictions.hbase.connection", "happybase", "thriftpy2.protocol.cy
 """
 
 
-def test_the_loaders_bundle_has_all_imports_of_a_task_but_numpy_and_xxhash(tmp_path):
+def test_the_loaders_bundle_has_all_that_a_task_imports_but_numpy_and_xxhash(tmp_path):
     """Import the loader from the bundle alone, with a Python without site-packages."""
     zipfile.ZipFile(BytesIO(packing.load_bundle())).extractall(tmp_path / "lib")
     (tmp_path / "environment").mkdir()
@@ -178,12 +178,12 @@ def test_a_job_that_ran_and_failed_is_an_internal_error_whatever_the_cause(monke
     assert str(error).startswith(f"job_1_0001 failed: {message}")
 
 
-def test_an_unreachable_yarn_is_a_service_error(monkeypatch):
+def test_no_yarn_is_an_unreachable_service(monkeypatch):
     report = "java.net.ConnectException: Call From localhost to localhost:8032 failed: Connection refused"
     assert isinstance(failure(monkeypatch, report), ServiceError)
 
 
-def test_the_error_of_a_rejected_job_has_the_reason(monkeypatch):
+def test_a_job_that_was_not_accepted_says_why(monkeypatch):
     full = failure(monkeypatch, QUOTA)
     assert isinstance(full, ServiceError)
     assert str(full).startswith("the job was not accepted: HDFS is full: The DiskSpace quota")

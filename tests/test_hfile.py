@@ -18,7 +18,7 @@ def test_a_file_is_verified_and_printed(predictions, tmp_path):
     assert len(printed.stdout.splitlines()) == 6
 
 
-def test_a_cell_of_any_bytes_is_one_line(predictions, tmp_path):
+def test_any_bytes_are_one_line_a_cell(predictions, tmp_path):
     write(tmp_path / "f", ([b"a\tb\nc"], {b"x": [b"\\\r\n\t"]}, [TIME]))
     printed = predictions("hfile", "dump", str(tmp_path / "f"))
     assert printed.stdout == f"a\\tb\\nc\tp:x\t{TIME}\t\\\\\\r\\n\\t\n"

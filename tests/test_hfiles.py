@@ -89,7 +89,7 @@ def test_what_was_written_is_read(tmp_path_factory, table, codec, options, data)
     assert (facts.first, facts.last) == (table[0][0], table[0][-1])
 
 
-def test_the_same_rows_give_the_same_bytes_however_they_are_split(tmp_path):
+def test_the_same_rows_give_the_same_bytes_in_whatever_pieces_they_come(tmp_path):
     keys, columns, times = orders(5000)
     columns[b"record"][1234] = b"larger than a block" * 100
     whole = write(tmp_path / "whole", (keys, columns, times), **SMALL)
@@ -140,7 +140,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, full):
     assert max(growth) < 100 * rows, growth  # the entries of all blocks would take forty times as much
 
 
-def test_large_values_have_their_own_blocks(tmp_path):
+def test_large_values_stand_in_blocks_of_their_own(tmp_path):
     table = [b"a", b"b"], {b"x": [b"1" * 5_000_000, b"2"], b"y": [b"3" * 5_000_000, b""]}, [TIME, TIME]
     write(tmp_path / "f", table)
     assert read(tmp_path / "f") == cells(*table)
@@ -198,12 +198,12 @@ def test_a_time_that_hbase_cannot_hold_is_named_with_its_row(tmp_path, time):
 
 
 @pytest.mark.parametrize(("times", "values"), [(1, 2), (2, 1), (2, 3), (3, 2)])
-def test_numbers_of_values_and_times_other_than_of_keys_are_refused(tmp_path, times, values):
+def test_as_many_values_and_times_as_keys(tmp_path, times, values):
     with pytest.raises(ValueError, match="2 keys need as many times"):
         write(tmp_path / "f", ([b"a", b"b"], {b"x": [b"1"] * values}, [TIME] * times))
 
 
-def test_an_earlier_file_is_removed(tmp_path):
+def test_an_earlier_file_does_not_stay(tmp_path):
     write(tmp_path / "f", orders(3))
     assert write(tmp_path / "f", ([], {}, [])) is None
     assert list(tmp_path.iterdir()) == []
@@ -239,7 +239,7 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path, codec):
 
 @pytest.mark.parametrize("field", Field)
 @pytest.mark.parametrize("value", [0, 1, 2, 1 << 70])
-def test_a_wrong_field_of_the_trailer_is_found(tmp_path, field, value):
+def test_a_trailer_that_says_something_else_is_found(tmp_path, field, value):
     write(tmp_path / "f", orders(60), **SMALL)
     good = (tmp_path / "f").read_bytes()
     fields = decode_trailer(good[-TRAILER_BYTES:])

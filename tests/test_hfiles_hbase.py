@@ -113,7 +113,7 @@ def case(request, tmp_path_factory):
     return table, path
 
 
-def test_hbase_reads_every_cell_without_warnings(hbase, case):
+def test_hbase_reads_what_was_written_and_does_not_complain(hbase, case):
     table, path = case
     expected = cells(*table)
     assert list(hbase.cells(path)) == expected
@@ -146,7 +146,7 @@ def run_hbase(made, *arguments):
     assert result.returncode == 0, result.stderr
 
 
-def test_a_table_has_every_cell_before_and_after_a_compaction(cluster, project, tmp_path):
+def test_a_table_has_what_was_written_and_keeps_it_through_a_compaction(cluster, project, tmp_path):
     """Load each file into its own column family of one table; a compaction makes HBase read and rewrite all of them."""
     made = project(SETTINGS)
     families = {f"{name}-{codec.name}": (codec, *CASES[name]) for name in CASES for codec in Codec}

@@ -264,7 +264,7 @@ def test_an_interrupted_load_continues_from_its_checkpoints(release):
     assert (verified.stdout, release.checkpoints()) == ("", {})
 
 
-def test_a_dropped_table_is_created_again_and_loaded_completely(release):
+def test_a_table_that_was_dropped_is_made_anew_and_loaded_whole(release):
     lines = orders(40, prediction=b"x" * 60_000)
     parts = release.put(lines)
     with pytest.raises(KeyboardInterrupt):
@@ -302,7 +302,7 @@ def test_a_copy_of_another_part_is_refused(release):
     assert "is building" in release.run("activate", code=2).stderr
 
 
-def test_a_cut_off_part_is_refused_before_the_load_starts(release):
+def test_a_part_that_was_cut_off_is_refused_before_anything_is_begun(release):
     parts = release.put(orders(40))
     release.folder.storage.fs.pipe_file(release.part(2), join_lines(parts[2])[:-2])  # the last `\N` is now `\`
     with pytest.raises(InputError, match="part-00002: it ends in the middle of a line"):

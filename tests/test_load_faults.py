@@ -303,7 +303,7 @@ def test_the_loader_killed_at_random_times(trials, full):
         assert are_gone(processes)
 
 
-def test_the_processes_of_a_killed_loader_exit_and_at_most_a_batch_each_is_sent_again(trial):
+def test_a_killed_loader_takes_its_processes_along_and_no_more_than_a_batch_each_is_sent_again(trial):
     load = trial.load(SECONDS)
     for share in (0.3, 0.6):
         trial.reach(load, share)

@@ -109,7 +109,7 @@ def test_every_way_gives_the_same_table_cell_for_cell(release):
         assert release.cells() == by_hfiles
 
 
-def test_moved_files_count_as_loaded_and_those_of_a_dropped_table_are_written_again(release):
+def test_files_that_were_moved_are_not_missed_and_those_of_a_dropped_table_are_written_again(release):
     release.begin()
     release.load(How(via="hfiles"))
     release.forget()
@@ -159,7 +159,7 @@ def test_killed_while_hbase_moves_the_files(release):
     assert release.is_whole()
 
 
-def test_a_changed_file_is_refused_before_hbase_gets_any(release):
+def test_a_file_that_is_not_what_was_written_is_refused_before_hbase_has_any(release):
     release.begin()
     path = f"{release.folder.path}/hfiles/p/part-00002"
     fs = release.folder.storage.fs

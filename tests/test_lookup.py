@@ -136,7 +136,7 @@ def test_row_keys_are_grouped_by_region():
     assert [len(group) for group in _by_region(lopsided, points)] == [403, 500, 500]
 
 
-def test_ids_from_hell_are_answered_and_change_nothing(client, served):
+def test_ids_from_hell_are_answered_and_nothing_happens(client, served):
     with closing(sqlite3.connect(served.path.parent / "orders.db")) as connection:
         before = list(connection.iterdump())
         answers = client.get_many(FROM_HELL)
@@ -151,7 +151,7 @@ def test_ids_from_hell_are_answered_and_change_nothing(client, served):
         client.get_many("order-001")
 
 
-def test_a_record_whose_id_cannot_be_a_row_key_is_unscored(served, tmp_path):
+def test_a_record_with_an_id_that_no_row_key_takes_is_unscored(served, tmp_path):
     long = "y" * 40_000
     make_orders(tmp_path)
     with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
@@ -233,7 +233,7 @@ def exit_code(child):
     return None
 
 
-def test_a_closed_client_closes_its_connections_and_refuses_lookups(served, relay, truth):
+def test_a_closed_client_closes_its_connections_and_says_so(served, relay, truth):
     client = Client(with_relay(served.settings, relay))
     assert client.get("order-001").status == "fresh"
     client.close()
@@ -245,7 +245,7 @@ def test_a_closed_client_closes_its_connections_and_refuses_lookups(served, rela
 # Requests and their order.
 
 
-def test_the_pointer_is_read_again_after_half_a_second(served, relay):
+def test_the_pointer_is_asked_for_again_after_half_a_second(served, relay):
     with Client(with_relay(served.settings, relay)) as client:
         for _turn in range(3):
             client.get("order-001")
@@ -358,7 +358,7 @@ def test_a_locked_database_is_unavailable_whatever_the_source(served, relay, tmp
         assert client.unavailable() == {}
 
 
-def test_a_dropped_table_is_an_error_whatever_its_name(served, relay, tmp_path):
+def test_a_table_that_is_gone_is_an_error_whatever_it_is_called(served, relay, tmp_path):
     path = tmp_path / "blocked.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE interrupted_or_locked (id TEXT PRIMARY KEY)")
@@ -370,7 +370,7 @@ def test_a_dropped_table_is_an_error_whatever_its_name(served, relay, tmp_path):
                 client.get("order-001")
 
 
-def test_a_slow_read_of_the_database_is_given_up(served, relay):
+def test_a_read_that_takes_too_long_is_given_up(served, relay):
     query = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT o.* FROM orders o, n"
     with Client(with_relay(served.settings, relay, table=None, query=query, timeout=0.5)) as client:
         started = time.monotonic()
@@ -380,7 +380,7 @@ def test_a_slow_read_of_the_database_is_given_up(served, relay):
     assert "0.5 s (database.timeout)" in answer.error
 
 
-def test_a_replaced_database_file_is_opened_again(served, tmp_path):
+def test_a_database_file_that_was_replaced_is_read_anew(served, tmp_path):
     path = make_orders(tmp_path) / "orders.db"
     with Client(with_database(served.settings, path)) as client:
         assert client.get("order-001").status == "fresh"
@@ -395,7 +395,7 @@ def test_a_replaced_database_file_is_opened_again(served, tmp_path):
 # Age, model, online scores.
 
 
-def test_an_answer_has_its_model_and_its_age(client, served):
+def test_an_answer_says_which_model_made_it_and_how_old_it_is(client, served):
     answer = client.get("order-001")
     manifest = manifest_of(served.storage.release())
     assert answer.model == manifest.model.sha256
