@@ -50,7 +50,7 @@ MODEL = ModelManifest(
 )
 
 
-def test_what_adds_up_has_no_faults():
+def test_accounts_that_agree_have_no_mismatches():
     assert list(mismatches(MANIFEST.accounts)) == []
     assert [account.rows for account in MANIFEST.accounts] == [10, 10, 9, 9]
 
@@ -66,17 +66,17 @@ def test_what_adds_up_has_no_faults():
         ("loaded", {"parts": [FIRST, replace(SECOND, id_digest=IdDigest(1))]}, "9 scored or failed .* but 9 loaded"),
     ],
 )
-def test_where_two_sides_part_is_said(part, values, message):
+def test_a_mismatch_names_both_accounts(part, values, message):
     [mismatch] = mismatches(replace(MANIFEST, **{part: replace(getattr(MANIFEST, part), **values)}).accounts)
     assert re.search(message, mismatch)
 
 
 @pytest.mark.parametrize("made", [MANIFEST, make_manifest(), MODEL])
-def test_what_was_written_is_read(made):
+def test_a_written_manifest_is_read_back(made):
     assert read(type(made), to_file(getattr(made, "done", made)), "x") == made
 
 
-def test_digests_are_hex_and_what_was_not_done_is_left_out():
+def test_digests_are_hex_and_stages_that_have_not_run_are_left_out():
     values = json.loads(to_cell(MANIFEST.done))
     assert values["scored"]["id_digest"] == "fffffffffffffff0"
     assert values["loaded"]["parts"][1] == {"rows": 5, "id_digest": "7ffffffffffffff0"}
@@ -101,6 +101,6 @@ def test_an_older_manifest_lacks_some_keys_and_a_newer_one_has_others():
         (b'{"format": 2}', "x: has format 2, but this"),
     ],
 )
-def test_what_is_no_manifest_is_refused(kind, data, message):
+def test_an_invalid_manifest_is_refused(kind, data, message):
     with pytest.raises(InputError, match=message):
         read(kind, data, "x")

@@ -114,7 +114,7 @@ def exploding():
     return model_of(regressor)
 
 
-def test_a_prediction_that_is_no_finite_number_fails_that_record_only(exploding):
+def test_a_prediction_that_is_not_finite_fails_that_record_only(exploding):
     rows = [(b"0", b"0"), (b"1e20", b"0"), (b"0", b"1e20"), (b"1e20", b"1e20"), (b"1e-300", b"0")]
     with np.errstate(all="ignore"):
         values = exploding.estimator.predict(exploding._reader.read(lines_of(*rows))[0])
@@ -137,7 +137,7 @@ def test_the_first_reason_is_kept_where_there_are_two():
     assert scores.errors == [b"a: not a number", b"prediction: not a finite number"]
 
 
-def test_a_probability_that_is_no_number_fails_the_record():
+def test_a_probability_that_is_not_a_number_fails_the_record():
     model = model_of(DummyClassifier().fit(np.zeros((2, 2)), [0, 1]), [0, 1])
     model.estimator.predict_proba = lambda frame: np.array([[0.25, 0.75], [np.nan, np.nan]])
     scores = model.score(lines_of((b"1", b"1"), (b"1", b"1")))
@@ -146,7 +146,7 @@ def test_a_probability_that_is_no_number_fails_the_record():
     assert scores.errors == [b"\\N", b"prediction: not a finite number"]
 
 
-def test_a_class_that_no_cell_takes_fails_the_record():
+def test_a_class_too_long_for_a_cell_fails_the_record():
     assert LARGEST_VALUE < MAX_CELL_BYTES
     # The escaped label is what counts: it is what the line holds.
     fits, too_long = "x" * LARGEST_VALUE, "x" * (LARGEST_VALUE - 1) + "\t"

@@ -80,7 +80,7 @@ def look_up(page, record_id):
     expect(page.locator("#answer-id")).to_have_text(record_id)
 
 
-def test_a_record_is_looked_up_by_keyboard_and_stands_beside_its_prediction(page, running, served):
+def test_a_record_is_looked_up_by_keyboard_and_shown_next_to_its_prediction(page, running, served):
     page.goto(running.url)
     expect(page.get_by_label("Record ID")).to_be_focused()
     (told,) = served.get("order-001")
@@ -122,7 +122,7 @@ def test_numbers_are_shown_as_they_are_in_the_database(page, running):
     expect(page.locator("#record")).to_contain_text("amount1.0")
 
 
-def test_what_a_record_holds_is_text_and_nothing_else(page, running):
+def test_fields_are_shown_as_text_and_never_as_html(page, running):
     page.goto(running.url)
     look_up(page, NASTY)
     expect(page.locator("#status")).to_have_text("unscored")
@@ -143,7 +143,7 @@ def test_the_releases_with_state_and_distribution(page, running, served):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_what_is_written_stands_out_from_the_paper(browser, running, scheme):
+def test_all_text_has_enough_contrast(browser, running, scheme):
     """At least 4.5 to 1 (WCAG 2.2, 1.4.3), in each of the colours that a status may have."""
     page = browser.new_page(color_scheme=scheme)
     page.goto(running.url)
@@ -176,7 +176,7 @@ def test_a_service_with_a_token_asks_for_it(page, served, tmp_path):
         expect(page.locator("#status")).to_have_text("fresh")
 
 
-def test_a_service_that_is_gone_is_told(page, served, tmp_path):
+def test_the_page_says_that_the_service_does_not_answer(page, served, tmp_path):
     with service(served.path, tmp_path) as running:
         page.goto(running.url)
         look_up(page, "order-001")

@@ -181,7 +181,7 @@ BAD_LINES = [
 ]
 
 
-def test_lines_that_are_no_records_are_kept_with_their_numbers(task):
+def test_unreadable_lines_are_kept_with_their_line_numbers(task):
     good = [b"%d\tAT\t12.5\t%d\t0\n" % (number, number) for number in range(len(BAD_LINES) + 1)]
     bad = [line + b"\n" for line, _reason in BAD_LINES]
     # Each bad line stands between two good ones, so the first is line 2 of the input.
@@ -280,7 +280,7 @@ def test_very_many_lines_of_one_id_are_reduced_to_one(task):
         assert counters.parse_lines(conflict.stderr.decode())["duplicates"] == duplicates
 
 
-def test_what_is_no_prediction_line_is_refused(task):
+def test_a_malformed_prediction_line_is_refused(task):
     for stdin in (b"\n", b"a\tb\n", b"a\tb\na\tb\n"):
         found = task("reducer.py", stdin=stdin)
         assert found.returncode == 2

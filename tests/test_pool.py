@@ -37,7 +37,7 @@ def lent(made):
     return Pool(make)
 
 
-def test_one_is_lent_again_to_whoever_asks_next(lent, made):
+def test_a_returned_connection_is_lent_again(lent, made):
     def borrow():
         with lent.lend():
             pass
@@ -51,7 +51,7 @@ def test_one_is_lent_again_to_whoever_asks_next(lent, made):
         assert [one, other] == made
 
 
-def test_what_went_wrong_is_closed_and_not_lent_again(lent, made):
+def test_an_error_closes_the_connection_and_it_is_not_lent_again(lent, made):
     with pytest.raises(KeyboardInterrupt), lent.lend():
         raise KeyboardInterrupt
     assert made[0].is_closed
@@ -59,7 +59,7 @@ def test_what_went_wrong_is_closed_and_not_lent_again(lent, made):
         assert other is not made[0]
 
 
-def test_what_nobody_needs_for_long_is_closed(lent, made, monkeypatch):
+def test_idle_connections_are_closed(lent, made, monkeypatch):
     with ExitStack() as stack:
         for _count in range(3):
             stack.enter_context(lent.lend())
@@ -69,7 +69,7 @@ def test_what_nobody_needs_for_long_is_closed(lent, made, monkeypatch):
     assert [each.is_closed for each in made] == [True] * 3
 
 
-def test_a_closed_pool_lends_nothing_and_closes_what_comes_back(lent, made):
+def test_a_closed_pool_lends_nothing_and_closes_returned_connections(lent, made):
     with lent.lend():
         with lent.lend():
             pass
@@ -80,7 +80,7 @@ def test_a_closed_pool_lends_nothing_and_closes_what_comes_back(lent, made):
         pass
 
 
-def test_a_forked_process_lets_go_of_what_is_its_parents(lent, made):
+def test_a_forked_process_forgets_its_parents_connections(lent, made):
     with lent.lend():
         pass
     child = os.fork()

@@ -208,7 +208,7 @@ def test_a_line_is_the_same_in_the_export_and_for_a_lookup_whatever_the_sessions
         assert fields[f"c{place}-{number}".encode()][place] == field
 
 
-def test_values_are_what_their_types_are(make):
+def test_values_have_the_types_of_their_columns(make):
     database = make(
         "CREATE TABLE t (id int PRIMARY KEY, i int8, n numeric, f float8, x float8, b boolean, d date, y bytea, z text);"
         "INSERT INTO t VALUES (1, 9223372036854775807, 7.50, 0.1, 'NaN', true, '2026-11-22', '\\x00ff', E'a\\tb');"
@@ -370,7 +370,7 @@ def test_bad_sources_are_named(make, source, columns, message):
         read(database, *columns.split())
 
 
-def test_what_cannot_be_reached_is_named_without_its_password(make, postgresql):
+def test_connection_errors_name_the_database_without_its_password(make, postgresql):
     place = urlsplit(postgresql.url)
     for url, kind, message in [
         (f"postgresql://postgres:s3cret@127.0.0.1:{place.port}/postgres", ServiceError, "password authentication failed"),
@@ -502,9 +502,7 @@ def check_accounts(folder):
     assert counted == len(rows)
 
 
-def test_what_is_exported_is_one_snapshot_whatever_is_written_meanwhile(
-    accounts, postgresql, schema, tmp_path, number, full
-):
+def test_an_export_is_one_snapshot_whatever_is_written_meanwhile(accounts, postgresql, schema, tmp_path, number, full):
     settings, storage = settings_for(accounts, tmp_path, ["balance"], "counted")
     for _turn in range(20 if full else 2):
         with writing(postgresql.url, schema, number) as writer:
@@ -669,7 +667,7 @@ def test_null_ids_are_counted_and_nothing_is_left(make, tmp_path):
 # --- time and trouble ------------------------------------------------------------------------------------------------
 
 
-def test_a_statement_of_the_export_has_its_time(make, tmp_path):
+def test_a_statement_of_the_export_times_out(make, tmp_path):
     query = "SELECT i AS id, 1 AS n, 0 AS p, pg_sleep(0.2) FROM generate_series(1, 100) i"
     database = make(query=query, export_timeout=1)
     settings, storage = settings_for(database, tmp_path, ["n"], "p")
@@ -690,7 +688,7 @@ def stopped(admin):
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_lookup_has_its_time_though_the_database_hangs(make, admin):
+def test_a_lookup_times_out_when_the_database_hangs(make, admin):
     database = make("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", table="t", timeout=1)
     with closing(open_reader(database._settings)()) as reader:
         assert reader.records(["1"])
@@ -710,7 +708,7 @@ def test_a_lookup_does_not_wait_for_a_lock_for_ever(make, admin, postgresql, sch
             reader.records(["1"])
 
 
-def test_a_lookup_goes_on_when_the_server_or_the_table_is_another_one(make, admin):
+def test_lookups_go_on_after_a_lost_session_or_a_changed_table(make, admin):
     database = make("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 2)", table="t")
     with closing(open_reader(database._settings)()) as reader:
 

@@ -36,32 +36,32 @@ def failure(processes):
     return str(error.value)
 
 
-def test_a_pipe_of_processes_that_all_do_well(processes):
+def test_a_pipe_of_processes_that_all_succeed(processes):
     written = shell(processes, 'echo "$WORD"; echo said >&2', WORD="hello").stdout
     assert shell(processes, "tr a-z A-Z; echo also >&2", written).stdout.read() == b"HELLO\n"
     processes.check()
     assert processes.said() == "said\nalso\n"
 
 
-def test_who_lost_its_reader_is_not_the_cause(processes):
+def test_a_process_that_lost_its_reader_is_not_the_cause(processes):
     last = shell(processes, "echo sort: no space >&2; exit 2", python(processes, ENDLESS).stdout)
     assert last.stdout.read() == b""
     assert failure(processes) == "sh failed with exit code 2: sort: no space"
 
 
-def test_who_was_killed_for_its_lost_reader_is_not_the_cause(processes):
+def test_a_process_killed_for_its_lost_reader_is_not_the_cause(processes):
     written = processes.start(["yes"], subprocess.DEVNULL, {}).stdout
     shell(processes, "exit 3", written)
     assert failure(processes) == "sh failed with exit code 3: it wrote nothing to stderr"
 
 
-def test_of_several_causes_the_first_process_is_told(processes):
+def test_of_several_failures_the_first_process_is_reported(processes):
     shell(processes, "echo one >&2; exit 1")
     shell(processes, "echo two >&2; exit 2")
     assert failure(processes) == "sh failed with exit code 1: one"
 
 
-def test_a_lost_reader_alone_is_told_of_all_the_same(processes):
+def test_a_lost_reader_is_reported_where_nothing_else_failed(processes):
     written = python(processes, ENDLESS).stdout
     shell(processes, "exec true", written).wait()
     assert "BrokenPipeError" in failure(processes)
@@ -73,7 +73,7 @@ def test_a_signal_is_called_by_its_name(processes, name):
     assert failure(processes) == f"sh was killed by SIG{name}: before"
 
 
-def test_a_crash_is_told_by_its_first_words_and_not_by_the_end_of_its_stack(processes):
+def test_a_crash_is_reported_by_its_first_line_and_not_by_the_end_of_its_stack(processes):
     python(processes, "import faulthandler, os, signal\nfaulthandler.enable()\nos.kill(os.getpid(), signal.SIGSEGV)")
     assert failure(processes).endswith(" was killed by SIGSEGV: Fatal Python error: Segmentation fault")
 
@@ -85,7 +85,7 @@ def test_a_script_is_named_by_its_file_and_its_own_name_is_not_repeated(processe
     assert failure(processes) == "mapper.py failed with exit code 2: no"
 
 
-def test_those_that_would_wait_for_ever_are_ended_once_one_has_failed(processes, monkeypatch):
+def test_processes_that_would_wait_for_ever_are_killed_after_a_failure(processes, monkeypatch):
     monkeypatch.setattr(module, "KILL_AFTER", 0.1)
     waiting = shell(processes, "exec sleep 600")
     shell(processes, "echo bad >&2; exit 1")
@@ -94,7 +94,7 @@ def test_those_that_would_wait_for_ever_are_ended_once_one_has_failed(processes,
     assert waiting.returncode == -9
 
 
-def test_the_end_kills_all_that_still_run_and_no_other_is_started(processes):
+def test_the_end_kills_running_processes_and_prevents_new_ones(processes):
     running = [shell(processes, "exec sleep 600") for _ in range(3)]
     started = time.monotonic()
     processes.end()
@@ -106,14 +106,14 @@ def test_the_end_kills_all_that_still_run_and_no_other_is_started(processes):
     processes.end()  # once more does no harm
 
 
-def test_the_end_of_processes_that_are_over_changes_nothing(processes):
+def test_the_end_changes_nothing_once_the_processes_have_exited(processes):
     shell(processes, "exit 0").wait()
     processes.end()
     processes.check()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_begun_together_is_begun_whole(number):
+def test_an_interrupt_waits_for_the_end_of_the_block(number):
     def interrupt(_number, _frame):
         raise KeyboardInterrupt
 

@@ -39,7 +39,7 @@ def test_a_terminal_shows_how_much_is_done(monkeypatch, unit, shown):
 
 
 @pytest.mark.parametrize(("unit", "line"), [("rows", "load: 450 of 1,000 rows"), ("", "load: 45%")])
-def test_elsewhere_there_is_a_line_now_and_then(said, clock, unit, line):
+def test_without_a_terminal_there_is_a_line_now_and_then(said, clock, unit, line):
     with bar("load", unit) as progress:
         progress(150, 1000)
         assert said() == []

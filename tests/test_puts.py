@@ -86,7 +86,7 @@ def test_a_batch_that_was_not_acknowledged_is_sent_again_and_none_before_it(
     assert keys_in(connection, plan) == KEYS
 
 
-def test_what_was_sent_without_a_checkpoint_is_sent_again(connection, plan, small_batches, monkeypatch):
+def test_rows_sent_without_a_checkpoint_are_sent_again(connection, plan, small_batches, monkeypatch):
     def fail(*_arguments):
         raise KeyboardInterrupt
 
@@ -106,7 +106,7 @@ def test_a_loaded_part_is_only_read(connection, plan, monkeypatch):
     assert load(connection, plan) == done == Checkpoint(len(DATA), len(KEYS), done.id_digest, 0, True)
 
 
-def test_row_after_row_that_hbase_refuses_is_not_the_rows_fault(connection, plan, small_batches, monkeypatch):
+def test_too_many_rejected_rows_end_the_load(connection, plan, small_batches, monkeypatch):
     def refuse(*_arguments):
         raise RejectedError("HBase refuses: AccessDeniedException", "AccessDeniedException")
 
@@ -154,7 +154,7 @@ def test_a_pipe_typed_by_hand_loads_a_part(connection, plan, tmp_path):
     assert keys_in(connection, plan) == KEYS
 
 
-def test_a_pipe_of_another_part_is_refused_in_a_line(plan, tmp_path):
+def test_a_pipe_of_another_part_is_refused_in_one_line(plan, tmp_path):
     (tmp_path / "plan.json").write_bytes(to_file(replace(plan, points=["8000"])))
     command = [sys.executable, "-m", "loader", f"{tmp_path}/plan.json"]
     for name, message in (("part-00001", "belongs to another part"), ("part-1", "part-1: not a part file")):

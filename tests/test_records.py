@@ -105,7 +105,7 @@ def test_a_last_line_without_line_feed_is_a_line():
 
 
 @given(st.binary(), st.integers(1, 50))
-def test_a_last_line_without_line_feed_is_left_without_one_where_it_is_asked_for(data, size):
+def test_a_last_line_without_line_feed_is_left_as_it_is_on_request(data, size):
     blocks = list(read_blocks(io.BytesIO(data), size, end=b""))
     assert b"".join(blocks) == data
     assert all(block.endswith(b"\n") for block in blocks[:-1])

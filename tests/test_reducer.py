@@ -38,7 +38,7 @@ def reduce(lines, size=1 << 20, in_order=True):
     return found, {name: count % 2**64 for name, count in counts.items()}, conflicts
 
 
-def test_lines_with_keys_of_their_own_pass_unchanged():
+def test_lines_with_distinct_keys_pass_unchanged():
     lines = sorted(line_of(b"%d" % number) for number in range(100))
     for size in (1, 100, 1 << 20):
         found, counts, conflicts = reduce(lines, size)
@@ -114,7 +114,7 @@ def test_five_examples_of_conflicts_are_kept_and_all_are_counted():
     )
 
 
-def test_lines_that_could_not_be_read_stand_last_and_are_refused():
+def test_unreadable_lines_come_last_and_are_refused():
     lines = [unreadable(12), unreadable(2), line_of(b"1"), unreadable(1, "part-00001+0"), line_of(b"2")]
     found, counts, conflicts = reduce(lines)
     assert split_lines(found)[2:] == [
@@ -141,6 +141,6 @@ def test_keys_out_of_order_are_refused_within_a_block_and_over_its_end(size):
 
 
 @pytest.mark.parametrize("stdin", [b"\n", b"a\tb\n", b"a\tb\na\tb\n", line_of(b"1") + b"a\tb\n", line_of(b"1")[:-4]])
-def test_what_is_no_prediction_line_is_refused(stdin):
+def test_a_malformed_prediction_line_is_refused(stdin):
     with pytest.raises(InputError, match="a prediction line has 6 fields"):
         reduce([stdin], in_order=False)

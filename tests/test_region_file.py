@@ -58,7 +58,7 @@ def read(folder, part=0):
 
 
 @given(prediction_lines_of_a_region(), st.integers(1, 500))
-def test_it_has_the_cells_that_puts_would_write(tmp_path_factory, lines, size):
+def test_the_hfile_has_the_cells_that_puts_would_write(tmp_path_factory, lines, size):
     folder = tmp_path_factory.mktemp("region")
     facts = write(folder, lines, 3, size)
     expected = expected_cells(lines)
@@ -92,7 +92,7 @@ def test_a_region_without_rows_has_facts_and_no_file(tmp_path):
     assert [path.name for path in (tmp_path / "hfiles").rglob("*") if path.is_file()] == [facts_name(0)]
 
 
-def test_lines_out_of_order_leave_neither(tmp_path):
+def test_lines_out_of_order_leave_neither_file(tmp_path):
     lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2"]))
     with pytest.raises(InputError, match="comes after"):
         write(tmp_path, lines[::-1])
@@ -113,7 +113,7 @@ def test_lines_out_of_order_leave_neither(tmp_path):
         (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t9999999999999999999999\t\\N", "row b'0001:2': 9999999999999999999999 is"),
     ],
 )
-def test_lines_that_are_none_are_named_and_leave_neither(tmp_path, line, message):
+def test_malformed_lines_are_named_and_leave_neither_file(tmp_path, line, message):
     good = b"0000:1\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N"
     write(tmp_path, [good])  # of an earlier run
     with pytest.raises(InputError, match=message):
@@ -143,14 +143,14 @@ def run_reducer(folder, lines, *arguments, process=False, **environment):
     )
 
 
-def test_the_reducer_writes_it_beside_its_lines(tmp_path):
+def test_the_reducer_writes_an_hfile_as_well_as_its_lines(tmp_path):
     lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2", b"3"]))
     done = run_reducer(tmp_path, lines, "--hfiles", "hfiles", process=True, mapreduce_task_partition="7")
     assert (done.returncode, done.stdout) == (0, join_lines(lines))
     assert read(tmp_path, 7) == expected_cells(lines)
 
 
-def test_lines_that_no_one_could_read_are_not_in_it(tmp_path):
+def test_unreadable_lines_are_not_in_the_hfile(tmp_path):
     lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2"]))
     others = prediction_lines([Unreadable("stdin", 1, "the ID is empty", b"")], b"1795362300000").splitlines()
     done = run_reducer(tmp_path, [*lines, *others], "--hfiles", "hfiles", process=True)

@@ -162,7 +162,7 @@ def test_the_switch_the_way_back_and_the_list(operated, two):
     assert json.loads(row[b"r:gates"].value)["forced"] == "looked at it"
 
 
-def test_of_two_operators_at_once_one_is_told(operated, two):
+def test_of_two_operators_at_once_one_is_refused(operated, two):
     first, second = two
     serial = operated.pointer.serial
     operated.releases.rollback()
@@ -220,7 +220,7 @@ def other_id(lines):
     return [lines[0], lines[1].replace(second, key), *lines[2:]]
 
 
-def test_what_was_tampered_with_is_refused_and_nobody_reads_it(operated, trained):
+def test_a_tampered_release_is_refused_and_never_served(operated, trained):
     made, pointer = operated.made, operated.pointer
     release = made.storage.new_release().release
     folder = made.take(trained, release)
@@ -374,7 +374,7 @@ def test_too_many_records_that_are_gone_are_refused(operated):
     assert "100 records are gone, 0 are new" in shown.stdout
 
 
-def test_what_has_had_its_time_is_removed_and_never_what_is_served_or_was_before(operated, two):
+def test_expired_releases_are_removed_but_never_the_served_or_the_previous_one(operated, two):
     made, storage = operated.made, operated.made.storage
     at_once = {"PREDICTIONS_RETENTION_GRACE_HOURS": "0", "PREDICTIONS_RETENTION_KEEP": "1"}
     # One that is older than those that are served, and two that are newer.
@@ -401,7 +401,7 @@ def test_what_has_had_its_time_is_removed_and_never_what_is_served_or_was_before
         assert (refused.returncode, f"release {release} is dropped" in refused.stderr) == (2, True)
 
 
-def test_what_does_not_add_up_is_refused_whatever_is_forced(operated, two):
+def test_an_incomplete_release_is_refused_even_with_force(operated, two):
     first, _second = two
     manifest = operated.releases.manifest(first)
     part, *others = manifest.loaded.parts

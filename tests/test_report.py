@@ -107,7 +107,7 @@ AFTER = b"".join(
 )
 
 
-def test_any_label_is_drawn_as_it_stands_without_a_word_on_stderr():
+def test_any_label_is_drawn_as_it_is_without_warnings():
     names = ["tab\there", "$\\frac{$ and $", "日本", "plain"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -118,7 +118,7 @@ def test_any_label_is_drawn_as_it_stands_without_a_word_on_stderr():
 
 
 @pytest.mark.parametrize("before", [BEFORE, None])
-def test_the_page_stands_by_itself_and_shows_all_it_is_given_as_text(before):
+def test_the_page_is_self_contained_and_shows_all_values_as_text(before):
     verdict = {"gates": [{"name": "max_failed", "passed": False, "text": "1 of 3"}], "forced": "<i>because</i>"}
     html, pictures = render("orders", "current", Known("loaded", MANIFEST, verdict), MANIFEST, compared(before, AFTER))
     page = Page(html)

@@ -85,7 +85,7 @@ def test_any_id_comes_back_and_the_real_sort_orders_keys_as_bytes():
         (b"e\xcc", "the ID is not valid UTF-8"),  # cut off
     ],
 )
-def test_an_id_that_can_be_no_row_key_is_named_with_the_reason(field, reason):
+def test_an_id_unfit_for_a_row_key_is_named_with_the_reason(field, reason):
     assert why_unfit(field) == reason
     assert unfit([b"1", field, b"2"]) == {1: reason}
 
@@ -109,7 +109,7 @@ def test_the_fast_way_to_find_unfit_ids_agrees_with_the_exact_one(fields):
 
 
 @given(ids)
-def test_what_the_export_writes_is_unfit_only_where_it_is_too_long_or_no_text(value):
+def test_an_exported_id_is_unfit_only_if_it_is_too_long_or_not_utf_8(value):
     fit = len(escape(value)) <= MAX_ID_BYTES and value.decode(errors="replace").encode() == value
     assert (why_unfit(escape(value)) is None) == fit
 

@@ -265,7 +265,7 @@ UNREADABLE = {
 
 
 @both_runners
-def test_unreadable_lines_are_kept_with_their_places(score, release, runner):
+def test_unreadable_lines_are_kept_with_their_file_and_line_number(score, release, runner):
     """In several files, in first and later blocks, first and last in a file, and alone in one."""
     good = copies(lines_of(release), 250)
     bad = iter(UNREADABLE.items())
@@ -385,7 +385,7 @@ def other_sort(folder, when, does):
 
 
 @pytest.mark.parametrize(("runner", "when"), [("pipe", "*"), ("local", "*"), ("local", "*--merge*")])
-def test_a_sort_that_fails_is_told_in_its_own_words(score, release, tmp_path, one_core, runner, when, full):
+def test_a_sort_that_fails_is_reported_in_its_own_words(score, release, tmp_path, one_core, runner, when, full):
     fails = 'echo "sort: write failed: No space left on device" >&2; exit 2'
     path, lines = other_sort(tmp_path / "bin", when, fails), lines_of(release)
     for times in (1, 100) if full else [100 if when == "*" else 1]:  # more than a pipe holds, or less
@@ -426,7 +426,7 @@ def test_an_interrupted_run_leaves_nothing(release, orders, tmp_path, runner, at
     assert manifest_of(release).scored is None
 
 
-def test_a_folder_of_somebody_elses_making_is_left_alone(score, release):
+def test_a_folder_that_score_did_not_make_is_left_alone(score, release):
     (Path(release.path) / "scored").mkdir()
     (Path(release.path) / "scored" / "part-00000").write_text("theirs\n")
     told = message(score(code=2))
@@ -441,7 +441,7 @@ def test_a_dry_run_is_of_a_hadoop_job_only(predictions, release, runner):
     assert "--dry-run prints the command of a Hadoop job; omit --runner" in done.stderr
 
 
-def test_a_runner_that_is_none(predictions, release):
+def test_an_unknown_runner_is_refused(predictions, release):
     done = predictions("score", "--runner", "spark")
     assert done.returncode == 2
     assert "'pipe', 'local', 'hadoop'" in done.stderr

@@ -99,7 +99,7 @@ def test_ids_from_hell_by_path_and_by_body(running):
         ('{"ids": ["' + "x" * 5_000_000 + '"]}', 413, "Large"),
     ],
 )
-def test_what_is_no_lookup_is_refused_in_a_line(running, body, status, told):
+def test_an_invalid_lookup_is_refused_in_one_line(running, body, status, told):
     answer = requests.post(
         f"{running.url}/records", data=body, headers={"Content-Type": "application/json"}, timeout=60
     )
@@ -177,7 +177,7 @@ def test_schemathesis_finds_nothing(running, full, tmp_path):
 # For whom it is.
 
 
-def test_whoever_has_no_token_is_refused_but_sees_the_page(served, tmp_path):
+def test_clients_without_the_token_are_refused_but_see_the_page(served, tmp_path):
     with service(served.path, tmp_path, "--host", "0.0.0.0", PREDICTIONS_TOKEN=TOKEN) as running:
         for path in ("/records/order-001", "/releases", "/metrics"):
             for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": f"Basic {TOKEN}"}):
@@ -205,7 +205,7 @@ def test_whoever_has_no_token_is_refused_but_sees_the_page(served, tmp_path):
         (["--host", "192.0.2.1"], TOKEN, "choose another with --host and --port"),
     ],
 )
-def test_where_it_must_not_or_cannot_listen(served, options, token, told):
+def test_options_that_it_must_not_or_cannot_serve_with_are_refused(served, options, token, told):
     done = served.run("serve", "--port", "0", *options, PREDICTIONS_TOKEN=token)
     assert (done.returncode, told in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
 
@@ -220,7 +220,7 @@ def test_a_taken_port_is_named(served, running):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_was_begun_is_answered_before_it_stops(served, tmp_path, number):
+def test_requests_in_progress_are_answered_before_it_stops(served, tmp_path, number):
     with service(served.path, tmp_path) as running:
         codes, told_to_stop = [], threading.Event()
 
@@ -252,7 +252,7 @@ def test_what_was_begun_is_answered_before_it_stops(served, tmp_path, number):
         assert not re.search("Traceback|Cancel", running.log)
 
 
-def test_what_is_down_is_told_without_addresses(served, tmp_path):
+def test_outages_are_reported_without_addresses(served, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         closed = taken.getsockname()[1]
     environment = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed}", "PREDICTIONS_HBASE_TIMEOUT": "0.3"}
@@ -273,7 +273,7 @@ def test_what_is_down_is_told_without_addresses(served, tmp_path):
         )  # once for each failed answer, however often HBase was tried
 
 
-def test_settings_that_turn_out_to_be_wrong_are_told_to_the_operator_alone(served, tmp_path):
+def test_wrong_settings_are_explained_to_the_operator_only(served, tmp_path):
     with service(served.path, tmp_path, PREDICTIONS_DATABASE_ID="no_such_column") as running:
         answer = running.get("/records/order-001")
         assert (answer.status_code, answer.json()) == (
@@ -283,7 +283,7 @@ def test_settings_that_turn_out_to_be_wrong_are_told_to_the_operator_alone(serve
         assert "no column 'no_such_column'" in running.log
 
 
-def test_without_what_it_needs_it_says_what_to_install(served):
+def test_without_its_libraries_it_says_what_to_install(served):
     code = "import sys; sys.modules['uvicorn'] = None; from predictions.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--settings", str(served.path), "serve"],

@@ -51,14 +51,14 @@ def test_relative_paths_are_relative_to_the_file(write, tmp_path):
     assert settings.hbase.thrift == "127.0.0.1:9090"
 
 
-def test_a_connection_is_told_what_the_settings_say(write, tmp_path):
+def test_a_connection_gets_what_the_settings_say(write, tmp_path):
     assert load_settings(write(GOOD)).hbase.server() == Server("127.0.0.1", 9090, timeout=10.0)
     hbase = load_settings(write(TLS)).hbase
     ca = f"{tmp_path}/certificates/ca.pem"
     assert hbase.server() == Server("db7", 9095, "framed", "compact", True, ca, 2.5, "hbase.timeout")
 
 
-def test_who_loads_is_more_patient_than_who_looks_up(write):
+def test_loads_wait_longer_than_lookups(write):
     lookup, load = (load_settings(write(GOOD)).hbase.server(loading) for loading in (False, True))
     assert (load.timeout, load.timeout_setting) == (600.0, "hbase.load_timeout")
     assert replace(load, timeout=lookup.timeout, timeout_setting=lookup.timeout_setting) == lookup
@@ -105,7 +105,7 @@ def test_the_environment_comes_before_the_file(write, monkeypatch):
         ('name = "orders"', "name = ", "not TOML"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_key(write, old, new, message):
+def test_a_wrong_setting_is_named_by_its_key(write, old, new, message):
     assert old in GOOD
     text = GOOD.replace(old, new)
     if "[hbase]" in new or "[gates]" in new:
@@ -188,7 +188,7 @@ def test_properties_of_the_environment_come_before_those_of_the_file(write, monk
     "line",
     ['"a b" = 1', '"a=b" = 1', '"" = 1', '"a\\n" = 1', '"a" = [1]', "mapreduce.map.memory.mb = 1", '"a" = 2026-11-22'],
 )
-def test_properties_that_are_none_are_refused(write, line):
+def test_invalid_properties_are_refused(write, line):
     with pytest.raises(InputError, match=r"hadoop\.properties\."):
         load_settings(write(f"{GOOD}\n[hadoop.properties]\n{line}\n"))
 

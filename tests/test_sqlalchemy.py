@@ -230,7 +230,7 @@ def test_a_type_without_a_text_is_named(on_postgresql):
     assert found(database, "1")["1"].features(["id"]) == b"1"
 
 
-def test_an_enum_is_its_value_and_a_moment_that_utc_has_not_is_named():
+def test_an_enum_is_its_value_and_a_time_that_utc_cannot_hold_is_named():
     import enum
     from datetime import datetime, timedelta, timezone
 
@@ -461,7 +461,7 @@ def test_a_snapshot_is_one_moment_whatever_is_written_meanwhile(make, admin, mar
     assert sum(int(n) for _id, n, _m in rows) == ACCOUNTS * 100 + len(rows) - ACCOUNTS
 
 
-def test_a_snapshot_is_read_only_and_a_table_of_another_engine_is_told(make, admin):
+def test_a_snapshot_is_read_only_and_notes_a_table_of_another_engine(make, admin):
     database = make("CREATE TABLE t (id INT) ENGINE=MyISAM", "CREATE TABLE u (id INT)", table="t")
     with database.snapshot(["id"]) as snapshot:
         assert "MyISAM" in snapshot.note
@@ -591,7 +591,7 @@ def test_bad_urls_are_one_clear_line(url, text):
     assert re.search(text, message(InputError, lambda: open_database(DatabaseSettings(url=url, table="t", id="id"))))
 
 
-def test_what_cannot_be_reached_is_one_clear_line(mariadb, url):
+def test_connection_errors_are_one_clear_line(mariadb, url):
     def columns(url):
         database = open_database(DatabaseSettings(url=url, table="t", id="id", timeout=1.0))
         assert "secret" not in database.name
@@ -614,7 +614,7 @@ def test_what_cannot_be_reached_is_one_clear_line(mariadb, url):
         assert time.monotonic() - started < 30
 
 
-def test_what_is_not_installed_is_named(monkeypatch, url):
+def test_a_missing_library_is_named(monkeypatch, url):
     import sys
 
     monkeypatch.setitem(sys.modules, "predictions.sources.sqlalchemy", None)

@@ -38,7 +38,7 @@ def test_a_packed_file_that_was_cut_off_is_refused(folder, cut):
         list(folder.blocks(path))
 
 
-def test_a_packed_file_that_is_none_is_refused(folder):
+def test_a_packed_file_that_is_not_gzip_is_refused(folder):
     path = write(folder, "part-00000.gz", b"".join(LINES))
     with pytest.raises(InputError, match="score the release again"):
         list(folder.blocks(path))

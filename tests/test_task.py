@@ -14,7 +14,7 @@ def test_a_pipe_is_no_job():
     assert (task.in_job(), task.input_name(), task.split_name(), task.attempt()) == (False, None, "stdin", 0)
 
 
-def test_a_job_tells_its_tasks_what_they_are(monkeypatch):
+def test_a_task_knows_its_job_split_and_attempt(monkeypatch):
     monkeypatch.setenv("mapreduce_job_id", "job_1795362300000_0007")
     monkeypatch.setenv("mapreduce_map_input_file", "hdfs://localhost:9000/predictions/orders/export/part-00007")
     monkeypatch.setenv("mapreduce_map_input_start", "134217728")
@@ -23,7 +23,7 @@ def test_a_job_tells_its_tasks_what_they_are(monkeypatch):
     assert task.input_name() == "part-00007"
 
 
-def test_a_split_whose_start_is_not_told_is_the_first(monkeypatch):
+def test_a_split_without_a_start_is_the_first(monkeypatch):
     monkeypatch.setenv("mapreduce_map_input_file", "hdfs://localhost:9000/predictions/part-00007")
     assert task.split_name() == "part-00007+0"
 

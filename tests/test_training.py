@@ -152,7 +152,7 @@ def test_the_holdout_was_not_trained_on(trained):
         ({"estimator": "sklearn.neighbors.KNeighborsClassifier"}, "types that were not reviewed: .*KDTree"),
     ],
 )
-def test_what_cannot_be_trained_is_named(trained, orders, changes, message):
+def test_settings_that_cannot_be_trained_are_named(trained, orders, changes, message):
     with pytest.raises(InputError, match=message):
         trained(**changes)
     assert not list(orders.glob("storage/orders/*/*model*"))

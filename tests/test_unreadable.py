@@ -25,7 +25,7 @@ def test_a_block_of_records_is_left_as_it_is():
     assert sift(block, FIELDS, "stdin", 1) == (block, [b"1", "é".encode()], [b"a", b""], [])
 
 
-def test_what_is_no_record_is_sorted_out_with_its_reason():
+def test_unreadable_lines_are_sorted_out_with_their_reasons():
     lines = [
         *(b"1\ta\t0", b"2\ta", b"\ta\t0", b"\\N\ta\t0", b"x" * 32763 + b"\ta\t0", b"a\\qb\ta\t0", b"\xff\ta\t0"),
         *(b"3\ta\tb\t0", b"", b"4\ta\t0"),

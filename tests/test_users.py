@@ -52,7 +52,7 @@ def three_users(cluster, tmp_path_factory):
         kill_all(cluster)
 
 
-def test_a_bulk_load_by_somebody_else(three_users, tmp_path, monkeypatch):
+def test_a_bulk_load_by_another_user(three_users, tmp_path, monkeypatch):
     monkeypatch.setenv("HADOOP_USER_NAME", "analyst")
     monkeypatch.setenv("CLUSTER_DIR", str(three_users.config.folder))
     made = Project(tmp_path, three_users, (make_orders(tmp_path) / "predictions.toml").read_text(), "/analyst")

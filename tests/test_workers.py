@@ -62,7 +62,7 @@ def meet(folder, task, _report):
     return found, os.getpid()
 
 
-def test_so_many_are_at_work_at_once_and_no_more(tmp_path):
+def test_as_many_tasks_run_at_once_as_there_are_processes(tmp_path):
     found = [event.value for event in run_tasks(partial(meet, tmp_path), range(6), 2)]
     assert {at_once for at_once, _process in found} <= {1, 2}
     assert 2 in {at_once for at_once, _process in found}
@@ -105,7 +105,7 @@ def fail(_task, _report):
     raise ValueError("7 is none")
 
 
-def test_an_error_that_nobody_foresaw_is_an_internal_one_with_its_traceback(capfd):
+def test_an_unexpected_error_is_an_internal_one_with_its_traceback(capfd):
     with pytest.raises(InternalError, match="^ValueError: 7 is none$"):
         list(run_tasks(fail, [1], 1))
     assert "in fail\n" in capfd.readouterr().err
@@ -125,12 +125,12 @@ def die(how, _report):
         (None, "ended with exit code 7"),
     ],
 )
-def test_a_process_that_dies_is_told(how, message):
+def test_a_process_that_dies_is_reported(how, message):
     with pytest.raises(InternalError, match=f"^a process of this run {message}; run the command again$"):
         list(run_tasks(die, [how], 1))
 
 
-def test_a_process_that_dies_before_it_has_read_its_task_is_told_too():
+def test_a_process_that_dies_before_it_has_read_its_task_is_reported():
     def kill():
         [worker] = poll(workers)
         worker.kill()
@@ -142,7 +142,7 @@ def test_a_process_that_dies_before_it_has_read_its_task_is_told_too():
     killer.join()
 
 
-def test_a_process_that_dies_between_two_tasks_is_told_too():
+def test_a_process_that_dies_between_two_tasks_is_reported():
     events = run_tasks(twice, range(2), 1)
     while not next(events).done:
         pass
@@ -160,7 +160,7 @@ def wait_for_ever(_task, report):
         report(None)
 
 
-def test_nobody_is_left_when_who_asked_loses_interest():
+def test_no_process_is_left_when_the_caller_stops_reading():
     events = run_tasks(wait_for_ever, range(3), 2)
     next(events)
     assert len(workers()) == 2
@@ -168,7 +168,7 @@ def test_nobody_is_left_when_who_asked_loses_interest():
     assert workers() == []
 
 
-def test_an_interrupt_from_the_keyboard_is_the_parents_affair():
+def test_an_interrupt_from_the_keyboard_is_left_to_the_parent():
     events = run_tasks(wait_for_ever, range(1), 1)
     process = next(events).value
     os.kill(process, signal.SIGINT)
@@ -189,7 +189,7 @@ if __name__ == "__main__":
 """
 
 
-def test_they_end_when_their_parent_is_killed(tmp_path):
+def test_processes_end_when_their_parent_is_killed(tmp_path):
     """Without a word: there is nobody who would want to know."""
     (tmp_path / "parent.py").write_text(PARENT)
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
