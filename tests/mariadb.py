@@ -1,6 +1,6 @@
-"""A MariaDB for the tests: Debian's server in a folder, on loopback, with a password; removed without a trace.
+"""A MariaDB server for the tests: Debian's package, with its files in one folder, on loopback, with a password.
 
-It does not run as root: where a test does, it is the user `mysql` of Debian's package who runs it.
+The server does not run as root: if the tests do, it runs as the user `mysql` of Debian's package.
 """
 
 import os
@@ -22,12 +22,12 @@ class MariaDB:
     """A server in a folder.
 
     Args:
-        folder: where its files are to be; `USER` must be able to go there.
+        folder: for its files, made here; `USER` must be able to enter the folder above it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.password = "p%&" + secrets.token_hex(8)  # with what a URL must quote
+        self.password = "p%&" + secrets.token_hex(8)  # has characters that a URL must quote
         self._process: subprocess.Popen | None = None
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -40,19 +40,19 @@ class MariaDB:
             "CREATE DATABASE IF NOT EXISTS test CHARACTER SET utf8mb4",
         ]
         (folder / "init.sql").write_text("".join(f"{statement};\n" for statement in statements))
-        self._places = ["--no-defaults", f"--datadir={folder / 'data'}"]
+        self._options = ["--no-defaults", f"--datadir={folder / 'data'}"]
         if os.geteuid() == 0:
             for path in (folder, folder / "init.sql"):
                 shutil.chown(path, USER, USER)
-            self._places.append(f"--user={USER}")
-        install = [find_program("mariadb-install-db"), *self._places, "--auth-root-authentication-method=normal"]
+            self._options.append(f"--user={USER}")
+        install = [find_program("mariadb-install-db"), *self._options, "--auth-root-authentication-method=normal"]
         subprocess.run(install, check=True, capture_output=True, cwd="/")
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         options = [f"--port={self.port}", "--bind-address=127.0.0.1", "--skip-name-resolve"]
         files = [f"--socket={self.folder / 'socket'}", f"--init-file={self.folder / 'init.sql'}"]
-        command = [find_program("mariadbd"), *self._places, *options, *files, "--innodb-flush-log-at-trx-commit=0"]
+        command = [find_program("mariadbd"), *self._options, *options, *files, "--innodb-flush-log-at-trx-commit=0"]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(command, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_SECONDS
@@ -63,35 +63,35 @@ class MariaDB:
 
     def connect(self, **options: Any) -> pymysql.Connection:
         """Open a connection to its database `test`."""
-        given = {"user": "predictions", "password": self.password, "database": "test", "autocommit": True}
-        return pymysql.connect(host="127.0.0.1", port=self.port, **given | options)
+        defaults = {"user": "predictions", "password": self.password, "database": "test", "autocommit": True}
+        return pymysql.connect(host="127.0.0.1", port=self.port, **defaults | options)
 
     def _answers(self) -> bool:
         try:
             self.connect().close()
-        except pymysql.OperationalError:  # it listens before it has run the init file
+        except pymysql.OperationalError:  # the server listens before it has run the init file
             return False
         return True
 
     def stop(self) -> None:
-        """Stop it, at once; its files stay."""
+        """Kill the server; its files stay."""
         if self._process:
             self._process.kill()
             self._process.wait()
 
     def remove(self) -> None:
-        """Stop it and remove the folder."""
+        """Kill the server and remove the folder."""
         self.stop()
         shutil.rmtree(self.folder)
 
 
 def find_program(name: str) -> str:
-    """Return the path of one of MariaDB's programs: the server's is not on everybody's PATH.
+    """Return the path of one of MariaDB's programs; the server's folder is not on every user's PATH.
 
     Raises:
-        RuntimeError: it is not installed.
+        RuntimeError: the program is not installed.
     """
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if not found:
-        raise RuntimeError(f"{name}: not there; please install MariaDB (apt-get install mariadb-server)")
-    return found
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if not path:
+        raise RuntimeError(f"{name}: not found; install MariaDB (apt-get install mariadb-server)")
+    return path

@@ -12,7 +12,7 @@ _BLOCK = re.compile(
 
 
 class Block(NamedTuple):
-    """A code block: the line of its first line, its language, its text, and the comment right above it."""
+    """A code block: the line number of its first line, its language, its text, and the comment right above it."""
 
     line: int
     language: str

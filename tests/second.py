@@ -1,6 +1,6 @@
-"""A second cluster beside the first, with every port moved: its daemons may be killed, and all of it stopped.
+"""A second cluster next to the first, with every port moved: tests may kill its daemons and stop it.
 
-One for all tests of a session that do so, in any order: each leaves it running, or the next one brings it back.
+All such tests of a session share it, in any order: a test leaves it running, or the next one starts it again.
 """
 
 import os
@@ -14,8 +14,8 @@ from conftest import CHECKOUT
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 
-# To the ports of the first, of this cluster and of those of single tests. No two of the ports below 32768 are the same,
-# which is where those begin that the kernel gives away.
+# Added to the first cluster's ports, for this cluster and for those of single tests. All ports differ, and are below
+# 32768, where the kernel's ephemeral ports begin.
 OFFSET, OFFSET_OF_USERS, OFFSET_OF_ENGINE = 1000, 1500, 500
 REGION_SERVERS = 2
 NAMELESS = "no-such-host-name"
@@ -23,7 +23,7 @@ NAMELESS = "no-such-host-name"
 
 @dataclass(frozen=True)
 class TwoNames(ClusterConfig):
-    """Whose daemons find their own name, on a host that is called `NAMELESS`, and its clients theirs, on this one."""
+    """A configuration whose hosts file also has `NAMELESS`, for daemons on that host and for clients on this one."""
 
     def write(self):
         super().write()
@@ -32,11 +32,11 @@ class TwoNames(ClusterConfig):
 
 
 class Second(Cluster):
-    """The cluster, started by the command; where the user may, on a host whose own name does not resolve.
+    """The second cluster, started by `hadoop/cluster`; as root, on a host whose own name does not resolve.
 
     Args:
-        folder: of its files.
-        first: the cluster beside it.
+        folder: for its files.
+        first: the first cluster.
     """
 
     def __init__(self, folder, first):
@@ -45,7 +45,7 @@ class Second(Cluster):
         self.first_listening: set[tuple[str, int]] = set()
 
     def begin(self):
-        """Start it for the first time, and keep what there is then, for the test of that."""
+        """Start it for the first time; keep its daemons' states and listening addresses for the test of the start."""
         self.bring_back()
         self.first_states = dict(self.status())
         self.first_listening = {
@@ -58,16 +58,16 @@ class Second(Cluster):
 
     def command(self, *arguments):
         """Run `hadoop/cluster`."""
-        done = run_command(self.config, *arguments, is_nameless=os.geteuid() == 0)
+        finished = run_command(self.config, *arguments, is_nameless=os.geteuid() == 0)
         if arguments[0] == "start":
-            self.config.write()  # the command knew one name alone
-        return done
+            self.config.write()  # the command wrote a hosts file without NAMELESS
+        return finished
 
     def bring_back(self):
-        """Start what is not running; by the command, since whoever stops a daemon waits for its parent, too."""
+        """Start the daemons that are not running; by the command: a stop waits for the parent to reap the daemon."""
         if not all(state.startswith("running") for _name, state in self.status()):
-            done = self.command("start", "--region-servers", str(REGION_SERVERS))
-            assert done.returncode == 0, done.stderr
+            started = self.command("start", "--region-servers", str(REGION_SERVERS))
+            assert started.returncode == 0, started.stderr
 
     def kill(self, name):
         """Kill a daemon."""
@@ -77,7 +77,7 @@ class Second(Cluster):
 
 
 def kill_all(cluster):
-    """End a cluster, and whatever it was just doing: its files are nobody's any more."""
+    """Kill a cluster's daemons at once: its files are not needed any more."""
     processes = [process for name in dict(cluster.status()) if (process := cluster.process(name))]
     for process in processes:
         process.kill()
@@ -85,10 +85,10 @@ def kill_all(cluster):
 
 
 def run_command(config, *arguments, is_nameless=False):
-    """Run `hadoop/cluster` for a cluster, and return how it ended and what it wrote."""
-    nameless = ["unshare", "--uts", "sh", "-c", f'hostname {NAMELESS} && exec "$0" "$@"']
+    """Run `hadoop/cluster` for a cluster; return its exit code and output."""
+    renamed_host = ["unshare", "--uts", "sh", "-c", f'hostname {NAMELESS} && exec "$0" "$@"']
     return subprocess.run(
-        [*(nameless if is_nameless else ()), sys.executable, "-m", "hadoop", *arguments],
+        [*(renamed_host if is_nameless else ()), sys.executable, "-m", "hadoop", *arguments],
         cwd=CHECKOUT,
         env={**os.environ, "CLUSTER_DIR": str(config.folder), "CLUSTER_PORT_OFFSET": str(config.port_offset)},
         capture_output=True,

@@ -14,7 +14,7 @@ READY_SECONDS = 60
 
 
 class Service:
-    """A running service and how to ask it."""
+    """A running service, and requests to it."""
 
     def __init__(self, process, url, log):
         self.process = process
@@ -34,7 +34,7 @@ class Service:
 
 @contextmanager
 def service(settings, folder, *options, **environment):
-    """Run `predictions serve`; its stderr goes into a file of the folder."""
+    """Run `predictions serve`; its stderr goes to a file in the folder."""
     log = folder / f"serve-{time.monotonic_ns()}.log"
     command = [sys.executable, "-m", "predictions", "--settings", str(settings), "serve", "--port", "0", *options]
     with open(log, "wb") as stderr:
@@ -43,11 +43,11 @@ def service(settings, folder, *options, **environment):
         )
     try:
         deadline = time.monotonic() + READY_SECONDS
-        while not (found := re.search(r"serving on (http://\S+?)[,;]", log.read_text())):
+        while not (address := re.search(r"serving on (http://\S+?)[,;]", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        yield Service(process, found[1].replace("0.0.0.0", "127.0.0.1"), log)
+        yield Service(process, address[1].replace("0.0.0.0", "127.0.0.1"), log)
     finally:
         process.kill()
         process.wait()

@@ -1,7 +1,7 @@
-"""`predictions`, whose loads send batches of as many bytes as the variable SMALL_BYTES says.
+"""Run `predictions` with loads whose batches have as many bytes as the variable SMALL_BYTES says.
 
-So a part of few rows has as many batches as one of very many. The processes that a load spawns run this file, too, but
-for its last lines.
+A part of few rows then has as many batches as a part of very many. The processes that a load spawns import this file
+too, without its last lines.
 """
 
 import os
