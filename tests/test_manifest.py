@@ -1,4 +1,4 @@
-"""The manifests as they are written and read, and the completeness proof, from a manifest alone."""
+"""Manifests written and read back, and the completeness proof, which needs only a manifest."""
 
 import json
 import re
@@ -71,9 +71,9 @@ def test_a_mismatch_names_both_accounts(part, values, message):
     assert re.search(message, mismatch)
 
 
-@pytest.mark.parametrize("made", [MANIFEST, make_manifest(), MODEL])
-def test_a_written_manifest_is_read_back(made):
-    assert read(type(made), to_file(getattr(made, "done", made)), "x") == made
+@pytest.mark.parametrize("manifest", [MANIFEST, make_manifest(), MODEL])
+def test_a_written_manifest_is_read_back(manifest):
+    assert read(type(manifest), to_file(getattr(manifest, "done", manifest)), "x") == manifest
 
 
 def test_digests_are_hex_and_stages_that_have_not_run_are_left_out():

@@ -1,4 +1,4 @@
-"""Memory that does not grow: the scripts as processes, fed with ever more of the same."""
+"""Memory of the scripts, as processes: it does not grow with the number of records."""
 
 import os
 import subprocess
@@ -12,10 +12,10 @@ from predictions.formats.row_key import row_keys
 
 RELEASE = "20261122T154500Z"
 FEW = 60_000
-GROWTH = 1.15  # of the peak, for five or ten times the records; libraries and allocators leave some play
+GROWTH = 1.15  # limit for the peak with five or ten times the records; libraries and allocators vary a little
 
 
-# Linux counts what was there before a process became another program, too: here little, in pytest hundreds of MB.
+# The peak that Linux reports includes the memory before exec: little in this launcher, hundreds of MB in pytest.
 LAUNCHER = """
 import resource, subprocess, sys
 code = subprocess.run(sys.argv[1:]).returncode
@@ -25,7 +25,7 @@ sys.exit(code)
 
 
 def peak(command, lines):
-    """Run a script over lines, written as it takes them, and return its peak memory in KiB and its output's lines."""
+    """Run a script over lines, written as it reads them; return its peak memory in KiB and how many lines it wrote."""
     reading, writing = os.pipe()
     with subprocess.Popen(["wc", "-l"], stdin=reading, stdout=subprocess.PIPE) as counter:
         os.close(reading)
@@ -40,14 +40,14 @@ def peak(command, lines):
             os.close(writing)
             with script.stdin:
                 script.stdin.writelines(lines)
-            said = script.stderr.read()
-        assert script.returncode == 0, said
-        return int(said.splitlines()[-1]), int(counter.stdout.read())
+            stderr = script.stderr.read()
+        assert script.returncode == 0, stderr
+        return int(stderr.splitlines()[-1]), int(counter.stdout.read())
 
 
 def records(number):
     for index in range(number):
-        # Every field differs, and one in a block is bad: no memo helps, and each block takes the slower way.
+        # Every field differs, and each block has a bad one: the memo does not help, and each block takes the slow path.
         amount = b"none" if index % 20_000 == 0 else b"%d.25" % index
         yield b"id-%d\tcountry %d\t%b\t%d\t0\n" % (index, index, amount, index)
 

@@ -64,8 +64,8 @@ def test_types_that_were_not_reviewed_are_refused(saved):
 def test_every_trusted_type_exists_and_none_is_a_function():
     for name in model_module.TRUSTED:
         module, _dot, attribute = name.rpartition(".")
-        found = getattr(__import__(module, fromlist=[attribute]), attribute)
-        assert isinstance(found, type), name
+        trusted = getattr(__import__(module, fromlist=[attribute]), attribute)
+        assert isinstance(trusted, type), name
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def lines_of(*rows):
 
 @pytest.fixture
 def exploding():
-    """A regressor that predicts 1e300 a - 1e300 b + 1: not finite for large values."""
+    """A regressor that predicts 1e300 a - 1e300 b + 1, which is not finite for large values."""
     regressor = LinearRegression().fit(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [1.0, 2.0, 0.0])
     regressor.feature_names_in_ = np.array(["a", "b"], dtype=object)
     regressor.coef_, regressor.intercept_ = np.array([1e300, -1e300]), 1.0
@@ -118,7 +118,7 @@ def test_a_prediction_that_is_not_finite_fails_that_record_only(exploding):
     rows = [(b"0", b"0"), (b"1e20", b"0"), (b"0", b"1e20"), (b"1e20", b"1e20"), (b"1e-300", b"0")]
     with np.errstate(all="ignore"):
         values = exploding.estimator.predict(exploding._reader.read(lines_of(*rows))[0])
-        # With both, infinity or NaN, as the processor multiplies and adds: in two steps, or in one.
+        # Large values of both give infinity or NaN, as the processor multiplies and adds in two steps or in one.
         assert [math.isfinite(value) for value in values] == [True, False, False, False, True]
         scores = exploding.score(lines_of(*rows))
     failed = b"prediction: not a finite number"
@@ -128,7 +128,7 @@ def test_a_prediction_that_is_not_finite_fails_that_record_only(exploding):
 
 
 def test_the_first_reason_is_kept_where_there_are_two():
-    # What the record holds is the reason, what comes of it a consequence.
+    # A bad value in the record is the reason, the bad prediction its consequence.
     regressor = LinearRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
     regressor.feature_names_in_ = np.array(["a", "b"], dtype=object)
     model = model_of(regressor)
@@ -148,7 +148,7 @@ def test_a_probability_that_is_not_a_number_fails_the_record():
 
 def test_a_class_too_long_for_a_cell_fails_the_record():
     assert LARGEST_VALUE < MAX_CELL_BYTES
-    # The escaped label is what counts: it is what the line holds.
+    # The escaped label counts, since the line holds it.
     fits, too_long = "x" * LARGEST_VALUE, "x" * (LARGEST_VALUE - 1) + "\t"
     for label, errors in (
         (fits, [b"\\N"]),
@@ -170,7 +170,7 @@ def test_only_records_of_the_class_that_is_too_long_fail():
 
 
 def test_a_model_without_golden_records_loads(tmp_path):
-    # Of an estimator that, like most, takes no frame without rows.
+    # Like most estimators, this one refuses a frame without rows.
     regressor = LinearRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
     save_model(model_of(regressor), tmp_path)
     assert load_model(tmp_path / "model.json").manifest.golden == []

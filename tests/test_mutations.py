@@ -1,4 +1,4 @@
-"""The patches of `tests/mutations`, of which `tests/mutations/run` shows that their tests notice them, still fit."""
+"""The patches of `tests/mutations` apply, and their tests exist; `tests/mutations/run` shows that these notice them."""
 
 import os
 import re

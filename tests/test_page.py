@@ -21,43 +21,43 @@ CONTRAST = """() => {
     };
     const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     const paper = light(getComputedStyle(document.body).backgroundColor);
-    const found = {};
+    const ratios = {};
     for (const name of ["h1", "label", "#status", "#meaning", "#prediction", "dt", "th", "td", "#problem"]) {
-        found[name] = ratio(light(getComputedStyle(document.querySelector(name)).color), paper);
+        ratios[name] = ratio(light(getComputedStyle(document.querySelector(name)).color), paper);
     }
     const button = getComputedStyle(document.querySelector("button"));
-    found.button = ratio(light(button.color), light(button.backgroundColor));
-    return found;
+    ratios.button = ratio(light(button.color), light(button.backgroundColor));
+    return ratios;
 }"""
 NASTY = "<img src=x onerror=document.title='owned'>"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert found, "there is no Chromium: apt-get install chromium (./quickstart test does)"
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    assert program, "Chromium is not installed: apt-get install chromium (./quickstart test does it)"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found)
+        browser = playwright.chromium.launch(executable_path=program)
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def page(browser):
-    """A page, and a test that fails where the browser complains of it."""
+    """A page; the test fails if the browser reports an error."""
     page = browser.new_page()
-    complaints = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    browser_errors = []
+    page.on("pageerror", lambda error: browser_errors.append(str(error)))
+    page.on("console", lambda message: browser_errors.append(message.text) if message.type == "error" else None)
     yield page
     page.close()
-    # An answer of 401, or none at all, is what a test is about.
-    assert [text for text in complaints if not text.startswith("Failed to load resource")] == []
+    # Some tests are about a response of 401, or about a service that does not answer.
+    assert [text for text in browser_errors if not text.startswith("Failed to load resource")] == []
 
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """The orders, with some that have come or changed since they were scored."""
+    """The orders, with two that are new and one that has changed since they were scored."""
     path = make_orders(tmp_path_factory.mktemp("page")) / "orders.db"
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO orders (id, country, note) VALUES (?, ?, ?)", (NASTY, NASTY, NASTY))
@@ -74,7 +74,7 @@ def running(served, database):
 
 
 def look_up(page, record_id):
-    """As a person does who has no mouse: the field has the focus already, with what was typed before selected."""
+    """Look a record up without a mouse: the field has the focus, and its old text is selected."""
     page.keyboard.type(record_id)
     page.keyboard.press("Enter")
     expect(page.locator("#answer-id")).to_have_text(record_id)
@@ -83,13 +83,13 @@ def look_up(page, record_id):
 def test_a_record_is_looked_up_by_keyboard_and_shown_next_to_its_prediction(page, running, served):
     page.goto(running.url)
     expect(page.get_by_label("Record ID")).to_be_focused()
-    (told,) = served.get("order-001")
+    (answer,) = served.get("order-001")
     look_up(page, "order-001")
     expect(page.locator("#status")).to_have_text("fresh")
-    expect(page.locator("#prediction")).to_contain_text(f"{told['prediction']} with probability")
-    expect(page.locator("#facts")).to_contain_text(told["release"])
+    expect(page.locator("#prediction")).to_contain_text(f"{answer['prediction']} with probability")
+    expect(page.locator("#facts")).to_contain_text(answer["release"])
     expect(page.locator("#facts")).to_contain_text("ago")
-    for name, value in told["record"].items():
+    for name, value in answer["record"].items():
         expect(page.locator("#record")).to_contain_text(f"{name}{'–' if value is None else value}")
     look_up(page, "order-399")
     expect(page.locator("#status")).to_have_text("changed")
@@ -111,7 +111,7 @@ def test_an_address_is_a_link_to_an_answer_and_back_goes_back(page, running):
     look_up(page, "order-001")
     page.go_back()
     expect(page.locator("#answer")).to_be_hidden()
-    page.goto(f"{running.url}/#a%0Ab")  # not what the field makes of it
+    page.goto(f"{running.url}/#a%0Ab")  # the field itself cannot hold a line feed
     expect(page.locator("#answer-id")).to_have_text("a\nb", use_inner_text=False)
 
 
@@ -137,17 +137,17 @@ def test_the_releases_with_state_and_distribution(page, running, served):
     expect(row).to_have_count(1)
     expect(row).to_contain_text(served.storage.release().release)
     expect(row).to_contain_text("current, loaded")
-    drawn = row.get_by_role("img")
-    assert drawn.get_attribute("aria-label").startswith("scores from 0 to 1, mean 0.")
-    assert drawn.locator("rect").count() > 5
+    figure = row.get_by_role("img")
+    assert figure.get_attribute("aria-label").startswith("scores from 0 to 1, mean 0.")
+    assert figure.locator("rect").count() > 5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_has_enough_contrast(browser, running, scheme):
-    """At least 4.5 to 1 (WCAG 2.2, 1.4.3), in each of the colours that a status may have."""
+    """At least 4.5 to 1 (WCAG 2.2, 1.4.3), in each colour of a status."""
     page = browser.new_page(color_scheme=scheme)
     page.goto(running.url)
-    expect(page.locator("#releases tr")).to_have_count(1)  # they come by a request of their own
+    expect(page.locator("#releases tr")).to_have_count(1)  # the releases come with a request of their own
     for record_id, status in (("order-001", "fresh"), ("order-399", "changed"), ("no-order", "missing")):
         look_up(page, record_id)
         expect(page.locator("#status")).to_have_text(status)

@@ -1,4 +1,4 @@
-"""README and docs: every command exists with its options, links lead somewhere, and snippets do what they say."""
+"""README and docs: commands exist with their options, links have targets, and snippets do what the text says."""
 
 import os
 import re
@@ -30,8 +30,8 @@ COMMANDS = [
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_exists_with_its_options(line):
     words = shlex.split(line.partition(" #")[0], posix=True)
-    start = next(place for place, word in enumerate(words) if word.rpartition("/")[2] == "predictions")
-    stop = next((place for place, word in enumerate(words) if place > start and word in "&|>;"), len(words))
+    start = next(index for index, word in enumerate(words) if word.rpartition("/")[2] == "predictions")
+    stop = next((index for index, word in enumerate(words) if index > start and word in "&|>;"), len(words))
     context = cli.make_context("predictions", words[start + 1 : stop], resilient_parsing=False)
     name, command, arguments = cli.resolve_command(context, [*context._protected_args, *context.args])
     assert command.make_context(name, arguments, parent=context)
@@ -66,7 +66,7 @@ def test_the_readme_fits_on_a_page():
 
 
 def shims(folder):
-    """Put commands called `predictions`, `python` and `python3` into a folder, which run this checkout."""
+    """Write commands `predictions`, `python` and `python3` that run this checkout into a folder."""
     folder.mkdir(parents=True)
     for name, command in (("predictions", "-m predictions "), ("python", ""), ("python3", "")):
         (folder / name).write_text(f'#!/bin/sh\nexec {sys.executable} {command}"$@"\n')
@@ -74,12 +74,12 @@ def shims(folder):
 
 
 def run(script, folder, **environment):
-    """Run a shell script to its end, and return what it printed."""
+    """Run a shell script and return its output."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"} | environment
     command = ["bash", "-euc", script]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def test_the_pipe_of_the_readme_gives_the_same_bytes(tmp_path):
@@ -95,7 +95,7 @@ def test_the_pipe_of_the_readme_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.cluster
 def test_the_tutorial(cluster, tmp_path):
-    """From one's own table to served predictions, by the tutorial's own commands."""
+    """From a user's own table to served predictions, by the tutorial's commands."""
     (tmp_path / "examples").symlink_to(CHECKOUT / "examples")
     shims(tmp_path / "bin")
     name, thrift, web = (
@@ -108,7 +108,7 @@ def test_the_tutorial(cluster, tmp_path):
         "CLUSTER_DIR": str(cluster.config.folder),
         "PREDICTIONS_NAME": name,
         "PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{thrift}",
-        "PREDICTIONS_HBASE_REGIONS": "1",  # made without a JVM
+        "PREDICTIONS_HBASE_REGIONS": "1",  # a table of one region is made without a JVM
         "PREDICTIONS_HADOOP_STORAGE": f"webhdfs://127.0.0.1:{web}/tests",
     }
     blocks = [block for block in blocks_of(CHECKOUT / "docs" / "tutorial.md") if block.mark != "set-up"]

@@ -1,6 +1,6 @@
-"""The two scripts: as processes, as Hadoop runs them, through links, in a folder where the package is not.
+"""The two scripts as processes, as Hadoop runs them: through links, in a folder without the package.
 
-What they do is the same in the test's process, where nothing has to import scikit-learn again.
+Most tests call the scripts in the test's process, which has imported scikit-learn already.
 """
 
 import io
@@ -57,13 +57,13 @@ def task(tmp_path, trained, monkeypatch):
 
 @pytest.fixture
 def process(tmp_path, trained):
-    """Run a script as a process in a task's folder: links to the scripts and the model, the bundle unpacked as `lib`."""
+    """Run a script as a process in a folder like a task's: links to scripts and model, the bundle unpacked as `lib`."""
     for target in (CHECKOUT / "mapper.py", CHECKOUT / "reducer.py", *(trained / "model").iterdir()):
         (tmp_path / target.name).symlink_to(target)
     zipfile.ZipFile(io.BytesIO(bundle())).extractall(tmp_path / "lib")
 
     def run(*command, stdin=b"", path="lib", **environment):
-        # Away from the checkout: only what PYTHONPATH names can be imported beside the libraries.
+        # Scripts copied out of the checkout: besides the libraries, they can import only what PYTHONPATH names.
         shipped = [tmp_path / "scripts" / word if word.endswith(".py") else word for word in command]
         (tmp_path / "scripts").mkdir(exist_ok=True)
         for name in ("mapper.py", "reducer.py"):
@@ -91,7 +91,7 @@ def pipe(task, lines, sort_input=True, **environment):
 
 
 def counts_of(scored, reduced):
-    """The counters of both, which must add up."""
+    """Return the counters of both scripts, which must add up."""
     counts = counters.parse_lines((scored.stderr + reduced.stderr).decode())
     check(counts)
     return counts
@@ -111,11 +111,11 @@ def test_the_pipe(process, trained):
     assert len(rows) == 400
     ids, features = split_records(lines, 5)
     by_id = dict(zip(ids, fingerprints(features), strict=True))
-    for key, prediction, probability, record, when, error in rows:
+    for key, prediction, probability, record, scored_at, error in rows:
         assert prediction in (b"0", b"1")
         assert 0.5 <= float(probability) <= 1
         assert record == by_id[key[5:]]
-        assert (when, error) == (SCORED, b"\\N")
+        assert (scored_at, error) == (SCORED, b"\\N")
     keys = [row[0] for row in rows]
     assert keys == sorted(keys)
     digest = (int(IdDigest.of(ids)) + 2**63) % 2**64 - 2**63
@@ -137,9 +137,9 @@ def test_the_order_of_the_input_does_not_matter(task, trained):
 def test_the_scripts_need_the_bundle_on_the_path(process):
     if list(Path(get_path("purelib")).glob("predictions-*.dist-info")):
         pytest.skip("the package is installed here; tox runs this test where it is not")
-    found = process("mapper.py", "model.json", RELEASE, path="")
-    assert found.returncode == 1
-    assert b"No module named 'predictions'" in found.stderr
+    ended = process("mapper.py", "model.json", RELEASE, path="")
+    assert ended.returncode == 1
+    assert b"No module named 'predictions'" in ended.stderr
 
 
 def test_the_scripts_import_neither_hbase_nor_a_database_nor_a_command_line(process):
@@ -147,8 +147,8 @@ def test_the_scripts_import_neither_hbase_nor_a_database_nor_a_command_line(proc
         "import sys, mapper, reducer; "
         "print(sorted({'happybase', 'thriftpy2', 'sqlite3', 'click', 'pydantic', 'fsspec', 'requests'} & set(sys.modules)))"
     )
-    found = process("-c", probe, path=f"lib{os.pathsep}{CHECKOUT}")
-    assert found.stdout.strip() == b"[]", found.stderr
+    ended = process("-c", probe, path=f"lib{os.pathsep}{CHECKOUT}")
+    assert ended.stdout.strip() == b"[]", ended.stderr
 
 
 def test_empty_input_is_no_error(task):
@@ -184,16 +184,16 @@ BAD_LINES = [
 def test_unreadable_lines_are_kept_with_their_line_numbers(task):
     good = [b"%d\tAT\t12.5\t%d\t0\n" % (number, number) for number in range(len(BAD_LINES) + 1)]
     bad = [line + b"\n" for line, _reason in BAD_LINES]
-    # Each bad line stands between two good ones, so the first is line 2 of the input.
+    # Each bad line is between two good ones, so the first bad line is line 2 of the input.
     mixed = good[0] + b"".join(line for pair in zip(bad, good[1:], strict=True) for line in pair)
     _scored, without = pipe(task, b"".join(good))
     scored, reduced = pipe(task, mixed)
-    # The others are scored exactly as without them; the bad ones stand last, as the mapper wrote them.
+    # The good lines are scored exactly as without the bad ones, which come last, as the mapper wrote them.
     tail = reduced.stdout.removeprefix(without.stdout)
     assert reduced.stdout == without.stdout + tail
     assert tail == sort(b"".join(line + b"\n" for line in split_lines(scored.stdout) if line[:11] == b"unreadable:"))
     assert tail.startswith(b"unreadable:stdin:000000000002\t\\N\t\\N\t\\N\t" + SCORED + b"\t2 fields, not 5: 2\\tAT\n")
-    assert [(found.split, found.number, found.line, found.reason) for found in find(reduced.stdout)] == [
+    assert [(line.split, line.number, line.line, line.reason) for line in find(reduced.stdout)] == [
         ("stdin", 2 * index + 2, line, reason) for index, (line, reason) in enumerate(BAD_LINES)
     ]
     counts = counts_of(scored, reduced)
@@ -203,11 +203,11 @@ def test_unreadable_lines_are_kept_with_their_line_numbers(task):
     assert reduced.stderr.decode().splitlines()[-1] == (
         "reducer.py: 9 lines could not be read; they come last in the output"
     )
-    # In a job the counters go to the driver, which refuses: to fail would only make Hadoop try again.
-    again = task("reducer.py", stdin=sort(scored.stdout), **JOB)
-    assert (again.returncode, again.stdout) == (0, reduced.stdout)
-    assert b"reducer.py" not in again.stderr
-    assert counts_of(scored, again) == counts
+    # In a job the driver gets the counters and refuses; a failing task would only make Hadoop try it again.
+    in_job = task("reducer.py", stdin=sort(scored.stdout), **JOB)
+    assert (in_job.returncode, in_job.stdout) == (0, reduced.stdout)
+    assert b"reducer.py" not in in_job.stderr
+    assert counts_of(scored, in_job) == counts
 
 
 def test_an_unreadable_line_names_the_split_of_its_job(task):
@@ -228,10 +228,10 @@ def test_an_input_of_nothing_but_unreadable_lines(task):
 def test_a_changed_model_stops_the_mapper(task, tmp_path):
     (tmp_path / "model.skops").unlink()
     (tmp_path / "model.skops").write_bytes(b"another")
-    found = task("mapper.py", "model.json", RELEASE, stdin=b"1\tAT\t1\t1\t0\n")
-    assert (found.returncode, found.stdout) == (2, b"")
-    assert found.stderr.startswith(b"mapper.py: ")
-    assert b"sha256" in found.stderr
+    ended = task("mapper.py", "model.json", RELEASE, stdin=b"1\tAT\t1\t1\t0\n")
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert ended.stderr.startswith(b"mapper.py: ")
+    assert b"sha256" in ended.stderr
 
 
 def test_the_same_record_twice_is_written_once(task):
@@ -243,8 +243,8 @@ def test_the_same_record_twice_is_written_once(task):
 
 
 def test_an_id_that_stands_for_different_records_has_a_line_that_says_so(task):
-    odd = b"".join(b"id-%d\tAT\t12.5\t1\t0\nid-%d\tCH\t12.5\t1\t0\n" % (n, n) for n in range(9))
-    scored, reduced = pipe(task, odd + b"sound\tAT\t12.5\t1\t0\n")
+    ambiguous = b"".join(b"id-%d\tAT\t12.5\t1\t0\nid-%d\tCH\t12.5\t1\t0\n" % (n, n) for n in range(9))
+    scored, reduced = pipe(task, ambiguous + b"sound\tAT\t12.5\t1\t0\n")
     lines = {record_id(line.row_key): line for line in map(parse_line, split_lines(reduced.stdout))}
     sound = lines.pop(b"sound")
     assert (sound.prediction in (b"0", b"1"), sound.error) == (True, b"\\N")
@@ -270,21 +270,21 @@ def test_very_many_lines_of_one_id_are_reduced_to_one(task):
     assert reduced.stdout == scored.stdout[: scored.stdout.index(b"\n") + 1]
     counts = counts_of(scored, reduced)
     assert (counts["read"], counts["scored"], counts["duplicates"]) == (duplicates, 1, duplicates - 1)
-    # Another record of that ID is found however far away it stands.
-    other = scored.stdout[: scored.stdout.index(b"\n") + 1].replace(*fingerprints([b"AT\t12.5\t1", b"another"]))
-    for lines in (scored.stdout + other, other + scored.stdout):
+    # Another record of that ID is found, however many lines are between them.
+    other_record = scored.stdout[: scored.stdout.index(b"\n") + 1].replace(*fingerprints([b"AT\t12.5\t1", b"another"]))
+    for lines in (scored.stdout + other_record, other_record + scored.stdout):
         conflict = task("reducer.py", stdin=lines)
         assert conflict.returncode == 2
-        [found] = map(parse_line, split_lines(conflict.stdout))
-        assert (found.prediction, found.error) == (b"\\N", NOT_UNIQUE)
+        [line] = map(parse_line, split_lines(conflict.stdout))
+        assert (line.prediction, line.error) == (b"\\N", NOT_UNIQUE)
         assert counters.parse_lines(conflict.stderr.decode())["duplicates"] == duplicates
 
 
 def test_a_malformed_prediction_line_is_refused(task):
     for stdin in (b"\n", b"a\tb\n", b"a\tb\na\tb\n"):
-        found = task("reducer.py", stdin=stdin)
-        assert found.returncode == 2
-        assert found.stderr.startswith(b"reducer.py: ")
+        ended = task("reducer.py", stdin=stdin)
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(b"reducer.py: ")
 
 
 @pytest.mark.parametrize(
@@ -296,9 +296,9 @@ def test_a_malformed_prediction_line_is_refused(task):
     ],
 )
 def test_wrong_arguments_show_the_usage(task, name, arguments, message):
-    found = task(name, *arguments)
-    usage, *_rest, last = found.stderr.splitlines()
-    assert (found.returncode, usage[: len(f"usage: {name}")].decode(), message in last) == (2, f"usage: {name}", True)
+    ended = task(name, *arguments)
+    usage, *_rest, last = ended.stderr.splitlines()
+    assert (ended.returncode, usage[: len(f"usage: {name}")].decode(), message in last) == (2, f"usage: {name}", True)
 
 
 @pytest.mark.parametrize(
@@ -312,9 +312,9 @@ def test_wrong_arguments_show_the_usage(task, name, arguments, message):
 def test_a_file_that_names_no_served_release_is_refused(task, tmp_path, data, message):
     if data:
         (tmp_path / "current.json").write_bytes(data)
-    found = task("reducer.py", "--current", "current.json")
-    assert (found.returncode, found.stderr.startswith(b"reducer.py: current.json: ")) == (2, True)
-    assert message in found.stderr
+    ended = task("reducer.py", "--current", "current.json")
+    assert (ended.returncode, ended.stderr.startswith(b"reducer.py: current.json: ")) == (2, True)
+    assert message in ended.stderr
 
 
 def test_input_out_of_order_is_refused(task):
@@ -323,7 +323,8 @@ def test_input_out_of_order_is_refused(task):
     assert b"sort with LC_ALL=C sort" in reduced.stderr
 
 
-# From here on in this process: the same functions, a few bytes at a time, with a model that predicts the same for all.
+# From here on: the functions of the scripts in this process, a few bytes at a time, with a model that predicts the same
+# for every record.
 
 ODD_TEXTS = [
     *(
@@ -373,12 +374,12 @@ def same_for_all():
 
 
 def in_process(model, data, size):
-    """Return the mapper's lines sorted, the reducer's lines, the counters of both."""
+    """Return the mapper's lines in order, the reducer's lines, and the counters of both."""
     counts = Counter(
         dict.fromkeys(("read", "unreadable", "read_digest", "scored", "failed", "duplicates", "conflicts"), 0)
     )
     mapped = b"".join(mapper.score(read_blocks(io.BytesIO(data), size), Scorer(model, SCORED, "stdin"), counts))
-    # sorted() is the sort of the pipe: tests/test_rowkey.py compares them.
+    # sorted() gives the order of the pipe's sort: tests/test_rowkey.py compares them.
     lines = sorted(split_lines(mapped), key=lambda line: line.partition(b"\t")[0])
     ordered = b"".join(line + b"\n" for line in lines)
     return lines, b"".join(reducer.one_line_a_key(read_blocks(io.BytesIO(ordered), size), counts, [])), counts
@@ -394,23 +395,23 @@ def test_any_text_survives_and_every_line_is_answered(same_for_all, lines, size)
     features = {}
     unreadable = []
     for number, line in enumerate(lines, 1):
-        one, *values = line.split(b"\t")
-        if len(values) != 3 or why_unfit(one):
+        id_field, *values = line.split(b"\t")
+        if len(values) != 3 or why_unfit(id_field):
             unreadable.append((number, line))
         else:
-            features.setdefault(one, set()).add(b"\t".join(values[:-1]))
-    assert [(found.number, found.line) for found in find(reduced)] == unreadable
-    found = {
+            features.setdefault(id_field, set()).add(b"\t".join(values[:-1]))
+    assert [(line.number, line.line) for line in find(reduced)] == unreadable
+    predictions = {
         record_id(line.row_key): line
         for line in map(parse_line, split_lines(reduced))
         if not line.row_key.startswith(b"unreadable:")
     }
-    assert len(found) + len(unreadable) == reduced.count(b"\n")
-    assert found.keys() == features.keys()
-    for one, line in found.items():
-        assert line.row_key == row_keys([one])[0]
-        assert line.record in fingerprints(features[one])
-        assert (line.error == NOT_UNIQUE) == (len(features[one]) > 1)
+    assert len(predictions) + len(unreadable) == reduced.count(b"\n")
+    assert predictions.keys() == features.keys()
+    for id_field, line in predictions.items():
+        assert line.row_key == row_keys([id_field])[0]
+        assert line.record in fingerprints(features[id_field])
+        assert (line.error == NOT_UNIQUE) == (len(features[id_field]) > 1)
         assert (line.prediction, line.probability) == ((b"yes", b"1") if line.error == b"\\N" else (b"\\N", b"\\N"))
 
 
@@ -430,8 +431,8 @@ def test_a_megabyte_in_a_field_survives(same_for_all):
     assert len(large) > 1_000_000
     lines = [b"1\t" + large + b"\t1\t0", b"2\ta\t" + large + b"\t0", large + b"\ta\t1\t0"]
     _mapped, reduced, _counts = in_process(same_for_all, b"".join(line + b"\n" for line in lines), 1 << 20)
-    found = {record_id(line.row_key): line for line in map(parse_line, split_lines(reduced)[:2])}
-    assert found[b"1"].error == b"\\N"
-    assert found[b"2"].error == b"amount: not a number"
-    assert [found[one].record for one in (b"1", b"2")] == fingerprints([large + b"\t1", b"a\t" + large])
+    predictions = {record_id(line.row_key): line for line in map(parse_line, split_lines(reduced)[:2])}
+    assert predictions[b"1"].error == b"\\N"
+    assert predictions[b"2"].error == b"amount: not a number"
+    assert [predictions[number].record for number in (b"1", b"2")] == fingerprints([large + b"\t1", b"a\t" + large])
     assert [line.line for line in find(reduced)] == [lines[2]]

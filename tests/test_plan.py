@@ -1,4 +1,4 @@
-"""The plan of a load, as a job's tasks get it, and the names of the parts."""
+"""The plan of a load, as a job's tasks read it, and the names of the parts."""
 
 from itertools import pairwise
 
@@ -24,8 +24,8 @@ def plan(points=(), **values):
     [Server("127.0.0.1", 9090), Server("db7", 1, "framed", "compact", True, "/ca é.pem", 0.5, "hbase.load_timeout")],
 )
 def test_a_plan_survives_as_json(server, rate):
-    written = Plan(server, "orders", RELEASE, "0123-4567", ["4000", "8000"], rate)
-    assert read(Plan, to_file(written), "plan.json") == written
+    original = Plan(server, "orders", RELEASE, "0123-4567", ["4000", "8000"], rate)
+    assert read(Plan, to_file(original), "plan.json") == original
 
 
 def test_a_plan_names_its_table():

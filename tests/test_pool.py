@@ -8,7 +8,9 @@ from predictions.hbase import pool
 from predictions.hbase.pool import Pool
 
 
-class Lent:
+class Connection:
+    """Notes what the pool does with it."""
+
     def __init__(self):
         self.owners = []
         self.is_closed = self.is_forgotten = False
@@ -24,74 +26,76 @@ class Lent:
 
 
 @pytest.fixture
-def made():
+def connections():
+    """All connections that the pool has made."""
     return []
 
 
 @pytest.fixture
-def lent(made):
+def connection_pool(connections):
     def make():
-        made.append(Lent())
-        return made[-1]
+        connections.append(Connection())
+        return connections[-1]
 
     return Pool(make)
 
 
-def test_a_returned_connection_is_lent_again(lent, made):
+def test_a_returned_connection_is_lent_again(connection_pool, connections):
     def borrow():
-        with lent.lend():
+        with connection_pool.lend():
             pass
 
     borrow()
     thread = threading.Thread(target=borrow)
     thread.start()
     thread.join()
-    assert [each.owners for each in made] == [[threading.get_ident(), thread.ident]]
-    with lent.lend() as one, lent.lend() as other:
-        assert [one, other] == made
+    assert [connection.owners for connection in connections] == [[threading.get_ident(), thread.ident]]
+    with connection_pool.lend() as first, connection_pool.lend() as second:
+        assert [first, second] == connections
 
 
-def test_an_error_closes_the_connection_and_it_is_not_lent_again(lent, made):
-    with pytest.raises(KeyboardInterrupt), lent.lend():
+def test_an_error_closes_the_connection_and_it_is_not_lent_again(connection_pool, connections):
+    with pytest.raises(KeyboardInterrupt), connection_pool.lend():
         raise KeyboardInterrupt
-    assert made[0].is_closed
-    with lent.lend() as other:
-        assert other is not made[0]
+    assert connections[0].is_closed
+    with connection_pool.lend() as connection:
+        assert connection is not connections[0]
 
 
-def test_idle_connections_are_closed(lent, made, monkeypatch):
+def test_idle_connections_are_closed(connection_pool, connections, monkeypatch):
     with ExitStack() as stack:
         for _count in range(3):
-            stack.enter_context(lent.lend())
+            stack.enter_context(connection_pool.lend())
     monkeypatch.setattr(pool, "IDLE_SECONDS", -1.0)
-    with lent.lend():
+    with connection_pool.lend():
         pass
-    assert [each.is_closed for each in made] == [True] * 3
+    assert [connection.is_closed for connection in connections] == [True] * 3
 
 
-def test_a_closed_pool_lends_nothing_and_closes_returned_connections(lent, made):
-    with lent.lend():
-        with lent.lend():
+def test_a_closed_pool_lends_nothing_and_closes_returned_connections(connection_pool, connections):
+    with connection_pool.lend():
+        with connection_pool.lend():
             pass
-        lent.close()
-        assert [each.is_closed for each in made] == [False, True]
-    assert made[0].is_closed
-    with pytest.raises(RuntimeError, match="closed"), lent.lend():
+        connection_pool.close()
+        assert [connection.is_closed for connection in connections] == [False, True]
+    assert connections[0].is_closed
+    with pytest.raises(RuntimeError, match="closed"), connection_pool.lend():
         pass
 
 
-def test_a_forked_process_forgets_its_parents_connections(lent, made):
-    with lent.lend():
+def test_a_forked_process_forgets_its_parents_connections(connection_pool, connections):
+    with connection_pool.lend():
         pass
     child = os.fork()
     if child == 0:
         code = 9
         try:
-            with lent.lend() as own:
-                code = 0 if made[0].is_forgotten and not made[0].is_closed and own is made[1] else 1
+            with connection_pool.lend() as connection:
+                inherited = connections[0]
+                code = 0 if inherited.is_forgotten and not inherited.is_closed and connection is connections[1] else 1
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    with lent.lend() as kept:
-        assert kept is made[0]
-        assert not kept.is_forgotten
+    with connection_pool.lend() as connection:
+        assert connection is connections[0]
+        assert not connection.is_forgotten

@@ -1,4 +1,4 @@
-"""Records of a real PostgreSQL: the snapshot, the lines, and single records, whatever others do to it meanwhile."""
+"""Records of a real PostgreSQL: the snapshot, the record lines and single records, under concurrent changes."""
 
 import os
 import random
@@ -23,9 +23,9 @@ from predictions.stages.export import export
 from predictions.stages.init import write_settings
 from predictions.storage import Storage
 
-WRITES = 1_000  # rows a second, of the writer
-OPEN = 200  # turns for which an account is open that the writer opened
-READ_SECONDS = 2  # that an export beside the writer takes
+WRITES = 1_000  # rows per second that the writer changes
+OPEN = 200  # turns until the writer closes an account that it opened
+READ_SECONDS = 2  # of an export while the writer runs
 NASTY = [
     "",
     " ",
@@ -50,7 +50,7 @@ def admin(postgresql):
 
 @pytest.fixture
 def schema(admin, request):
-    """A schema of the test's own, first on the search path."""
+    """A schema for one test, first on the search path."""
     name = f"t{abs(hash(request.node.nodeid)):x}"
     admin.execute(f"CREATE SCHEMA {name}")
     admin.execute(f"SET search_path = {name}")
@@ -61,7 +61,7 @@ def schema(admin, request):
 
 @pytest.fixture
 def make(admin, postgresql, schema):
-    """Run a script and open a source of its schema."""
+    """Run a script, and open a source in the test's schema."""
 
     def make(script="", table=None, query=None, id="id", url=None, **values):  # noqa: A002
         if script:
@@ -73,7 +73,7 @@ def make(admin, postgresql, schema):
 
 
 def read(database, *columns):
-    """The fields of all records, share by share, in the order of their IDs; and the columns' types."""
+    """Return the fields of all records, of all shares, in order; and the columns' types."""
     with database.snapshot(columns) as snapshot:
         lines = [line for share in snapshot.shares() for block in share.blocks() for line in split_lines(block)]
         return sorted(tuple(line.split(b"\t")) for line in lines), [column.type for column in snapshot.columns]
@@ -90,7 +90,7 @@ def settings_for(database, tmp_path, features, label):
     return Settings(name="test", database=settings, model=model), Storage(str(tmp_path / "storage"), "test")
 
 
-def quiet(*_said):
+def quiet(*_message):
     pass
 
 
@@ -129,8 +129,8 @@ TYPES = {
     "xml": ["<a>1</a>"],
     "percent": ["12.5"],
 }
-# What a session may be set to; PostgreSQL writes almost every type otherwise under these.
-ELSEWHERE = [
+# Settings of sessions; under each, PostgreSQL writes almost every type differently.
+SESSION_SETTINGS = [
     {
         "DateStyle": "German",
         "IntervalStyle": "iso_8601",
@@ -152,21 +152,21 @@ ELSEWHERE = [
 
 
 @pytest.fixture(scope="module")
-def elsewhere(admin, postgresql):
-    """URLs of users whose sessions begin with other settings."""
+def urls_of_users(admin, postgresql):
+    """The URLs of users whose sessions begin with these settings."""
     urls = []
-    for number, values in enumerate(ELSEWHERE):
-        admin.execute(f"CREATE ROLE elsewhere{number} LOGIN SUPERUSER PASSWORD 'secret'")
+    for number, values in enumerate(SESSION_SETTINGS):
+        admin.execute(f"CREATE ROLE user{number} LOGIN SUPERUSER PASSWORD 'secret'")
         for name, value in values.items():
-            admin.execute(f"ALTER ROLE elsewhere{number} SET {name} = '{value}'")
-        place = urlsplit(postgresql.url)
-        urls.append(f"postgresql://elsewhere{number}:secret@{place.hostname}:{place.port}/postgres")
+            admin.execute(f"ALTER ROLE user{number} SET {name} = '{value}'")
+        address = urlsplit(postgresql.url)
+        urls.append(f"postgresql://user{number}:secret@{address.hostname}:{address.port}/postgres")
     yield urls
-    for number in range(len(ELSEWHERE)):
-        admin.execute(f"DROP ROLE elsewhere{number}")
+    for number in range(len(SESSION_SETTINGS)):
+        admin.execute(f"DROP ROLE user{number}")
 
 
-def test_a_line_is_the_same_in_the_export_and_for_a_lookup_whatever_the_sessions_are_set_to(make, admin, elsewhere):
+def test_a_line_is_the_same_in_the_export_and_for_a_lookup_whatever_the_sessions_are_set_to(make, admin, urls_of_users):
     admin.execute(
         "CREATE TYPE mood AS ENUM ('so so', 'gut'); CREATE DOMAIN percent AS numeric(5,2) CHECK (VALUE <= 100)"
     )
@@ -178,18 +178,24 @@ def test_a_line_is_the_same_in_the_export_and_for_a_lookup_whatever_the_sessions
             admin.execute(f"INSERT INTO t (id, {name}) VALUES (%s, %s)", [f"{name}-{number}", value])
     for number, text in enumerate(NASTY[1:]):
         admin.execute("INSERT INTO t (id, c0) VALUES (%s, 1) ON CONFLICT DO NOTHING", [f"{number}{text}"])
-    exported, kinds = read(make(table="t", url=elsewhere[0]), "id", *names)
+    exported, kinds = read(make(table="t", url=urls_of_users[0]), "id", *names)
     by_kind = dict(zip(TYPES, kinds[1:], strict=True))
-    assert {kind for kind, found in by_kind.items() if found == "real"} == {
+    assert {kind for kind, column_type in by_kind.items() if column_type == "real"} == {
         *("numeric", "numeric(10,2)", "float4", "float8", "percent")
     }
-    assert {kind for kind, found in by_kind.items() if found == "date"} == {"date", "timestamp", "timestamptz"}
+    assert {kind for kind, column_type in by_kind.items() if column_type == "date"} == {
+        "date",
+        "timestamp",
+        "timestamptz",
+    }
     assert len(exported) == sum(map(len, TYPES.values())) + len(NASTY) - 1
-    with closing(open_reader(make(table="t", url=elsewhere[1])._settings)()) as reader:
+    with closing(open_reader(make(table="t", url=urls_of_users[1])._settings)()) as reader:
         ids = [row[0] for row in admin.execute("SELECT id FROM t")]
-        found = reader.records(ids)
-        assert found.keys() == set(ids)
-        looked_up = sorted((record.features(["id"]), *record.features(names).split(b"\t")) for record in found.values())
+        records = reader.records(ids)
+        assert records.keys() == set(ids)
+        looked_up = sorted(
+            (record.features(["id"]), *record.features(names).split(b"\t")) for record in records.values()
+        )
     assert looked_up == exported
     fields = {line[0]: line[1:] for line in exported}
     for kind, number, field in [
@@ -204,8 +210,8 @@ def test_a_line_is_the_same_in_the_export_and_for_a_lookup_whatever_the_sessions
         ("text", NASTY.index("\\N"), rb"\\N"),
         ("money", 0, b"$1,234.50"),
     ]:
-        place = list(TYPES).index(kind)
-        assert fields[f"c{place}-{number}".encode()][place] == field
+        column = list(TYPES).index(kind)
+        assert fields[f"c{column}-{number}".encode()][column] == field
 
 
 def test_values_have_the_types_of_their_columns(make):
@@ -234,7 +240,7 @@ def test_values_have_the_types_of_their_columns(make):
 
 
 @pytest.mark.parametrize(
-    ("kind", "stored", "found", "others"),
+    ("kind", "stored", "ids", "other_ids"),
     [
         ("bigint", ["7", "-8"], ["7", "-8"], ["007", "7.0", " 7", "+7", "٧", "9223372036854775808", "x", "", "-0"]),
         ("numeric", ["7", "8.50"], ["7", "8.50"], ["7.0", "8.5", "07", "x", ""]),
@@ -251,7 +257,7 @@ def test_values_have_the_types_of_their_columns(make):
         ("float8", ["0.1"], ["0.1"], ["0.10", "1e-1", "x"]),
     ],
 )  # fmt: skip
-def test_an_id_is_matched_by_its_exact_text(make, admin, kind, stored, found, others):
+def test_an_id_is_matched_by_its_exact_text(make, admin, kind, stored, ids, other_ids):
     admin.execute("CREATE EXTENSION IF NOT EXISTS citext SCHEMA public")
     admin.execute("CREATE TYPE mood AS ENUM ('so so', 'gut')")
     kind = "public.citext" if kind == "citext" else kind
@@ -259,11 +265,11 @@ def test_an_id_is_matched_by_its_exact_text(make, admin, kind, stored, found, ot
     for record_id in stored:
         admin.execute(f"INSERT INTO t VALUES (%s::text::{kind}, 1)", [record_id])
     with closing(open_reader(database._settings)()) as reader:
-        asked = [*others, *found, "\udcff", "a\0b", "' OR 1=1 --"]
-        records = reader.records(asked)  # all at once, and each alone
-        assert records.keys() == set(found)
-        for record_id in asked:
-            assert (reader.records([record_id]).keys() == {record_id}) == (record_id in found)
+        requested = [*other_ids, *ids, "\udcff", "a\0b", "' OR 1=1 --"]
+        records = reader.records(requested)  # all at once, and then each alone
+        assert records.keys() == set(ids)
+        for record_id in requested:
+            assert (reader.records([record_id]).keys() == {record_id}) == (record_id in ids)
 
 
 def test_a_lookup_of_a_key_goes_by_its_index(make, admin):
@@ -316,11 +322,11 @@ def test_every_record_is_in_one_share(make, admin, small_ranges, script, source,
     admin.execute("DELETE FROM t WHERE id % 10 = 0")
     database = make(**source, connections=3)
     rows, kinds = read(database, "id", "n")
-    wanted = [
+    expected = [
         (b"%d" % row[0], b"%d" % row[1]) for row in admin.execute(f"SELECT id, n FROM {source.get('table', 't')}")
     ]
-    assert rows == sorted(wanted)
-    assert len(wanted) == database.count() >= 900
+    assert rows == sorted(expected)
+    assert len(expected) == database.count() >= 900
     with database.snapshot(["id", "n"]) as snapshot:
         assert len(snapshot.shares()) == shares
         assert kinds == ["integer", "integer"]
@@ -371,9 +377,9 @@ def test_bad_sources_are_named(make, source, columns, message):
 
 
 def test_connection_errors_name_the_database_without_its_password(make, postgresql):
-    place = urlsplit(postgresql.url)
+    port = urlsplit(postgresql.url).port
     for url, kind, message in [
-        (f"postgresql://postgres:s3cret@127.0.0.1:{place.port}/postgres", ServiceError, "password authentication failed"),
+        (f"postgresql://postgres:s3cret@127.0.0.1:{port}/postgres", ServiceError, "password authentication failed"),
         (f"{postgresql.url}x", ServiceError, "does not exist"),
         ("postgresql://postgres:s3cret@127.0.0.1:1/postgres", ServiceError, "refused"),
         ("postgresql://postgres:s3cret%zz@127.0.0.1:1/postgres", InputError, "not a URL of PostgreSQL"),
@@ -402,19 +408,19 @@ def test_settings_with_a_password_are_for_their_owner_alone(make, postgresql, sc
 
 
 class Writer(threading.Thread):
-    """Moves amounts between accounts, opens and closes accounts, about so many rows a second.
+    """Move amounts between accounts, open and close accounts, and change about `WRITES` rows per second.
 
-    Whatever moment one looks at, the balances come to 0, and account 0 knows how many there are.
+    At any moment the balances add up to 0, and account 0 has the number of accounts.
     """
 
     def __init__(self, url, schema, accounts):
         super().__init__()
         self._connection = psycopg.connect(url, autocommit=True)
         self._connection.execute(f"SET search_path = {schema}")
-        self._ended = threading.Event()
+        self._stop_requested = threading.Event()
         self._accounts = accounts
         self.rows = 0
-        self.pause = 0.0  # the longest between two transactions, in seconds
+        self.pause = 0.0  # the longest one between two transactions, in seconds
         self.failed = None
 
     def run(self):
@@ -424,16 +430,16 @@ class Writer(threading.Thread):
             self.failed = error
 
     def _write(self):
-        chosen, cursor, began = random.Random(1), self._connection.cursor(), time.monotonic()
+        generator, cursor, began = random.Random(1), self._connection.cursor(), time.monotonic()
         add = "UPDATE accounts SET balance = balance + %s WHERE id = %s"
         count = "UPDATE accounts SET counted = counted + %s WHERE id = 0"
         [(base,)] = cursor.execute("SELECT max(id) + 1 FROM accounts")
         turn = 0
         last = began
-        while not self._ended.is_set():
+        while not self._stop_requested.is_set():
             self.pause, last = max(self.pause, time.monotonic() - last), time.monotonic()
-            amount = chosen.randrange(1000)
-            first, second = chosen.randrange(1, self._accounts), chosen.randrange(1, self._accounts)
+            amount = generator.randrange(1000)
+            first, second = generator.randrange(1, self._accounts), generator.randrange(1, self._accounts)
             with self._connection.pipeline():
                 cursor.execute("BEGIN")
                 cursor.execute(add, [-amount, first])
@@ -444,10 +450,10 @@ class Writer(threading.Thread):
                     cursor.execute(count, [1])
                 if turn % 2 == 0 and turn >= OPEN:
                     closed = "DELETE FROM accounts WHERE id = %s RETURNING balance"
-                    rest = (
+                    transfer = (
                         f"WITH closed AS ({closed}) UPDATE accounts a SET balance = a.balance + c.balance FROM closed c"
                     )
-                    cursor.execute(f"{rest} WHERE a.id = %s", [base + turn - OPEN, second])
+                    cursor.execute(f"{transfer} WHERE a.id = %s", [base + turn - OPEN, second])
                     cursor.execute(count, [-1])
                 cursor.execute("COMMIT")
             self.rows += 2 if turn % 2 else 3 if turn < OPEN else 6
@@ -455,7 +461,7 @@ class Writer(threading.Thread):
             time.sleep(max(0.0, began + self.rows / WRITES - time.monotonic()))
 
     def stop(self):
-        self._ended.set()
+        self._stop_requested.set()
         self.join()
         self._connection.close()
 
@@ -471,17 +477,18 @@ def writing(url, schema, accounts):
 
 
 @pytest.fixture(scope="session")
-def number(full):
-    """How many accounts there are: some forty statements of an export, or over a hundred."""
+def account_count(full):
+    """The number of accounts: an export has about forty statements, or with --full over a hundred."""
     return 200_000 if full else 60_000
 
 
 @pytest.fixture
-def accounts(admin, make, monkeypatch, number):
-    monkeypatch.setattr(module, "RANGE_PAGES", 50)  # many statements, so that all of them are under way for long
+def accounts(admin, make, monkeypatch, account_count):
+    monkeypatch.setattr(module, "RANGE_PAGES", 50)  # many statements, so that all connections are busy for a while
     admin.execute(
         "CREATE TABLE accounts (id bigint, balance bigint, counted int, pad text DEFAULT repeat('x', 100));"
-        f"INSERT INTO accounts SELECT i, 0, CASE WHEN i = 0 THEN {number} END FROM generate_series(0, {number - 1}) i"
+        f"INSERT INTO accounts SELECT i, 0, CASE WHEN i = 0 THEN {account_count} END"
+        f" FROM generate_series(0, {account_count - 1}) i"
     )
     admin.execute("ALTER TABLE accounts ADD PRIMARY KEY (id)")
     admin.execute("ANALYZE accounts")
@@ -489,7 +496,7 @@ def accounts(admin, make, monkeypatch, number):
 
 
 def check_accounts(folder):
-    """The exported accounts are those of one moment."""
+    """Check that the exported accounts are those of one moment."""
     rows = [
         line.split(b"\t")
         for path in folder.files("export")
@@ -502,14 +509,16 @@ def check_accounts(folder):
     assert counted == len(rows)
 
 
-def test_an_export_is_one_snapshot_whatever_is_written_meanwhile(accounts, postgresql, schema, tmp_path, number, full):
+def test_an_export_is_one_snapshot_whatever_is_written_meanwhile(
+    accounts, postgresql, schema, tmp_path, account_count, full
+):
     settings, storage = settings_for(accounts, tmp_path, ["balance"], "counted")
     for _turn in range(20 if full else 2):
-        with writing(postgresql.url, schema, number) as writer:
+        with writing(postgresql.url, schema, account_count) as writer:
             while writer.rows < WRITES / 10:
                 time.sleep(0.01)
             writer.pause, before, began = 0.0, writer.rows, time.monotonic()
-            folder = export(settings, storage, quiet, quiet, rate=number / READ_SECONDS)
+            folder = export(settings, storage, quiet, quiet, rate=account_count / READ_SECONDS)
             written, seconds = writer.rows - before, time.monotonic() - began
         assert not writer.failed
         assert written > 100
@@ -524,7 +533,7 @@ def test_an_export_is_one_snapshot_whatever_is_written_meanwhile(accounts, postg
 
 @contextmanager
 def replica_of(database, postgresql, schema, **settings):
-    """A read replica, which does not hold its primary back, and the database there, which two connections read."""
+    """A read replica without feedback to its primary, and its database as a source that two connections read."""
     settings = {
         "fsync": "off",
         "max_connections": "50",
@@ -533,17 +542,17 @@ def replica_of(database, postgresql, schema, **settings):
     } | settings
     replica = postgresql.copy(postgresql.folder.parent / "replica", **settings)
     try:
-        there = {"url": f"{replica.url}?options=-csearch_path%3D{schema}", "connections": 2}
-        yield replica, open_database(database._settings.model_copy(update=there))
+        on_replica = {"url": f"{replica.url}?options=-csearch_path%3D{schema}", "connections": 2}
+        yield replica, open_database(database._settings.model_copy(update=on_replica))
     finally:
         replica.remove()
 
 
-def test_a_replica_is_a_source_too(accounts, postgresql, schema, tmp_path, number):
+def test_a_replica_is_a_source_too(accounts, postgresql, schema, tmp_path, account_count):
     with replica_of(accounts, postgresql, schema) as (_replica, database):
         settings, storage = settings_for(database, tmp_path, ["balance"], "counted")
-        with writing(postgresql.url, schema, number) as writer:
-            folder = export(settings, storage, quiet, quiet, rate=number / READ_SECONDS)
+        with writing(postgresql.url, schema, account_count) as writer:
+            folder = export(settings, storage, quiet, quiet, rate=account_count / READ_SECONDS)
         assert not writer.failed
         check_accounts(folder)
 
@@ -554,7 +563,7 @@ def no_pause(monkeypatch):
 
 
 def test_a_snapshot_that_a_replica_loses_is_taken_anew(accounts, admin, postgresql, schema, tmp_path, no_pause):
-    said, losing = [], {0}  # by how many attempts were lost before
+    messages, attempts_to_lose = [], {0}  # one message per lost attempt; the attempts are counted from 0
     with (
         replica_of(accounts, postgresql, schema, max_standby_streaming_delay="0") as (replica, database),
         psycopg.connect(replica.url, autocommit=True) as follower,
@@ -563,64 +572,64 @@ def test_a_snapshot_that_a_replica_loses_is_taken_anew(accounts, admin, postgres
         settings, storage = settings_for(database, tmp_path, ["balance"], "counted")
 
         def conflict(_done, _total):
-            # What the replica's snapshot still sees is removed on the primary, and the replica has to follow.
-            if len(said) in losing:
-                losing.remove(len(said))
+            # Rows that the replica's snapshot sees are removed on the primary, and the replica has to follow.
+            if len(messages) in attempts_to_lose:
+                attempts_to_lose.remove(len(messages))
                 admin.execute("UPDATE accounts SET pad = '' WHERE id BETWEEN 1 AND 1000")
                 admin.execute("VACUUM accounts")
-                [(end,)] = admin.execute("SELECT pg_current_wal_insert_lsn()")  # what is not on disk yet, too
+                [(end,)] = admin.execute("SELECT pg_current_wal_insert_lsn()")  # also what is not on disk yet
                 deadline = time.monotonic() + PATIENCE
                 while not follower.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [end]).fetchone()[0]:
                     assert time.monotonic() < deadline
                     time.sleep(0.01)
 
-        folder = export(settings, storage, conflict, said.append)
+        folder = export(settings, storage, conflict, messages.append)
         check_accounts(folder)
-        [text] = said
+        [text] = messages
         assert re.search("the snapshot was lost: .*; starting the export again", text)
-        losing |= {1, 2, 3}
+        attempts_to_lose |= {1, 2, 3}
         with pytest.raises(SnapshotLostError, match="the snapshot was lost"):
-            export(settings, storage, conflict, said.append)
-        assert len(said) == 3
+            export(settings, storage, conflict, messages.append)
+        assert len(messages) == 3
         assert storage.releases() == [folder.release]
 
 
-def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path, number, no_pause):
-    by_two = open_database(accounts._settings.model_copy(update={"connections": 2}))
-    settings, storage = settings_for(by_two, tmp_path, ["balance"], "counted")
-    said, ended = [], []
+def test_a_session_that_is_ended_loses_the_snapshot(accounts, admin, tmp_path, account_count, no_pause):
+    database = open_database(accounts._settings.model_copy(update={"connections": 2}))
+    settings, storage = settings_for(database, tmp_path, ["balance"], "counted")
+    messages, ended_sessions = [], []
 
     def end(_done, _total):
-        if not ended:
-            ended.extend(admin.execute(
+        if not ended_sessions:
+            ended_sessions.extend(admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'predictions'"
             ))  # fmt: skip
 
-    folder = export(settings, storage, end, said.append, rate=number)
-    assert len(ended) > 1
-    assert "the snapshot was lost" in said[0]
+    folder = export(settings, storage, end, messages.append, rate=account_count)
+    assert len(ended_sessions) > 1
+    assert "the snapshot was lost" in messages[0]
     check_accounts(folder)
 
 
 def test_a_session_that_is_ended_before_it_reads_anything_loses_it_too(
-    accounts, admin, tmp_path, number, no_pause, monkeypatch
+    accounts, admin, tmp_path, account_count, no_pause, monkeypatch
 ):
-    by_two = open_database(accounts._settings.model_copy(update={"connections": 2}))
-    settings, storage = settings_for(by_two, tmp_path, ["balance"], "counted")
-    sessions, said = [], []
+    database = open_database(accounts._settings.model_copy(update={"connections": 2}))
+    settings, storage = settings_for(database, tmp_path, ["balance"], "counted")
+    sessions, messages = [], []
     connect = module.PostgresDatabase.connect
 
     def connect_and_end(database, *arguments):
         session = connect(database, *arguments)
         sessions.append(session)
-        if len(sessions) == 3:  # two hold the snapshot, this is the first that reads
+        if len(sessions) == 3:  # two sessions hold the snapshot; this is the first that reads
             admin.execute("SELECT pg_terminate_backend(%s, 60000)", [session.info.backend_pid])
         return session
 
     monkeypatch.setattr(module.PostgresDatabase, "connect", connect_and_end)
     with without():
-        folder = export(settings, storage, lambda _done, _total: None, said.append)
-    assert re.search("the snapshot was lost: terminating connection .*; starting the export again", said[0])
+        folder = export(settings, storage, lambda _done, _total: None, messages.append)
+    assert re.search("the snapshot was lost: terminating connection .*; starting the export again", messages[0])
     check_accounts(folder)
 
 
@@ -632,8 +641,8 @@ def test_a_session_that_is_ended_before_it_reads_anything_loses_it_too(
         {"query": "SELECT * FROM some_accounts JOIN accounts USING (id, balance)"},
     ],
 )
-def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, number, monkeypatch, source):
-    """Neither after it was taken, before anything else was asked of its session, nor later."""
+def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, account_count, monkeypatch, source):
+    """Neither right after it was taken, before any other request to its session, nor later."""
 
     def try_to_empty():
         admin.execute("SET lock_timeout = '200ms'")
@@ -643,17 +652,17 @@ def test_a_table_cannot_be_emptied_behind_a_snapshot(accounts, admin, make, numb
         finally:
             admin.execute("RESET lock_timeout")
 
-    class Taken(module.PostgresSnapshot):
+    class CheckedSnapshot(module.PostgresSnapshot):
         def __init__(self, *arguments):
             try_to_empty()
             super().__init__(*arguments)
 
-    monkeypatch.setattr(module, "PostgresSnapshot", Taken)
+    monkeypatch.setattr(module, "PostgresSnapshot", CheckedSnapshot)
     database = make("CREATE VIEW some_accounts AS SELECT id, balance FROM accounts", connections=2, **source)
     with database.snapshot(["id", "balance"]) as snapshot:
         try_to_empty()
         shares = snapshot.shares()
-        assert sum(block.count(b"\n") for share in shares for block in share.blocks()) == number
+        assert sum(block.count(b"\n") for share in shares for block in share.blocks()) == account_count
 
 
 def test_null_ids_are_counted_and_nothing_is_left(make, tmp_path):
@@ -664,7 +673,7 @@ def test_null_ids_are_counted_and_nothing_is_left(make, tmp_path):
     assert storage.releases() == []
 
 
-# --- time and trouble ------------------------------------------------------------------------------------------------
+# --- timeouts and errors ---------------------------------------------------------------------------------------------
 
 
 def test_a_statement_of_the_export_times_out(make, tmp_path):
@@ -677,7 +686,7 @@ def test_a_statement_of_the_export_times_out(make, tmp_path):
 
 @contextmanager
 def stopped(admin):
-    """Hold the sessions of ours back, as a host that hangs does."""
+    """Stop the processes of our sessions, as on a host that hangs."""
     pids = [row[0] for row in admin.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'predictions'")]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -702,8 +711,8 @@ def test_a_lookup_times_out_when_the_database_hangs(make, admin):
 
 def test_a_lookup_does_not_wait_for_a_lock_for_ever(make, admin, postgresql, schema):
     database = make("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)", table="t", timeout=1)
-    with closing(open_reader(database._settings)()) as reader, psycopg.connect(postgresql.url) as other:
-        other.execute(f"LOCK TABLE {schema}.t")
+    with closing(open_reader(database._settings)()) as reader, psycopg.connect(postgresql.url) as other_session:
+        other_session.execute(f"LOCK TABLE {schema}.t")
         with pytest.raises(ServiceError, match="lock timeout|no answer within 1 s"):
             reader.records(["1"])
 

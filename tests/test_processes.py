@@ -1,4 +1,4 @@
-"""The processes of a run, as real ones: which of them is told of when several failed, and that none is left."""
+"""The processes of a run, as real processes: which failure is reported if several failed, and that none runs on."""
 
 import signal
 import subprocess
@@ -17,9 +17,9 @@ ENDLESS = "import sys\nwhile True: sys.stdout.write('x' * 9999)"
 
 @pytest.fixture
 def processes(tmp_path):
-    made = Processes(tmp_path)
-    yield made
-    made.end()
+    processes = Processes(tmp_path)
+    yield processes
+    processes.end()
 
 
 def shell(processes, script, stdin=subprocess.DEVNULL, **environment):
@@ -37,8 +37,8 @@ def failure(processes):
 
 
 def test_a_pipe_of_processes_that_all_succeed(processes):
-    written = shell(processes, 'echo "$WORD"; echo said >&2', WORD="hello").stdout
-    assert shell(processes, "tr a-z A-Z; echo also >&2", written).stdout.read() == b"HELLO\n"
+    greeting = shell(processes, 'echo "$WORD"; echo said >&2', WORD="hello").stdout
+    assert shell(processes, "tr a-z A-Z; echo also >&2", greeting).stdout.read() == b"HELLO\n"
     processes.check()
     assert processes.said() == "said\nalso\n"
 
@@ -50,8 +50,8 @@ def test_a_process_that_lost_its_reader_is_not_the_cause(processes):
 
 
 def test_a_process_killed_for_its_lost_reader_is_not_the_cause(processes):
-    written = processes.start(["yes"], subprocess.DEVNULL, {}).stdout
-    shell(processes, "exit 3", written)
+    endless = processes.start(["yes"], subprocess.DEVNULL, {}).stdout
+    shell(processes, "exit 3", endless)
     assert failure(processes) == "sh failed with exit code 3: it wrote nothing to stderr"
 
 
@@ -62,8 +62,8 @@ def test_of_several_failures_the_first_process_is_reported(processes):
 
 
 def test_a_lost_reader_is_reported_where_nothing_else_failed(processes):
-    written = python(processes, ENDLESS).stdout
-    shell(processes, "exec true", written).wait()
+    endless = python(processes, ENDLESS).stdout
+    shell(processes, "exec true", endless).wait()
     assert "BrokenPipeError" in failure(processes)
 
 
@@ -103,7 +103,7 @@ def test_the_end_kills_running_processes_and_prevents_new_ones(processes):
     assert not [process for process in running if psutil.pid_exists(process.pid)]
     with pytest.raises(InternalError, match="ended"):
         shell(processes, "true")
-    processes.end()  # once more does no harm
+    processes.end()  # a second time does no harm
 
 
 def test_the_end_changes_nothing_once_the_processes_have_exited(processes):
@@ -117,16 +117,16 @@ def test_an_interrupt_waits_for_the_end_of_the_block(number):
     def interrupt(_number, _frame):
         raise KeyboardInterrupt
 
-    def begin():
+    def run_block():
         with uninterrupted():
             signal.raise_signal(number)
-            begun.append("the rest")
+            steps.append("the rest")
 
-    begun, kept = [], signal.signal(number, interrupt)
+    steps, handler = [], signal.signal(number, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            begin()
+            run_block()
         assert signal.getsignal(number) is interrupt
     finally:
-        signal.signal(number, kept)
-    assert begun == ["the rest"]
+        signal.signal(number, handler)
+    assert steps == ["the rest"]

@@ -1,4 +1,4 @@
-"""One part into the cluster's HBase, batch by batch: what is sent again, what is paced, what ends it."""
+"""Load one part into the cluster's HBase, batch by batch: what is sent again, the rate, and what ends the load."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def connection(server):
 
 @pytest.fixture
 def plan(connection, server):
-    """A load of a release of one part, whose tables are there."""
+    """The plan of a load of a release with one part; its tables exist."""
     name = f"test_{uuid.uuid4().hex[:8]}"
     plan = Plan(server, name, "20261122T154500Z", "load", [])
     connection.create_table(name, "r")
@@ -50,7 +50,7 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(batches, "BATCH_BYTES", 2000)
 
 
-def load(connection, plan, report=lambda _done: None, data=DATA):
+def load(connection, plan, report=lambda _checkpoint: None, data=DATA):
     return load_part(connection, plan, 0, lambda offset: [data[offset:]] if offset < len(data) else [], report)
 
 
@@ -59,12 +59,12 @@ def keys_in(connection, plan):
 
 
 def failing(put_rows, batch, error):
-    """HBase's `put_rows`, but for one batch."""
-    sent = []
+    """Wrap `put_rows` so that it raises instead of sending one batch, given by its number."""
+    batches_so_far = []
 
     def put(self, table, rows, timestamp):
-        sent.append(rows)
-        if len(sent) == batch:
+        batches_so_far.append(rows)
+        if len(batches_so_far) == batch:
             raise error
         put_rows(self, table, rows, timestamp)
 
@@ -79,7 +79,7 @@ def test_a_batch_that_was_not_acknowledged_is_sent_again_and_none_before_it(
         patch.setattr(Connection, "put_rows", failing(Connection.put_rows, 3, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             load(connection, plan, reports.append)
-    assert len(reports) == 3  # where it began, and two batches
+    assert len(reports) == 3  # the start, and two batches
     assert Checkpoints(connection, plan).read(0) == reports[-1]
     assert load(connection, plan, reports.append).rows == len(KEYS)
     assert reports[3] == reports[2]
@@ -101,9 +101,9 @@ def test_rows_sent_without_a_checkpoint_are_sent_again(connection, plan, small_b
 
 
 def test_a_loaded_part_is_only_read(connection, plan, monkeypatch):
-    done = load(connection, plan)
-    monkeypatch.setattr(Connection, "put_rows", lambda *_arguments: pytest.fail("it was written again"))
-    assert load(connection, plan) == done == Checkpoint(len(DATA), len(KEYS), done.id_digest, 0, True)
+    checkpoint = load(connection, plan)
+    monkeypatch.setattr(Connection, "put_rows", lambda *_arguments: pytest.fail("a loaded part was written again"))
+    assert load(connection, plan) == checkpoint == Checkpoint(len(DATA), len(KEYS), checkpoint.id_digest, 0, True)
 
 
 def test_too_many_rejected_rows_end_the_load(connection, plan, small_batches, monkeypatch):
@@ -115,15 +115,15 @@ def test_too_many_rejected_rows_end_the_load(connection, plan, small_batches, mo
         patch.setattr(Connection, "put_rows", refuse)
         with pytest.raises(RefusedError, match=r"^part-00000: HBase has refused \d+ rows, .* AccessDeniedException; "):
             load(connection, plan)
-    done = load(connection, plan)  # once that is mended
-    assert (done.rejected, done.rows) == (0, len(KEYS))
+    checkpoint = load(connection, plan)  # once HBase accepts the rows
+    assert (checkpoint.rejected, checkpoint.rows) == (0, len(KEYS))
 
 
 def test_a_rate_is_kept_and_evenly(connection, plan):
-    """Not all at once and then a long pause: who is served meanwhile would feel it."""
+    """The load does not send everything at once and then pause: this would slow down lookups meanwhile."""
     reports, started = [], time.monotonic()
     paced = Plan(**vars(plan) | {"rate": 100.0})
-    load(connection, paced, lambda done: reports.append((time.monotonic() - started, done.rows)))
+    load(connection, paced, lambda checkpoint: reports.append((time.monotonic() - started, checkpoint.rows)))
     assert reports[-1][1] == len(KEYS)
     assert reports[-1][0] >= (len(KEYS) - 100) / 100
     assert all(later[1] - earlier[1] <= 100 for earlier, later in pairwise(reports))
@@ -145,12 +145,12 @@ def test_a_pipe_typed_by_hand_loads_a_part(connection, plan, tmp_path):
     (tmp_path / "plan.json").write_bytes(to_file(plan))
     (tmp_path / "part-00000").write_bytes(DATA)
     command = f"{sys.executable} -m loader {tmp_path}/plan.json part-00000 < {tmp_path}/part-00000"
-    for first in (0, len(KEYS)):  # the second time, all of it is there
-        done = subprocess.run(["bash", "-c", command], cwd=CHECKOUT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        said = done.stdout.splitlines()
-        assert (said[0], said[-1]) == (f"part-00000\t{first}", f"part-00000\t{len(KEYS)}")
-        assert done.stderr == f"reporter:counter:predictions,loaded,{len(KEYS)}\n"
+    for loaded in (0, len(KEYS)):  # the second time, all rows are loaded already
+        process = subprocess.run(["bash", "-c", command], cwd=CHECKOUT, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        progress = process.stdout.splitlines()
+        assert (progress[0], progress[-1]) == (f"part-00000\t{loaded}", f"part-00000\t{len(KEYS)}")
+        assert process.stderr == f"reporter:counter:predictions,loaded,{len(KEYS)}\n"
     assert keys_in(connection, plan) == KEYS
 
 
@@ -158,6 +158,6 @@ def test_a_pipe_of_another_part_is_refused_in_one_line(plan, tmp_path):
     (tmp_path / "plan.json").write_bytes(to_file(replace(plan, points=["8000"])))
     command = [sys.executable, "-m", "loader", f"{tmp_path}/plan.json"]
     for name, message in (("part-00001", "belongs to another part"), ("part-1", "part-1: not a part file")):
-        done = subprocess.run([*command, name], input=DATA, cwd=CHECKOUT, capture_output=True)
-        [line] = done.stderr.decode().splitlines()
-        assert (done.returncode, line.startswith("loader: "), message in line) == (2, True, True)
+        process = subprocess.run([*command, name], input=DATA, cwd=CHECKOUT, capture_output=True)
+        [line] = process.stderr.decode().splitlines()
+        assert (process.returncode, line.startswith("loader: "), message in line) == (2, True, True)

@@ -92,8 +92,8 @@ def test_lines_come_back_whatever_the_block_size(rows, size):
     blocks = list(read_blocks(io.BytesIO(data), size))
     assert b"".join(blocks) == data
     assert all(block.endswith(b"\n") for block in blocks)
-    found = [line for block in blocks for line in split_lines(block)]
-    assert found == [b"\t".join(row) for row in rows]
+    lines = [line for block in blocks for line in split_lines(block)]
+    assert lines == [b"\t".join(row) for row in rows]
     assert list(map(list, zip(*split_columns(data, 3), strict=True))) == rows
     assert split_records(data, 3) == ([row[0] for row in rows], [row[1] for row in rows])
     assert first_fields(data, field_ends(data, 3)) == [row[0] for row in rows]
@@ -122,7 +122,7 @@ def test_split_records():
 
 
 @pytest.mark.parametrize(
-    ("block", "index", "found"),
+    ("block", "index", "fields"),
     [
         (b"1\ta\t0\n2\t0\n", 1, 2),
         (b"1\ta\tb\t0\n2\t0\n", 0, 4),
@@ -130,8 +130,8 @@ def test_split_records():
         (b"1\ta\t0\n2\ta\tb\tc\td\t0\n", 1, 6),
     ],
 )
-def test_a_line_with_another_number_of_fields_is_found(block, index, found):
-    with pytest.raises(ValueError, match=rf"\({index}, {found}\)"):
+def test_a_line_with_another_number_of_fields_is_found(block, index, fields):
+    with pytest.raises(ValueError, match=rf"\({index}, {fields}\)"):
         split_records(block, 3)
 
 
@@ -141,19 +141,19 @@ def test_field_ends():
 
 @given(st.lists(st.lists(values.map(escape), min_size=1, max_size=5), min_size=1))
 def test_fields_are_never_taken_from_the_next_line(rows):
-    # As many separators as three fields a line have may still be spread wrongly over the lines.
+    # Even with the right number of separators in all, some lines may have too many and others too few.
     data = write_rows(rows)
-    odd = [(index, len(row)) for index, row in enumerate(rows) if len(row) != 3]
-    if odd:
+    bad_rows = [(index, len(row)) for index, row in enumerate(rows) if len(row) != 3]
+    if bad_rows:
         with pytest.raises(ValueError, match=r"^\(\d+, \d+\)$") as raised:
             split_records(data, 3)
-        assert raised.value.args == odd[0]
+        assert raised.value.args == bad_rows[0]
     else:
         assert split_records(data, 3)[0] == [row[0] for row in rows]
 
 
 def test_fingerprint_vectors():
-    # As `xxhsum -H3` prints them; clients in other languages compute the same.
+    # As `xxhsum -H3` prints them; clients in other languages compute the same values.
     assert fingerprints([b"", b"UA\tEWR\tIAH\t1400", "é\\t\t\\N".encode()]) == [
         b"2d06800538d394c2",
         b"b8e4428ef77c16b4",
@@ -166,7 +166,7 @@ def test_id_digest_adds_up_over_parts_in_any_order(ids, cut):
     whole = IdDigest.of(ids)
     assert IdDigest.of(reversed(ids)) == whole
     assert IdDigest.of(ids[:cut]) + IdDigest.of(ids[cut:]) == whole
-    assert sum(map(IdDigest.of, ([each] for each in ids)), IdDigest()) == whole == 0 + whole
+    assert sum(map(IdDigest.of, ([record_id] for record_id in ids)), IdDigest()) == whole == 0 + whole
     assert IdDigest.of(ids * 3) == whole * 3
     assert whole == sum(map(xxhash.xxh3_64_intdigest, ids)) % 2**64
     assert (IdDigest.parse(str(whole)), len(str(whole))) == (whole, 16)

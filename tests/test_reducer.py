@@ -1,4 +1,4 @@
-"""The reducer in the test's own process, a few bytes at a time."""
+"""The reducer in the test's process, a few bytes at a time."""
 
 import io
 import re
@@ -34,15 +34,15 @@ def reduce(lines, size=1 << 20, in_order=True):
     counts, conflicts = Counter(dict.fromkeys(NAMES, 0)), []
     ordered = sorted(lines, key=lambda line: line.partition(b"\t")[0]) if in_order else lines
     blocks = read_blocks(io.BytesIO(b"".join(ordered)), size)
-    found = b"".join(reducer.one_line_a_key(blocks, counts, conflicts))
-    return found, {name: count % 2**64 for name, count in counts.items()}, conflicts
+    output = b"".join(reducer.one_line_a_key(blocks, counts, conflicts))
+    return output, {name: count % 2**64 for name, count in counts.items()}, conflicts
 
 
 def test_lines_with_distinct_keys_pass_unchanged():
     lines = sorted(line_of(b"%d" % number) for number in range(100))
     for size in (1, 100, 1 << 20):
-        found, counts, conflicts = reduce(lines, size)
-        assert found == b"".join(lines)
+        output, counts, conflicts = reduce(lines, size)
+        assert output == b"".join(lines)
         assert counts["scored"] == 100
         assert (counts["duplicates"], conflicts) == (0, [])
 
@@ -68,9 +68,9 @@ def test_one_line_a_key_and_every_line_counted_whatever_the_blocks(lines, number
         key: list(map(parse_line, group))
         for key, group in groupby(sorted(lines), lambda line: line.partition(b"\t")[0])
     }
-    found = {parsed.row_key: parsed for parsed in map(parse_line, split_lines(whole))}
-    assert list(found) == sorted(by_key)
-    for key, parsed in found.items():
+    by_row_key = {parsed.row_key: parsed for parsed in map(parse_line, split_lines(whole))}
+    assert list(by_row_key) == sorted(by_key)
+    for key, parsed in by_row_key.items():
         records = {line.record for line in by_key[key]}
         assert parsed.record in records
         if len(records) > 1:
@@ -78,18 +78,22 @@ def test_one_line_a_key_and_every_line_counted_whatever_the_blocks(lines, number
         else:
             assert parsed in by_key[key]
     assert len(lines) == counts["scored"] + counts["failed"] + counts["duplicates"] + counts["unreadable_written"]
-    assert counts["conflicts"] == sum(parsed.error == NOT_UNIQUE for parsed in found.values())
-    assert counts["scored"] == sum(parsed.error == b"\\N" for parsed in found.values())
+    assert counts["conflicts"] == sum(parsed.error == NOT_UNIQUE for parsed in by_row_key.values())
+    assert counts["scored"] == sum(parsed.error == b"\\N" for parsed in by_row_key.values())
     assert counts["unreadable_written"] == len(numbers)
-    read = [parse_line(line).row_key[5:] for line in lines if not line.startswith(b"unreadable:")]
-    assert (counts["written_digest"] + counts["duplicates_digest"] - IdDigest.of(read)) % 2**64 == 0
+    record_ids = [parse_line(line).row_key[5:] for line in lines if not line.startswith(b"unreadable:")]
+    assert (counts["written_digest"] + counts["duplicates_digest"] - IdDigest.of(record_ids)) % 2**64 == 0
 
 
 def test_a_conflict_whose_records_are_in_different_blocks_is_found():
-    equal, other = line_of(b"7"), line_of(b"7", record=b"bbbbbbbbbbbbbbbb")
-    for lines in ([equal] * 40 + [other], [other] + [equal] * 40, [equal] * 20 + [other] + [equal] * 20):
-        found, counts, conflicts = reduce(lines, size=2 * len(equal))
-        assert split_lines(found) == [
+    equal, conflicting = line_of(b"7"), line_of(b"7", record=b"bbbbbbbbbbbbbbbb")
+    for lines in (
+        [equal] * 40 + [conflicting],
+        [conflicting] + [equal] * 40,
+        [equal] * 20 + [conflicting] + [equal] * 20,
+    ):
+        output, counts, conflicts = reduce(lines, size=2 * len(equal))
+        assert split_lines(output) == [
             b"\t".join([*row_keys([b"7"]), b"\\N", b"\\N", b"aaaaaaaaaaaaaaaa", SCORED, NOT_UNIQUE])
         ]
         assert (counts["conflicts"], counts["failed"], counts["duplicates"], conflicts) == (1, 1, 40, ["7"])
@@ -104,7 +108,7 @@ def test_the_line_of_a_conflict_does_not_depend_on_the_order_of_its_records():
 
 def test_five_examples_of_conflicts_are_kept_and_all_are_counted():
     lines = [line_of(b"%d" % number, record=record * 16) for number in range(9) for record in (b"a", b"b")]
-    _found, counts, conflicts = reduce(lines, size=100)
+    _output, counts, conflicts = reduce(lines, size=100)
     assert counts["conflicts"] == 9
     assert len(set(conflicts)) == len(conflicts) == 5
     error = reducer.refusal(counts, conflicts)
@@ -116,8 +120,8 @@ def test_five_examples_of_conflicts_are_kept_and_all_are_counted():
 
 def test_unreadable_lines_come_last_and_are_refused():
     lines = [unreadable(12), unreadable(2), line_of(b"1"), unreadable(1, "part-00001+0"), line_of(b"2")]
-    found, counts, conflicts = reduce(lines)
-    assert split_lines(found)[2:] == [
+    output, counts, conflicts = reduce(lines)
+    assert split_lines(output)[2:] == [
         line[:-1] for line in (unreadable(1, "part-00001+0"), unreadable(2), unreadable(12))
     ]
     assert counts["unreadable_written"] == 3
@@ -128,7 +132,7 @@ def test_unreadable_lines_come_last_and_are_refused():
 
 
 def test_nothing_is_refused_where_records_merely_failed():
-    _found, counts, conflicts = reduce([line_of(b"1", prediction=b"\\N", error=b"amount: not a number")])
+    _output, counts, conflicts = reduce([line_of(b"1", prediction=b"\\N", error=b"amount: not a number")])
     assert (counts["failed"], counts["scored"]) == (1, 0)
     assert reducer.refusal(counts, conflicts) is None
 

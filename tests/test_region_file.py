@@ -1,4 +1,4 @@
-"""A region's HFile from its prediction lines: what it holds, what is known of it, and the reducer that writes it."""
+"""A region's HFile from its prediction lines: its cells, its facts, and the reducer that writes both."""
 
 import hashlib
 import os
@@ -79,12 +79,12 @@ def test_the_hfile_has_the_cells_that_puts_would_write(tmp_path_factory, lines, 
 
 @given(prediction_lines_of_a_region())
 def test_columns_are_the_cells_of_all_lines(lines):
-    keys, of_rows, times = columns(join_lines(lines))
-    found = [
-        (key, {column: values[row] for column, values in of_rows.items() if values[row] is not None}, time)
+    keys, values_by_column, times = columns(join_lines(lines))
+    rows = [
+        (key, {column: values[row] for column, values in values_by_column.items() if values[row] is not None}, time)
         for row, (key, time) in enumerate(zip(keys, times, strict=True))
     ]
-    assert found == [(line.row_key, cells(line), int(line.scored)) for line in map(parse_line, lines)]
+    assert rows == [(line.row_key, cells(line), int(line.scored)) for line in map(parse_line, lines)]
 
 
 def test_a_region_without_rows_has_facts_and_no_file(tmp_path):
@@ -115,19 +115,19 @@ def test_lines_out_of_order_leave_neither_file(tmp_path):
 )
 def test_malformed_lines_are_named_and_leave_neither_file(tmp_path, line, message):
     good = b"0000:1\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N"
-    write(tmp_path, [good])  # of an earlier run
+    write(tmp_path, [good])  # as an earlier run did
     with pytest.raises(InputError, match=message):
         write(tmp_path, [good, line])
     assert [path for path in (tmp_path / "hfiles").rglob("*") if path.is_file()] == []
-    done = run_reducer(tmp_path, [good, line], "--hfiles", "hfiles")
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    ended = run_reducer(tmp_path, [good, line], "--hfiles", "hfiles")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
 
 
 def test_a_reducer_that_cannot_write_says_so(tmp_path):
     (tmp_path / "file").touch()
-    done = run_reducer(tmp_path, [], "--hfiles", "file")
+    ended = run_reducer(tmp_path, [], "--hfiles", "file")
     message = b"cannot write an HFile into file"
-    assert (done.returncode, len(done.stderr.splitlines()), message in done.stderr) == (2, 1, True)
+    assert (ended.returncode, len(ended.stderr.splitlines()), message in ended.stderr) == (2, 1, True)
 
 
 def run_reducer(folder, lines, *arguments, process=False, **environment):
@@ -145,16 +145,16 @@ def run_reducer(folder, lines, *arguments, process=False, **environment):
 
 def test_the_reducer_writes_an_hfile_as_well_as_its_lines(tmp_path):
     lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2", b"3"]))
-    done = run_reducer(tmp_path, lines, "--hfiles", "hfiles", process=True, mapreduce_task_partition="7")
-    assert (done.returncode, done.stdout) == (0, join_lines(lines))
+    ended = run_reducer(tmp_path, lines, "--hfiles", "hfiles", process=True, mapreduce_task_partition="7")
+    assert (ended.returncode, ended.stdout) == (0, join_lines(lines))
     assert read(tmp_path, 7) == expected_cells(lines)
 
 
 def test_unreadable_lines_are_not_in_the_hfile(tmp_path):
     lines = sorted(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N" % key for key in row_keys([b"1", b"2"]))
-    others = prediction_lines([Unreadable("stdin", 1, "the ID is empty", b"")], b"1795362300000").splitlines()
-    done = run_reducer(tmp_path, [*lines, *others], "--hfiles", "hfiles", process=True)
-    assert done.stdout == join_lines([*lines, *others])
+    unreadable = prediction_lines([Unreadable("stdin", 1, "the ID is empty", b"")], b"1795362300000").splitlines()
+    ended = run_reducer(tmp_path, [*lines, *unreadable], "--hfiles", "hfiles", process=True)
+    assert ended.stdout == join_lines([*lines, *unreadable])
     assert read(tmp_path) == expected_cells(lines)
-    assert run_reducer(tmp_path, others, "--hfiles", "only").returncode == done.returncode == 3
+    assert run_reducer(tmp_path, unreadable, "--hfiles", "only").returncode == ended.returncode == 3
     assert [path.name for path in (tmp_path / "only").rglob("*") if path.is_file()] == [facts_name(0)]

@@ -1,4 +1,4 @@
-"""The report: what is drawn, and that the page stands by itself and shows what it is given as text."""
+"""The report: its figures, and its page, which loads nothing from elsewhere and shows all values as text."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from predictions.report import figures
 from predictions.report.report import render
 
 BOUNDS = [0.0, 0.5, 1.0]
-DRAWN = {
+FIGURES = {
     "distribution": lambda: figures.distribution("p", "share", BOUNDS, [("then", [0.5, 0.5]), ("now", [0.2, 0.8])]),
     "one side": lambda: figures.distribution("p", "share", BOUNDS, [("now", [0.2, 0.8])]),
     "no bins": lambda: figures.distribution("p", "share", [1.0], [("now", [])]),
@@ -30,25 +30,25 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_takes_the_colours_of_its_page_and_is_the_same_each_time(name):
-    drawn, again = (figures.svg(DRAWN[name](), name) for _ in range(2))
-    assert drawn == again
-    assert re.findall(r"#[0-9a-f]{6}\b", drawn) == []
-    assert "var(--now)" in drawn
-    # It is as wide as its place, and every reference in it leads to something in it alone.
-    assert re.search(r"<svg[^>]* (width|height)=", drawn) is None
-    identifiers = re.findall(r'\bid="([^"]*)"', drawn)
-    assert set(re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', drawn)) <= {
+    drawing, again = (figures.svg(FIGURES[name](), name) for _ in range(2))
+    assert drawing == again
+    assert re.findall(r"#[0-9a-f]{6}\b", drawing) == []
+    assert "var(--now)" in drawing
+    # It fills the width of its container, and its references lead only to elements of the figure itself.
+    assert re.search(r"<svg[^>]* (width|height)=", drawing) is None
+    identifiers = re.findall(r'\bid="([^"]*)"', drawing)
+    assert set(re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', drawing)) <= {
         pair for identifier in identifiers for pair in ((identifier, ""), ("", identifier))
     }
-    other = figures.svg(DRAWN[name](), f"another {name}")
-    assert not set(identifiers) & set(re.findall(r'\bid="([^"]*)"', other))
-    assert figures.png(DRAWN[name]()).startswith(b"\x89PNG")
+    other_drawing = figures.svg(FIGURES[name](), f"another {name}")
+    assert not set(identifiers) & set(re.findall(r'\bid="([^"]*)"', other_drawing))
+    assert figures.png(FIGURES[name]()).startswith(b"\x89PNG")
 
 
 class Page(HTMLParser):
-    """The text of a page, and whatever in it would be loaded from elsewhere."""
+    """A page's text, its tags, and the addresses that a browser would load from elsewhere."""
 
     def __init__(self, html):
         super().__init__()
@@ -84,11 +84,11 @@ MANIFEST = make_manifest(
 
 
 def compared(before, after):
-    """A comparison as it is kept, of lines made for it."""
+    """Return the comparison of two blocks of lines, as the storage holds it."""
     bins = Bins((b"0", b"1"), SHARES)
-    found = compare([before] if before else [], [after], bins)
+    comparison = compare([before] if before else [], [after], bins)
     releases = {"before": "20261121T154500Z" if before else None, "after": "20261122T154500Z"}
-    return json.loads(json.dumps({"releases": releases, **found.as_json()}))
+    return json.loads(json.dumps({"releases": releases, **comparison.as_json()}))
 
 
 def line(name, prediction, probability, error="\\N"):
@@ -111,10 +111,10 @@ def test_any_label_is_drawn_as_it_is_without_warnings():
     names = ["tab\there", "$\\frac{$ and $", "日本", "plain"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = figures.classes(names, [(name, [0.25] * 4) for name in names[:2]])
-        assert figures.png(drawn)
-        shown = Page(figures.svg(drawn, "classes")).text
-    assert {"tab\N{REPLACEMENT CHARACTER}here", "$\\frac{$ and $", "日本", "plain"} <= set(shown)
+        figure = figures.classes(names, [(name, [0.25] * 4) for name in names[:2]])
+        assert figures.png(figure)
+        texts = Page(figures.svg(figure, "classes")).text
+    assert {"tab\N{REPLACEMENT CHARACTER}here", "$\\frac{$ and $", "日本", "plain"} <= set(texts)
 
 
 @pytest.mark.parametrize("before", [BEFORE, None])
@@ -122,10 +122,10 @@ def test_the_page_is_self_contained_and_shows_all_values_as_text(before):
     verdict = {"gates": [{"name": "max_failed", "passed": False, "text": "1 of 3"}], "forced": "<i>because</i>"}
     html, pictures = render("orders", "current", Known("loaded", MANIFEST, verdict), MANIFEST, compared(before, AFTER))
     page = Page(html)
-    shown = " ".join(" ".join(page.text).split())
+    text = " ".join(" ".join(page.text).split())
     assert page.loaded == []
     assert not {"script", "b>0", "i"} & set(page.open)
-    for text in (
+    for expected in (
         "amount: <script>x</script>",
         "<i>because</i>",
         "gates.max_failed",
@@ -133,6 +133,6 @@ def test_the_page_is_self_contained_and_shows_all_values_as_text(before):
         "ab" * 32,
         "8 records",
     ):
-        assert text in shown
+        assert expected in text
     assert page.open.count("svg") == len(pictures) == (6 if before else 4)
-    assert ("<b>0</b> 0 (0.9) 1 (0.8)" in shown, "population stability" in shown) == (bool(before), bool(before))
+    assert ("<b>0</b> 0 (0.9) 1 (0.8)" in text, "population stability" in text) == (bool(before), bool(before))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from predictions.formats.record_line import NULL, escape, unescape
 from predictions.formats.row_key import MAX_ID_BYTES, record_id, row_keys, split_points, unfit, why_unfit
 
-SAME_PREFIX = list(islice((b"%d" % n for n in count() if zlib.crc32(b"%d" % n) >> 16 == 0x3224), 5))  # as has 42
+SAME_PREFIX = list(islice((b"%d" % n for n in count() if zlib.crc32(b"%d" % n) >> 16 == 0x3224), 5))  # the prefix of 42
 ODD_IDS = [
     *(b"007", b"7", b" 7", b"7 ", b"1e3", b"1000", b"9223372036854775807", b"-1", b"\\N", b"\\", b"\\\\", b"'", b'"'),
     *(
@@ -32,7 +32,7 @@ ids = st.binary(min_size=1) | st.text(min_size=1).map(lambda text: text.encode(e
 
 
 def test_row_key_vectors():
-    # CRC-32 as in zlib and PNG, its upper half in hex; clients in other languages compute the same.
+    # CRC-32 as in zlib and PNG, its upper half in hex; clients in other languages compute the same values.
     assert row_keys([b"42", b"007", b"7", "é".encode(), b"a\\tb"]) == [
         b"3224:42",
         b"bcd1:007",
@@ -48,7 +48,7 @@ def test_row_keys_are_distinct_and_lead_back_to_the_id(ids):
     keys = row_keys(escaped)
     assert len(set(keys)) == len(ids)
     assert [unescape(record_id(key)) for key in keys] == ids
-    assert all(int(key[:4], 16) == zlib.crc32(one) >> 16 for key, one in zip(keys, escaped, strict=True))
+    assert all(int(key[:4], 16) == zlib.crc32(record_id) >> 16 for key, record_id in zip(keys, escaped, strict=True))
 
 
 def test_any_id_comes_back_and_the_real_sort_orders_keys_as_bytes():
@@ -56,12 +56,12 @@ def test_any_id_comes_back_and_the_real_sort_orders_keys_as_bytes():
     keys = row_keys(list(map(escape, ODD_IDS)))
     assert [unescape(record_id(key)) for key in keys] == ODD_IDS
     assert len(set(keys)) == len(ODD_IDS)
-    # Twice each, and what follows the key is of no weight: the sort is stable.
+    # Each key comes twice; the text after the key does not affect the order, as the sort is stable.
     lines = [b"%b\t%d\t\\N\t\\N\t1\t\\N\n" % (key, -turn) for turn in range(2) for key in keys]
-    # The bytes of a shell's: LC_ALL=C sort -t$'\t' -k1,1 -s
+    # The same arguments as in a shell: LC_ALL=C sort -t$'\t' -k1,1 -s
     command = ["sort", "-t", "\t", "-k1,1", "-s"]
-    found = subprocess.run(command, input=b"".join(lines), env={**os.environ, "LC_ALL": "C"}, capture_output=True)
-    assert found.stdout.split(b"\n")[:-1] == [
+    process = subprocess.run(command, input=b"".join(lines), env={**os.environ, "LC_ALL": "C"}, capture_output=True)
+    assert process.stdout.split(b"\n")[:-1] == [
         line[:-1] for line in sorted(lines, key=lambda line: line.split(b"\t")[0])
     ]
 
@@ -73,7 +73,7 @@ def test_any_id_comes_back_and_the_real_sort_orders_keys_as_bytes():
         (NULL, "the ID is NULL"),
         (b"x" * (MAX_ID_BYTES + 1), "the ID is 32,763 bytes long, a row key takes 32,762"),
         ("é".encode() * (MAX_ID_BYTES // 2 + 1), "the ID is 32,764 bytes long, a row key takes 32,762"),
-        # Escaped, it is longer.
+        # Its escaped text is too long.
         (escape(b"\t" * (MAX_ID_BYTES // 2 + 1)), "the ID is 32,764 bytes long, a row key takes 32,762"),
         (b"a\rb", "the ID is not escaped as COPY escapes it"),
         (b"a\\.b", "the ID is not escaped as COPY escapes it"),
@@ -81,7 +81,7 @@ def test_any_id_comes_back_and_the_real_sort_orders_keys_as_bytes():
         (b"a\\", "the ID is not escaped as COPY escapes it"),
         (b"\xff", "the ID is not valid UTF-8"),
         (b"\xed\xa0\x80", "the ID is not valid UTF-8"),  # a surrogate
-        (b"\xc0\x80", "the ID is not valid UTF-8"),  # a NUL, the long way
+        (b"\xc0\x80", "the ID is not valid UTF-8"),  # an overlong NUL
         (b"e\xcc", "the ID is not valid UTF-8"),  # cut off
     ],
 )
@@ -95,7 +95,7 @@ def test_all_other_ids_are_fit_whatever_they_hold():
     assert unfit([]) == {}
 
 
-# Fields as a line holds them: no tab, no line feed.
+# Fields as in a line, without tabs and line feeds.
 fields = (
     st.binary(max_size=6).map(lambda field: field.replace(b"\t", b"").replace(b"\n", b""))
     | ids.map(escape)

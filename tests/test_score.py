@@ -1,4 +1,4 @@
-"""The scoring stage through the command line, without Hadoop: the runners `pipe` and `local`, and what is refused."""
+"""The scoring stage on the command line, without Hadoop: the runners `pipe` and `local`, and what they refuse."""
 
 import io
 import json
@@ -33,42 +33,42 @@ both_runners = pytest.mark.parametrize("runner", ["pipe", "local"])
 
 @pytest.fixture
 def release(trained, orders):
-    """The folder of a release that was exported and trained, in the orders' storage."""
+    """The folder of an exported and trained release, in the orders' storage."""
     shutil.copytree(trained, orders / "storage" / "orders" / trained.name)
     return Storage(str(orders / "storage"), "orders").release()
 
 
 @pytest.fixture
 def score(predictions, orders):
-    """Score and look at how it ends; neither a process nor a temporary file may be left, whatever it was.
+    """Score, check the exit code, and return stderr; no process and no temporary file may be left in any case.
 
-    With `processes` by one of the runners, else by their functions in this process.
+    With `processes`, a runner starts its processes; else their functions run in this process.
     """
 
     def score(*arguments, code=0, **options):
-        done = predictions("score", *arguments, **options)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
+        ended = predictions("score", *arguments, **options)
+        assert ended.returncode == code, ended.stderr
+        assert "Traceback" not in ended.stderr
         assert children(orders) == []
         assert leftovers(orders) == []
-        return done.stderr
+        return ended.stderr
 
     return score
 
 
 @pytest.fixture
 def one_core(monkeypatch):
-    """The runner `local` has one mapper: where two are not the subject, for each takes two seconds to start."""
+    """Let the runner `local` have one mapper, in tests that do not need two: each takes two seconds to start."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
 
 
 def children(orders):
-    """The command lines of what was started in the orders' folder, where each process of a run is."""
-    found = []
+    """Return the command lines of the processes in the orders' folder, where all processes of a run work."""
+    command_lines = []
     for process in psutil.process_iter(["cmdline", "cwd", "status"]):
         if process.info["cwd"] == str(orders) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process.info["cmdline"])
-    return found
+            command_lines.append(process.info["cmdline"])
+    return command_lines
 
 
 def leftovers(orders):
@@ -76,7 +76,7 @@ def leftovers(orders):
 
 
 def message(stderr):
-    """The one line that says why it failed."""
+    """Return the line that says why it failed; there must be exactly one."""
     [line] = [line for line in stderr.splitlines() if line.startswith("predictions: ")]
     return line.removeprefix("predictions: ")
 
@@ -107,7 +107,7 @@ def sort(lines):
 
 
 def scripts(folder):
-    """The output of mapper.py, `sort` and reducer.py, one after the other."""
+    """Return the output of mapper.py, `sort` and reducer.py, run one after the other."""
     records = b"".join(folder.storage.fs.cat_file(path) for path in folder.files("export"))
     mapped = script(mapper.main, f"{folder.path}/model/model.json", folder.release, stdin=records)
     assert mapped.returncode == 0, mapped.stderr
@@ -117,7 +117,7 @@ def scripts(folder):
 
 
 def typed_pipe(folder):
-    """The output of `cat part-* | mapper.py | sort | reducer.py` as a person types it."""
+    """Return the output of `cat part-* | mapper.py | sort | reducer.py`, as typed by hand."""
     command = (
         f"cat export/part-* | {sys.executable} {CHECKOUT}/mapper.py model/model.json {folder.release}"
         f" | LC_ALL=C sort -t$'\\t' -k1,1 -s | {sys.executable} {CHECKOUT}/reducer.py"
@@ -129,7 +129,7 @@ def typed_pipe(folder):
 
 
 def check_parts(folder, regions=4):
-    """Each of the part files has its region's keys; return all bytes in order."""
+    """Check that each part file has its region's row keys, in order; return the bytes of all parts."""
     parts = parts_of(folder)
     assert list(parts) == [f"part-{region:05d}" for region in range(regions)]
     bounds = [b"", *split_points(regions), b"~"]
@@ -145,9 +145,9 @@ def both(score, folder, pipe=False, local=False):
 
     Args:
         score: the fixture.
-        folder: the release's.
+        folder: of the release.
         pipe: whether the runner `pipe` starts its processes.
-        local: whether the other one, the default, does.
+        local: whether the runner `local`, the default, starts its processes.
     """
     score(*PIPE, processes=pipe)
     piped = parts_of(folder)
@@ -167,9 +167,9 @@ def test_both_runners_write_what_the_scripts_do(score, release):
 
 
 def test_both_runners_write_what_the_typed_pipe_does_from_many_blocks_of_several_files(score, release):
-    """More than each mapper's first block, of unequal files, one of them empty; as many regions as are asked for.
+    """More than the first block of each mapper, from files of different sizes, one of them empty, into seven regions.
 
-    Some records come twice, wherever they do.
+    Some records come twice, at random positions.
     """
     lines = copies(lines_of(release), 300)
     lines += lines[:500]
@@ -196,8 +196,8 @@ def test_other_estimators(predictions, score, orders, estimator, label, features
     model = {"MODEL_ESTIMATOR": estimator, "MODEL_LABEL": label, "MODEL_FEATURES": json.dumps(features)}
     model = {f"PREDICTIONS_{name}": value for name, value in model.items()}
     for stage in ("export", "train"):
-        done = predictions(stage, **model)
-        assert done.returncode == 0, done.stderr
+        ended = predictions(stage, **model)
+        assert ended.returncode == 0, ended.stderr
     folder = Storage(str(orders / "storage"), "orders").release()
     both(score, folder, pipe=True)
     assert check_parts(folder) == scripts(folder)
@@ -230,25 +230,25 @@ def test_the_manifest_accounts_for_every_record(score, release):
     assert scored.split_points == ["4000", "8000", "c000"]
     assert scored.id_digest == manifest.export.id_digest
     assert scored.seconds > 0
-    counted = ("read", "scored", "failed", "duplicates", "unreadable", "rows")
-    assert {name: getattr(scored, name) for name in counted} == {
+    counters = ("read", "scored", "failed", "duplicates", "unreadable", "rows")
+    assert {name: getattr(scored, name) for name in counters} == {
         **{"read": 400, "scored": 399, "failed": 1, "duplicates": 0},
         **{"unreadable": 0, "rows": 400},
     }
     assert manifest.task == "classification"
-    before = parts_of(release)
-    assert "scored 399 records" in score(code=1)  # it is not done again
-    assert (parts_of(release), manifest_of(release)) == (before, manifest)
+    parts = parts_of(release)
+    assert "scored 399 records" in score(code=1)  # the release is not scored again
+    assert (parts_of(release), manifest_of(release)) == (parts, manifest)
 
 
 def test_more_failed_records_than_allowed_are_refused_with_the_reasons(score, release):
     lines = lines_of(release)
     bad = [with_amount(line, b"twelve") for line in lines[:4]] + [with_amount(line, b"inf") for line in lines[4:6]]
     replace_export(release, [bad[:3], bad[3:] + lines[6:]])
-    told = message(score(code=3))
-    assert "6 of 400 records could not be scored, more than gates.max_failed (1.00%) allows: " in told
-    assert "amount: not a number (4)" in told
-    assert "(2)" in told
+    error = message(score(code=3))
+    assert "6 of 400 records could not be scored, more than gates.max_failed (1.00%) allows: " in error
+    assert "amount: not a number (4)" in error
+    assert "(2)" in error
     assert not release.has("scored")
     assert manifest_of(release).scored is None
     assert "6 failed" in score(code=1, PREDICTIONS_GATES_MAX_FAILED="0.015")
@@ -266,18 +266,18 @@ UNREADABLE = {
 
 @both_runners
 def test_unreadable_lines_are_kept_with_their_file_and_line_number(score, release, runner):
-    """In several files, in first and later blocks, first and last in a file, and alone in one."""
+    """In several files, in the first and in later blocks, first and last in a file, and alone in a file."""
     good = copies(lines_of(release), 250)
     bad = iter(UNREADABLE.items())
     parts, expected = [good[:30], good[30:80_000], [], good[80_000:]], []
-    for part, place in ((0, 0), (0, 20), (1, len(parts[1])), (1, 60_000), (2, 0), (3, 3)):
+    for part, index in ((0, 0), (0, 20), (1, len(parts[1])), (1, 60_000), (2, 0), (3, 3)):
         line, reason = next(bad)
-        parts[part] = [*parts[part][:place], line, *parts[part][place:]]
+        parts[part] = [*parts[part][:index], line, *parts[part][index:]]
         expected.append((part, line, reason))
     replace_export(release, parts)
-    told = message(score("--runner", runner, code=3, processes=True))
+    error = message(score("--runner", runner, code=3, processes=True))
     file = Path(release.path) / "unreadable.txt"
-    assert told.startswith(f"6 of {len(good) + 6:,} lines could not be read; they are in {file}, ")
+    assert error.startswith(f"6 of {len(good) + 6:,} lines could not be read; they are in {file}, ")
     head, *rows = file.read_bytes().split(b"\n")[:-1]
     assert head == b"split\tline\treason\ttext"
     assert {tuple(row.split(b"\t", 3)) for row in rows} == {
@@ -307,10 +307,10 @@ def test_a_record_that_came_twice_is_written_once_and_counted(score, release):
 @both_runners
 def test_one_id_for_different_records_is_refused_with_examples(score, release, runner):
     lines = lines_of(release)
-    others = [with_amount(line, b"0.125") for line in lines[:7]]
-    replace_export(release, [lines[:5] + others, lines[5:] + others])
-    told = message(score("--runner", runner, code=2, processes=runner == "pipe"))
-    start, _for, examples = told.removesuffix("; give each record an ID of its own").partition(", for example ")
+    conflicting = [with_amount(line, b"0.125") for line in lines[:7]]
+    replace_export(release, [lines[:5] + conflicting, lines[5:] + conflicting])
+    error = message(score("--runner", runner, code=2, processes=runner == "pipe"))
+    start, _for, examples = error.removesuffix("; give each record an ID of its own").partition(", for example ")
     assert start == "the ID is not unique: 7 IDs stand for different records"
     assert len(set(examples.split(", "))) == 5
     assert set(examples.split(", ")) < {line.partition(b"\t")[0].decode() for line in lines[:7]}
@@ -322,8 +322,8 @@ def test_a_lost_record_is_noticed_by_the_count(score, release, runner):
     lines = lines_of(release)
     replace_export(release, [lines])
     release.storage.fs.pipe_file(f"{release.path}/export/part-00000", b"\n".join(lines[1:]) + b"\n")
-    told = message(score("--runner", runner, code=6, processes=runner == "pipe"))
-    assert told == "400 records were exported, but the job read 399"
+    error = message(score("--runner", runner, code=6, processes=runner == "pipe"))
+    assert error == "400 records were exported, but the job read 399"
     assert not release.has("scored")
 
 
@@ -333,17 +333,17 @@ def test_a_swapped_record_is_noticed_by_the_digest(score, release, runner):
     replace_export(release, [lines])
     swapped = [lines[0].replace(b"order-", b"ordre-"), *lines[1:]]
     release.storage.fs.pipe_file(f"{release.path}/export/part-00000", b"\n".join(swapped) + b"\n")
-    told = message(score("--runner", runner, code=6, processes=runner == "pipe"))
-    assert told.startswith("the job did not score the records that were exported: 400 exported (ID digest ")
+    error = message(score("--runner", runner, code=6, processes=runner == "pipe"))
+    assert error.startswith("the job did not score the records that were exported: 400 exported (ID digest ")
     assert not release.has("scored")
 
 
 def put_model(release, made_by):
-    """Replace the model, and return a line on which it fails."""
+    """Replace the model, and return a record line on which it fails."""
     return made_by(Path(release.path) / "model")
 
 
-FEW, MANY = 1, 300  # times the orders: one block, and several, so that who fails at the first is still being fed
+FEW, MANY = 1, 300  # times the orders: one block, or several, so that a mapper that fails at the first still gets input
 
 
 @both_runners
@@ -352,9 +352,9 @@ def test_a_record_on_which_the_model_raises_is_named(score, release, one_core, r
     for times in (FEW, MANY) if full else [{"pipe": FEW, "local": MANY}[runner]]:
         many = copies(lines, times)
         replace_export(release, [many[:30], [*many[30:], line]])
-        told = message(score("--runner", runner, code=6, processes=True))
-        assert told.startswith("mapper.py failed with exit code 6: ")
-        assert "record unknown: ValueError: Found unknown categories" in told
+        error = message(score("--runner", runner, code=6, processes=True))
+        assert error.startswith("mapper.py failed with exit code 6: ")
+        assert "record unknown: ValueError: Found unknown categories" in error
         assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
 
 
@@ -364,8 +364,8 @@ def test_a_mapper_that_crashes_is_named_with_its_signal(score, release, runner, 
     for times in (FEW, MANY) if full else [MANY]:
         many = copies(lines, times)
         replace_export(release, [[*many[:30], line, *many[30:]]])
-        told = message(score("--runner", runner, code=6, processes=True))
-        assert told == "mapper.py was killed by SIGSEGV: Fatal Python error: Segmentation fault"
+        error = message(score("--runner", runner, code=6, processes=True))
+        assert error == "mapper.py was killed by SIGSEGV: Fatal Python error: Segmentation fault"
         assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
 
 
@@ -376,7 +376,7 @@ def test_a_model_that_was_replaced_is_refused_by_the_mapper(score, release, one_
 
 
 def other_sort(folder, when, does):
-    """Put a `sort` first on the PATH that does something else where a shell's pattern matches its arguments."""
+    """Write a `sort` that runs `does` if its arguments match the shell pattern `when`; return a PATH with it first."""
     folder.mkdir()
     script = folder / "sort"
     script.write_text(f'#!/bin/sh\ncase "$*" in {when}) {does};; esac\nexec {shutil.which("sort")} "$@"\n')
@@ -388,10 +388,10 @@ def other_sort(folder, when, does):
 def test_a_sort_that_fails_is_reported_in_its_own_words(score, release, tmp_path, one_core, runner, when, full):
     fails = 'echo "sort: write failed: No space left on device" >&2; exit 2'
     path, lines = other_sort(tmp_path / "bin", when, fails), lines_of(release)
-    for times in (1, 100) if full else [100 if when == "*" else 1]:  # more than a pipe holds, or less
+    for times in (1, 100) if full else [100 if when == "*" else 1]:  # less than a pipe holds, or more
         replace_export(release, [copies(lines, times)])
-        told = message(score("--runner", runner, code=6, processes=True, PATH=path))
-        assert told == "sort failed with exit code 2: write failed: No space left on device"
+        error = message(score("--runner", runner, code=6, processes=True, PATH=path))
+        assert error == "sort failed with exit code 2: write failed: No space left on device"
         assert sorted(os.listdir(release.path)) == ["export", "manifest.json", "model"]
 
 
@@ -400,11 +400,11 @@ def test_a_sort_that_fails_is_reported_in_its_own_words(score, release, tmp_path
     [*[("pipe", "first"), ("pipe", "mappers")], *[("local", "first"), ("local", "mappers"), ("local", "reducers")]],
 )
 def test_an_interrupted_run_leaves_nothing(release, orders, tmp_path, runner, at_work):
-    """When its first process is started; when its mappers' output is not read any more; when its reducers wait."""
+    """When the first process starts; when the mappers' output is no longer read; when the reducers wait for input."""
     replace_export(release, [copies(lines_of(release), 1 if at_work == "reducers" else 500)])
-    held = tmp_path / "held"
+    held_file = tmp_path / "held"
     pattern = {"first": "-", "mappers": "*", "reducers": "*--merge*"}[at_work]
-    path = other_sort(tmp_path / "bin", pattern, f"read -r line; touch {held}; exec sleep 1000")
+    path = other_sort(tmp_path / "bin", pattern, f"read -r line; touch {held_file}; exec sleep 1000")
     driver = subprocess.Popen(
         [sys.executable, "-m", "predictions", "score", "--runner", runner],
         cwd=orders,
@@ -412,9 +412,10 @@ def test_an_interrupted_run_leaves_nothing(release, orders, tmp_path, runner, at
         stderr=subprocess.PIPE,
         text=True,
     )
-    awaited, deadline = "reducer.py" if at_work == "reducers" else "mapper.py", time.monotonic() + PATIENCE
+    script_name, deadline = "reducer.py" if at_work == "reducers" else "mapper.py", time.monotonic() + PATIENCE
     while not (
-        any(awaited in " ".join(command) for command in children(orders)) and (at_work == "first" or held.exists())
+        any(script_name in " ".join(command) for command in children(orders))
+        and (at_work == "first" or held_file.exists())
     ):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -428,42 +429,42 @@ def test_an_interrupted_run_leaves_nothing(release, orders, tmp_path, runner, at
 
 def test_a_folder_that_score_did_not_make_is_left_alone(score, release):
     (Path(release.path) / "scored").mkdir()
-    (Path(release.path) / "scored" / "part-00000").write_text("theirs\n")
-    told = message(score(code=2))
-    assert "/scored: not made by `predictions score`, nothing was counted; remove it" in told
-    assert lines_of(release, "scored") == [b"theirs"]
+    (Path(release.path) / "scored" / "part-00000").write_text("not ours\n")
+    error = message(score(code=2))
+    assert "/scored: not made by `predictions score`, nothing was counted; remove it" in error
+    assert lines_of(release, "scored") == [b"not ours"]
 
 
 @both_runners
 def test_a_dry_run_is_of_a_hadoop_job_only(predictions, release, runner):
-    done = predictions("score", "--dry-run", "--runner", runner)
-    assert done.returncode == 2
-    assert "--dry-run prints the command of a Hadoop job; omit --runner" in done.stderr
+    ended = predictions("score", "--dry-run", "--runner", runner)
+    assert ended.returncode == 2
+    assert "--dry-run prints the command of a Hadoop job; omit --runner" in ended.stderr
 
 
 def test_an_unknown_runner_is_refused(predictions, release):
-    done = predictions("score", "--runner", "spark")
-    assert done.returncode == 2
-    assert "'pipe', 'local', 'hadoop'" in done.stderr
+    ended = predictions("score", "--runner", "spark")
+    assert ended.returncode == 2
+    assert "'pipe', 'local', 'hadoop'" in ended.stderr
 
 
 def test_neither_hbase_nor_its_client_nor_hadoop_is_needed(release, orders):
     for library in ("happybase", "thriftpy2"):
-        (orders / f"{library}.py").write_text("raise ImportError('not to be had')\n")
-    nowhere = {"PREDICTIONS_HBASE_THRIFT": "127.0.0.1:1", "PREDICTIONS_HADOOP_BIN": "/none"}
-    done = subprocess.run(
+        (orders / f"{library}.py").write_text("raise ImportError('not installed')\n")
+    unusable = {"PREDICTIONS_HBASE_THRIFT": "127.0.0.1:1", "PREDICTIONS_HADOOP_BIN": "/none"}
+    ended = subprocess.run(
         [sys.executable, "-m", "predictions", "score", *PIPE],
         cwd=orders,
-        env={**os.environ, "PYTHONPATH": f"{orders}:{CHECKOUT}", **nowhere},
+        env={**os.environ, "PYTHONPATH": f"{orders}:{CHECKOUT}", **unusable},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert ended.returncode == 0, ended.stderr
     assert manifest_of(release).scored.rows == 400
 
 
 class Pieces(io.BytesIO):
-    """A stream of which each read gives the next of some sizes, over and over."""
+    """A stream whose reads return pieces of the given sizes, in turn."""
 
     def __init__(self, data, sizes):
         super().__init__(data)

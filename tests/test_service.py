@@ -1,4 +1,4 @@
-"""`predictions serve` as a process on the live cluster: what it answers, what it refuses, and how it stops."""
+"""`predictions serve` as a process on the live cluster: its answers, its refusals, and how it stops."""
 
 import http.client
 import json
@@ -36,24 +36,24 @@ def running(served, tmp_path_factory):
 
 
 def raw(running, request):
-    """Send bytes as they are, and return the status and the body of the answer."""
+    """Send a request as bytes; return the status and the body of the response."""
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(request)
         response = http.client.HTTPResponse(connection)
         response.begin()
-        with suppress(ConnectionResetError):  # whoever refuses a long request does not read it to its end
+        with suppress(ConnectionResetError):  # a server that refuses a long request does not read all of it
             return response.status, response.read()
         return response.status, b""
 
 
 def test_a_record_is_answered_as_by_the_command_line(running, served):
-    (told,) = served.get("order-001")
+    (expected,) = served.get("order-001")
     answer = running.get("/records/order-001").json()
-    assert list(answer) == list(told)
-    assert {**answer, "age": 0} == {**told, "age": 0}
+    assert list(answer) == list(expected)
+    assert {**answer, "age": 0} == {**expected, "age": 0}
     answers = running.post(["order-002", "no-order", 7, "order-001"]).json()["answers"]
-    assert [(each["id"], each["status"]) for each in answers] == [
+    assert [(answer["id"], answer["status"]) for answer in answers] == [
         ("order-002", "fresh"),
         ("no-order", "missing"),
         ("7", "missing"),
@@ -63,27 +63,27 @@ def test_a_record_is_answered_as_by_the_command_line(running, served):
 
 
 def test_ids_from_hell_by_path_and_by_body(running):
-    for record_id in set(FROM_HELL) - {"\udcff"}:  # which is no text
-        told = running.post([record_id])
-        assert (told.status_code, told.json()["answers"][0]["id"]) == (200, record_id)
-        assert told.json()["answers"][0]["status"] == "missing"
-        if len(record_id) < 10_000:  # what a path may have is up to the server
+    for record_id in set(FROM_HELL) - {"\udcff"}:  # not valid text
+        response = running.post([record_id])
+        assert (response.status_code, response.json()["answers"][0]["id"]) == (200, record_id)
+        assert response.json()["answers"][0]["status"] == "missing"
+        if len(record_id) < 10_000:  # the server limits the length of a path
             path = f"/records/{quote(record_id, safe='')}"
             status, body = raw(running, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert (status, json.loads(body)["id"]) == (200, record_id)
     for path, status in (("/records/%ff", 400), ("/records/%ed%a0%80", 400), ("/records/" + "x" * 1_000_000, 400)):
-        found, body = raw(running, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        assert found == status
+        actual, body = raw(running, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert actual == status
         assert not any(leak.encode() in body for leak in LEAKS)
     for path in ("/%72ecords/order-001", "/records%2forder-001"):
         assert raw(running, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())[0] == 404
-    # Not a way to another file, nor to another route.
+    # These paths lead to no other file and no other route.
     for path in ("/../setup.cfg", "/page/../../app.py", "/%2e%2e/app.py", "//etc/passwd"):
         assert raw(running, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())[0] == 404
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "told"),
+    ("body", "status", "message"),
     [
         ('{"ids": ["\\ud800"]}', 422, "surrogate"),
         ('{"ids": [null]}', 422, "body.ids.0"),
@@ -99,11 +99,11 @@ def test_ids_from_hell_by_path_and_by_body(running):
         ('{"ids": ["' + "x" * 5_000_000 + '"]}', 413, "Large"),
     ],
 )
-def test_an_invalid_lookup_is_refused_in_one_line(running, body, status, told):
+def test_an_invalid_lookup_is_refused_in_one_line(running, body, status, message):
     answer = requests.post(
         f"{running.url}/records", data=body, headers={"Content-Type": "application/json"}, timeout=60
     )
-    assert (answer.status_code, told in answer.text) == (status, True), answer.text
+    assert (answer.status_code, message in answer.text) == (status, True), answer.text
     assert len(answer.text) < 500
     assert not any(leak in answer.text for leak in LEAKS)
 
@@ -115,7 +115,7 @@ def test_other_paths_and_methods(running):
     assert running.get("/healthz").json() == {"status": "ok", "unavailable": []}
     answer = running.get("/")
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    # A page elsewhere whose name was made to lead here.
+    # A page of another site whose name was made to lead to this machine.
     refused = running.get("/records/order-001", headers={"Host": "elsewhere.example"})
     assert (refused.status_code, "nosniff" in refused.headers.values()) == (400, True)
 
@@ -127,14 +127,14 @@ def test_any_address_of_loopback(served, tmp_path, host):
 
 
 def test_releases_with_their_state_and_distribution(running, served):
-    (told,) = running.get("/releases").json()["releases"]
+    (answer,) = running.get("/releases").json()["releases"]
     (listed,) = map(json.loads, served.succeed("releases", "--json").stdout.splitlines())
-    assert {key: told[key] for key in told.keys() & listed.keys() - {"model"}} == {
-        key: listed[key] for key in told.keys() & listed.keys() - {"model"}
+    assert {key: answer[key] for key in answer.keys() & listed.keys() - {"model"}} == {
+        key: listed[key] for key in answer.keys() & listed.keys() - {"model"}
     }
-    assert told["model"].startswith(listed["model"])
-    assert (told["role"], told["label"]) == ("current", "paid")
-    assert sum(told["distribution"]["classes"].values()) == 400
+    assert answer["model"].startswith(listed["model"])
+    assert (answer["role"], answer["label"]) == ("current", "paid")
+    assert sum(answer["distribution"]["classes"].values()) == 400
 
 
 def test_answers_are_counted_for_prometheus(running):
@@ -143,16 +143,16 @@ def test_answers_are_counted_for_prometheus(running):
         return float(line.rpartition(" ")[2])
 
     fresh, missing = 'predictions_answers_total{status="fresh"}', 'predictions_answers_total{status="missing"}'
-    took = 'predictions_request_seconds_count{code="200",route="/records"}'
+    requests_counter = 'predictions_request_seconds_count{code="200",route="/records"}'
     running.post(["order-001"])
-    before = count(fresh), count(missing), count(took)
+    before = count(fresh), count(missing), count(requests_counter)
     running.post(["order-001", "order-002", "no-order"])
-    assert (count(fresh), count(missing), count(took)) == (before[0] + 2, before[1] + 1, before[2] + 1)
+    assert (count(fresh), count(missing), count(requests_counter)) == (before[0] + 2, before[1] + 1, before[2] + 1)
     assert count("predictions_release_timestamp_seconds") > 1.7e9
 
 
 def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head():
-    """It would for 40 ms, on a connection that is kept, while Nagle's algorithm is on."""
+    """With Nagle's algorithm, an answer on a kept connection would wait for 40 ms."""
     with (
         closing(_listen("127.0.0.1", 0)) as listening,
         closing(socket.create_connection(listening.getsockname())),
@@ -164,17 +164,17 @@ def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head():
 def test_schemathesis_finds_nothing(running, full, tmp_path):
     command = "from schemathesis.cli import schemathesis; schemathesis()"
     options = ["--checks", "all", "--no-color", "--workers", "2", "--max-examples", "300" if full else "20"]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", command, "run", *options, f"{running.url}/openapi.json"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stdout
-    assert "No issues found" in done.stdout
+    assert process.returncode == 0, process.stdout
+    assert "No issues found" in process.stdout
 
 
-# For whom it is.
+# Access: tokens and addresses.
 
 
 def test_clients_without_the_token_are_refused_but_see_the_page(served, tmp_path):
@@ -194,7 +194,7 @@ def test_clients_without_the_token_are_refused_but_see_the_page(served, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("options", "token", "told"),
+    ("options", "token", "message"),
     [
         (["--host", "0.0.0.0"], "", "set PREDICTIONS_TOKEN"),
         (["--host", "0.0.0.0"], "short", "16 characters"),
@@ -205,24 +205,24 @@ def test_clients_without_the_token_are_refused_but_see_the_page(served, tmp_path
         (["--host", "192.0.2.1"], TOKEN, "choose another with --host and --port"),
     ],
 )
-def test_options_that_it_must_not_or_cannot_serve_with_are_refused(served, options, token, told):
-    done = served.run("serve", "--port", "0", *options, PREDICTIONS_TOKEN=token)
-    assert (done.returncode, told in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
+def test_options_that_it_must_not_or_cannot_serve_with_are_refused(served, options, token, message):
+    ended = served.run("serve", "--port", "0", *options, PREDICTIONS_TOKEN=token)
+    assert (ended.returncode, message in ended.stderr, ended.stderr.count("\n")) == (2, True, 1), ended.stderr
 
 
 def test_a_taken_port_is_named(served, running):
     port = running.url.rpartition(":")[2]
-    done = served.run("serve", "--port", port)
-    assert (done.returncode, f"127.0.0.1:{port}: Address already in use" in done.stderr) == (2, True), done.stderr
+    ended = served.run("serve", "--port", port)
+    assert (ended.returncode, f"127.0.0.1:{port}: Address already in use" in ended.stderr) == (2, True), ended.stderr
 
 
-# How it stops, and what it says while something is down.
+# Stopping, outages and wrong settings.
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_requests_in_progress_are_answered_before_it_stops(served, tmp_path, number):
     with service(served.path, tmp_path) as running:
-        codes, told_to_stop = [], threading.Event()
+        outcomes, stopping = [], threading.Event()
 
         def ask():
             with requests.Session() as session:
@@ -230,47 +230,46 @@ def test_requests_in_progress_are_answered_before_it_stops(served, tmp_path, num
                     try:
                         answer = session.post(f"{running.url}/records", json={"ids": ["order-001"] * 500}, timeout=60)
                     except requests.ConnectionError as error:
-                        # Also where it came as a connection was closed that nothing had been asked on. That a request
-                        # was given up would stand in the log.
-                        codes.append("refused" if told_to_stop.is_set() else str(error))
+                        # Refused, or the idle connection was closed just as the request was sent. If the service had
+                        # given a request up, the log would say so.
+                        outcomes.append("refused" if stopping.is_set() else str(error))
                         return
-                    codes.append((answer.status_code, len(answer.json()["answers"])))
-                    time.sleep(0.02)  # so that many a connection waits for a request
+                    outcomes.append((answer.status_code, len(answer.json()["answers"])))
+                    time.sleep(0.02)  # so that some connections are idle when it stops
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        while len(codes) < 12:
+        while len(outcomes) < 12:
             time.sleep(0.05)
-        told_to_stop.set()
+        stopping.set()
         running.process.send_signal(number)
         assert running.process.wait(30) == 0
         for thread in threads:
             thread.join()
-        assert set(codes) == {(200, 500), "refused"}
+        assert set(outcomes) == {(200, 500), "refused"}
         assert running.log.endswith("stopped\n")
         assert not re.search("Traceback|Cancel", running.log)
 
 
 def test_outages_are_reported_without_addresses(served, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        closed = taken.getsockname()[1]
-    environment = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed}", "PREDICTIONS_HBASE_TIMEOUT": "0.3"}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed_port = listener.getsockname()[1]
+    environment = {"PREDICTIONS_HBASE_THRIFT": f"127.0.0.1:{closed_port}", "PREDICTIONS_HBASE_TIMEOUT": "0.3"}
     with service(served.path, tmp_path, **environment) as running:
-        answer = running.get("/records/order-001")
-        told = answer.json()
-        assert (answer.status_code, told["status"], told["unavailable"]) == (200, "unavailable", ["hbase"])
-        assert told["record"]["id"] == "order-001"
-        assert told["error"] == "hbase did not answer in time"
+        response = running.get("/records/order-001")
+        answer = response.json()
+        assert (response.status_code, answer["status"], answer["unavailable"]) == (200, "unavailable", ["hbase"])
+        assert answer["record"]["id"] == "order-001"
+        assert answer["error"] == "hbase did not answer in time"
         health = running.get("/healthz")
         assert (health.status_code, health.json()["unavailable"]) == (503, ["hbase"])
         releases = running.get("/releases")
         assert (releases.status_code, set(releases.json())) == (503, {"error"})
-        for each in (answer, health, releases):
-            assert not any(leak in each.text for leak in LEAKS)
-        assert (
-            running.log.count(f"127.0.0.1:{closed}") == 2
-        )  # once for each failed answer, however often HBase was tried
+        for refusal in (response, health, releases):
+            assert not any(leak in refusal.text for leak in LEAKS)
+        # Once for each failed answer, however often HBase was tried.
+        assert running.log.count(f"127.0.0.1:{closed_port}") == 2
 
 
 def test_wrong_settings_are_explained_to_the_operator_only(served, tmp_path):
@@ -285,10 +284,12 @@ def test_wrong_settings_are_explained_to_the_operator_only(served, tmp_path):
 
 def test_without_its_libraries_it_says_what_to_install(served):
     code = "import sys; sys.modules['uvicorn'] = None; from predictions.cli.main import main; main()"
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code, "--settings", str(served.path), "serve"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )
-    assert (done.returncode, "predictions[serve]" in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr
+    assert (ended.returncode, "predictions[serve]" in ended.stderr, ended.stderr.count("\n")) == (2, True, 1), (
+        ended.stderr
+    )

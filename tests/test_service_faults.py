@@ -1,9 +1,9 @@
 """The service under load on the second cluster, while releases switch and HBase's servers are killed.
 
-Each answer is compared with what stands in the database and in the table of the release that it names. `unavailable` is
-an answer only while something is down, and for some seconds after a plain HappyBase connection can read all regions.
-The suite waits no longer between two kills than it takes to see that, and its connections rest between two requests;
---full has a minute of load in all, as much as there can be.
+Each answer is compared with the database and with the table of the release that it names. `unavailable` is allowed only
+during an outage, and for some seconds after a plain HappyBase connection can read all regions. To be short, the suite
+waits between two kills only as long as it takes to see this, and its connections rest between two requests; with
+--full, the load is as high as possible and lasts for a minute in all.
 """
 
 import http.client
@@ -34,141 +34,146 @@ CONNECTIONS = 50
 FULL_SECONDS = 60
 SWITCH_SECONDS = 0.5
 SWITCHES = 10  # at least
-REST_SECONDS = 0.1  # of a connection between two requests, so that they take no more than half of a core
-RECOVERY_SECONDS = 5.0  # in which the service must follow what is back
+REST_SECONDS = 0.1  # of a connection between two requests, so that all connections need at most half a core
+RECOVERY_SECONDS = 5.0  # in which the service must answer again after an outage
 KILLS = (("thrift",), ("thrift",), tuple(f"regionserver-{index}" for index in range(REGION_SERVERS)))
-BETWEEN_SECONDS = 7.0  # of load after each return, more than it may take to recover
+BETWEEN_SECONDS = 7.0  # of load after each outage, longer than the recovery may take
 FULL_BETWEEN_SECONDS = 10.0
 PROBE_SECONDS = 0.2
 DEADLINE = 300
 
 
 @pytest.fixture(scope="module")
-def made(second, tmp_path_factory):
-    """The orders with two releases, of which every other prediction differs; the second one is current."""
+def orders_project(second, tmp_path_factory):
+    """The orders with two releases, in which about every other prediction differs; the second one is served."""
     second.bring_back()
     folder = tmp_path_factory.mktemp("orders")
-    made = Project(folder, second, (make_orders(folder) / "predictions.toml").read_text())
+    orders_project = Project(folder, second, (make_orders(folder) / "predictions.toml").read_text())
     for change in (None, "UPDATE orders SET amount = 501 - amount WHERE items % 2"):
         if change:
             with closing(sqlite3.connect(folder / "orders.db")) as connection, connection:
                 connection.execute(change)
         for stage in ("export", "train", "score --runner local", "load --via puts", "activate --force again"):
-            made.succeed(*stage.split())
-    return made
+            orders_project.succeed(*stage.split())
+    return orders_project
 
 
 @dataclass
 class Watch:
-    """What happened, by the monotonic clock."""
+    """What happened during the test; times are of the monotonic clock."""
 
-    outages: list[list[float]] = field(default_factory=list)  # when each began and when it was over
+    outages: list[list[float]] = field(default_factory=list)  # start and end of each
     wrong: list = field(default_factory=list)
-    unavailable: list[tuple[float, float]] = field(default_factory=list)  # when each was asked for, and answered
+    unavailable: list[tuple[float, float]] = field(default_factory=list)  # times of each request and of its answer
     answers: int = 0
     switches: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def is_excused(self, asked, answered):
-        return any(answered >= began and asked <= over + RECOVERY_SECONDS for began, over in self.outages)
+    def is_excused(self, sent, answered):
+        return any(answered >= start and sent <= end + RECOVERY_SECONDS for start, end in self.outages)
 
 
-def read_truth(made, database):
-    """Each release's predictions by ID, and the records by ID."""
-    with Connection(made.settings.hbase.server()) as connection:
-        found = {}
-        for release in made.storage.releases():
-            rows = [row for page in connection.scan(release_table(made.name, release), b"", b"") for row in page]
-            cells = {
-                row.key.decode().partition(":")[2]: texts({c: v.value for c, v in row.cells.items()}) for row in rows
+def read_truth(project, database):
+    """Return each release's predictions by ID, and the records by ID."""
+    with Connection(project.settings.hbase.server()) as connection:
+        predictions = {}
+        for release in project.storage.releases():
+            rows = [row for page in connection.scan(release_table(project.name, release), b"", b"") for row in page]
+            values = {
+                row.key.decode().partition(":")[2]: texts({column: cell.value for column, cell in row.cells.items()})
+                for row in rows
             }
-            found[release] = {name: (int(of["prediction"]), float(of["probability"])) for name, of in cells.items()}
+            predictions[release] = {
+                record_id: (int(row["prediction"]), float(row["probability"])) for record_id, row in values.items()
+            }
     with closing(sqlite3.connect(database)) as connection:
         connection.row_factory = sqlite3.Row
-        return found, {row["id"]: dict(row) for row in connection.execute("SELECT * FROM orders")}
+        return predictions, {row["id"]: dict(row) for row in connection.execute("SELECT * FROM orders")}
 
 
 def ask(url, seed, rest, truth, records, watch):
-    """Look records up over one connection, one or twenty at a time, and judge each answer."""
-    chance, ids = random.Random(seed), sorted(records)
+    """Look records up over one connection, one or twenty at a time, and check each answer."""
+    generator, ids = random.Random(seed), sorted(records)
     with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)) as connection:
         while not watch.stop.wait(rest):
-            wanted = chance.sample(ids, chance.choice((1, 1, 1, 20)))
-            body, sent = json.dumps({"ids": wanted}), time.monotonic()
+            requested = generator.sample(ids, generator.choice((1, 1, 1, 20)))
+            body, sent = json.dumps({"ids": requested}), time.monotonic()
             connection.request("POST", "/records", body, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            told = json.loads(response.read())
-            if response.status != 200 or [answer["id"] for answer in told["answers"]] != wanted:
-                watch.wrong.append((response.status, told))
+            content = json.loads(response.read())
+            if response.status != 200 or [answer["id"] for answer in content["answers"]] != requested:
+                watch.wrong.append((response.status, content))
                 continue
-            for answer in told["answers"]:
-                judge(answer, sent, truth, records, watch)
+            for answer in content["answers"]:
+                check(answer, sent, truth, records, watch)
 
 
 def ask_on(watch, *arguments):
-    """Ask until the end; whatever else ends it is wrong."""
+    """Look records up until the end; an exception counts as a wrong answer."""
     try:
         ask(*arguments, watch)
     except Exception as error:
         watch.wrong.append(repr(error))
 
 
-def judge(answer, sent, truth, records, watch):
+def check(answer, sent, truth, records, watch):
     watch.answers += 1
-    name = answer["id"]
-    if answer.get("record") != records[name]:
+    record_id = answer["id"]
+    if answer.get("record") != records[record_id]:
         watch.wrong.append(answer)
     elif answer["status"] == "unavailable":
         watch.unavailable.append((sent, time.monotonic()))
         if answer["unavailable"] != ["hbase"] or "prediction" in answer:
             watch.wrong.append(answer)
-    elif (answer.get("prediction"), answer.get("probability")) != truth.get(answer.get("release"), {}).get(name):
+    elif (answer.get("prediction"), answer.get("probability")) != truth.get(answer.get("release"), {}).get(record_id):
         watch.wrong.append(answer)
 
 
-def switch(made, releases, watch):
-    """Make the one release current and the other one, in turn."""
-    with Connection(made.settings.hbase.server()) as connection:
-        pointers = Releases(connection, made.name)
+def switch(project, releases, watch):
+    """Activate the two releases in turn."""
+    with Connection(project.settings.hbase.server()) as connection:
+        pointer = Releases(connection, project.name)
         while not watch.stop.wait(SWITCH_SECONDS):
             with suppress(ServiceError):
-                pointers.activate(releases[watch.switches % 2], force=True)
+                pointer.activate(releases[watch.switches % 2], force=True)
                 watch.switches += 1
 
 
 def is_back(port, tables):
-    """Whether a plain connection reads rows of all regions."""
+    """Whether a plain HappyBase connection can read the given rows of each table."""
     try:
-        with closing(happybase.Connection("127.0.0.1", port, timeout=1_000)) as plain:
-            return all(len(plain.table(table).rows(keys)) == len(keys) for table, keys in tables.items())
+        with closing(happybase.Connection("127.0.0.1", port, timeout=1_000)) as connection:
+            return all(len(connection.table(table).rows(keys)) == len(keys) for table, keys in tables.items())
     except (OSError, TException):
         return False
 
 
-def test_fifty_connections_while_releases_switch_and_servers_die(made, second, tmp_path, full):
+def test_fifty_connections_while_releases_switch_and_servers_die(orders_project, second, tmp_path, full):
     between, rest = (FULL_BETWEEN_SECONDS, 0.0) if full else (BETWEEN_SECONDS, REST_SECONDS)
-    truth, records = read_truth(made, made.path.parent / "orders.db")
+    truth, records = read_truth(orders_project, orders_project.path.parent / "orders.db")
     releases = sorted(truth)
-    assert sum(truth[releases[0]][name] != truth[releases[1]][name] for name in records) > len(records) / 4
-    with Connection(made.settings.hbase.server()) as connection:
+    assert (
+        sum(truth[releases[0]][record_id] != truth[releases[1]][record_id] for record_id in records) > len(records) / 4
+    )
+    with Connection(orders_project.settings.hbase.server()) as connection:
         tables = {}
         for release in releases:
-            table = release_table(made.name, release)
+            table = release_table(orders_project.name, release)
             starts = [region.start for region in connection.regions(table)]
             tables[table] = [next(connection.scan(table, start, b"", page_rows=1))[0].key for start in starts]
-        tables[made.name] = [b"pointer"]
+        tables[orders_project.name] = [b"pointer"]
     watch = Watch()
-    with service(made.path, tmp_path, PREDICTIONS_HBASE_TIMEOUT="10") as running:
+    with service(orders_project.path, tmp_path, PREDICTIONS_HBASE_TIMEOUT="10") as running:
         threads = [
             threading.Thread(target=ask_on, args=(watch, running.url, seed, rest, truth, records))
             for seed in range(CONNECTIONS)
         ]
-        threads.append(threading.Thread(target=switch, args=(made, releases, watch)))
+        threads.append(threading.Thread(target=switch, args=(orders_project, releases, watch)))
         began = time.monotonic()
         for thread in threads:
             thread.start()
         try:
-            time.sleep(1)  # of load with nothing down
+            time.sleep(1)  # of load without an outage
             for names in KILLS:
                 outage = [time.monotonic(), float("inf")]
                 watch.outages.append(outage)
@@ -186,13 +191,13 @@ def test_fifty_connections_while_releases_switch_and_servers_die(made, second, t
             for thread in threads:
                 thread.join()
         log = running.log
-    took = [f"{over - start:.1f} s" for start, over in watch.outages]
-    print(f"{watch.answers:,} answers, {watch.switches} switches, outages of {', '.join(took)}")
+    durations = [f"{end - start:.1f} s" for start, end in watch.outages]
+    print(f"{watch.answers:,} answers, {watch.switches} switches, outages of {', '.join(durations)}")
     print(f"{len(watch.unavailable):,} unavailable")
     assert watch.wrong == []
     late = [moments for moments in watch.unavailable if not watch.is_excused(*moments)]
     assert late == [], [[round(moment - began, 1) for moment in moments] for moments in late[:20]]
-    assert watch.unavailable, "nobody noticed that HBase was killed: nothing was tested"
+    assert watch.unavailable, "no lookup noticed that HBase was killed: nothing was tested"
     assert watch.switches > SWITCHES
     assert watch.answers > 1_000
     assert "Traceback" not in log

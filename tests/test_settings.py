@@ -173,8 +173,8 @@ def test_properties_are_written_as_hadoop_reads_them(write):
 
 
 def test_properties_of_the_environment_come_before_those_of_the_file(write, monkeypatch):
-    given = {"mapreduce.map.memory.mb": 4096, "mapreduce.map.speculative": False, "yarn.x": "y=z w"}
-    monkeypatch.setenv("PREDICTIONS_HADOOP_PROPERTIES", json.dumps(given))
+    properties = {"mapreduce.map.memory.mb": 4096, "mapreduce.map.speculative": False, "yarn.x": "y=z w"}
+    monkeypatch.setenv("PREDICTIONS_HADOOP_PROPERTIES", json.dumps(properties))
     assert load_settings(write(PROPERTIES)).hadoop.properties == {
         "mapreduce.job.queuename": "night",
         "mapreduce.map.memory.mb": "4096",

@@ -1,4 +1,4 @@
-"""Records of a real MariaDB by SQLAlchemy: the snapshot, the lines, single records; PostgreSQL's where it differs."""
+"""Records of a real MariaDB by SQLAlchemy: snapshot, lines, single records; and of PostgreSQL where it differs."""
 
 import base64
 import gc
@@ -46,7 +46,7 @@ ZONES = ["Pacific/Chatham", "UTC"]
 
 @pytest.fixture(scope="module", autouse=True)
 def no_authorities():
-    """PyMySQL reads all of the system's for each connection, for 50 ms; here nothing is encrypted."""
+    """Use no certificate authorities: PyMySQL reads the system's for 50 ms per connection, and nothing is encrypted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", os.devnull)
         yield
@@ -65,13 +65,13 @@ def url(mariadb):
 
 @pytest.fixture
 def make(admin, url):
-    """Run statements and open a source of the database; it is empty again afterwards."""
+    """Run statements in the database, which starts empty, and open a source of it."""
 
     def make(*script, table=None, query=None, id="id", **values):  # noqa: A002
         for statement in script:
             admin.execute(statement)
-        given = {"url": url, "table": table, "query": query, "id": id, "timeout": 30.0, **values}
-        return open_database(DatabaseSettings(**given))
+        settings = {"url": url, "table": table, "query": query, "id": id, "timeout": 30.0, **values}
+        return open_database(DatabaseSettings(**settings))
 
     admin.execute("CREATE OR REPLACE DATABASE test CHARACTER SET utf8mb4")
     admin.execute("USE test")
@@ -80,7 +80,7 @@ def make(admin, url):
 
 @pytest.fixture
 def on_postgresql(postgresql):
-    """Run statements on PostgreSQL and open a source of it by SQLAlchemy."""
+    """Run statements on PostgreSQL, and open a source of it by SQLAlchemy."""
     with psycopg.connect(postgresql.url, autocommit=True) as connection:
 
         def make(*script, table="t", query=None, id="id"):  # noqa: A002
@@ -95,7 +95,7 @@ def on_postgresql(postgresql):
 
 
 def rows_of(database, *columns):
-    """The fields of all records, and the columns' types."""
+    """Return the fields of all records, and the columns' types."""
     with database.snapshot(columns) as snapshot:
         return rows_in(snapshot), [column.type for column in snapshot.columns]
 
@@ -105,13 +105,13 @@ def rows_in(snapshot):
     return [tuple(line.split(b"\t")) for line in lines]
 
 
-def found(database, *record_ids):
+def look_up(database, *record_ids):
     with closing(open_reader(database._settings)()) as reader:
         return reader.records(record_ids)
 
 
 def message(kind, action):
-    """The text of the error that something ends with: one line, with no password."""
+    """Return the text of the error that an action raises; it must be one line, without the password."""
     with pytest.raises(kind) as caught:
         action()
     text = str(caught.value)
@@ -165,7 +165,7 @@ def test_a_lookup_and_the_export_write_the_same_line_in_any_zone(make, admin, de
     for zone in ("+12:45", "-09:30"):
         admin.execute("SET GLOBAL time_zone = %s", (zone,))
         rows, kinds = rows_of(database, "id", "v")
-        records = found(database, *map(str, range(len(values) + 1)))
+        records = look_up(database, *map(str, range(len(values) + 1)))
         assert [(b"%d" % number, records[str(number)].features(["v"])) for number in range(len(rows))] == rows
         lines.append(rows)
     admin.execute("SET GLOBAL time_zone = SYSTEM")
@@ -181,7 +181,7 @@ def test_any_text_is_one_field(make, admin):
     for number, text in enumerate(NASTY):
         admin.execute("INSERT INTO t VALUES (%s, %s, %s)", (number, text, text.encode()))
     rows, _kinds = rows_of(database, "id", "v", "b")
-    records = found(database, *map(str, range(len(NASTY))))
+    records = look_up(database, *map(str, range(len(NASTY))))
     for text, (record_id, v, b) in zip(NASTY, rows, strict=True):
         assert unescape(v).decode() == text
         assert unescape(b) == b"\\x" + text.encode().hex().encode()
@@ -216,7 +216,7 @@ def test_values_of_other_types_than_mysqls(on_postgresql, declared, value, line,
     for zone in ZONES:
         on_postgresql(f"ALTER ROLE postgres SET TimeZone = '{zone}'", "ALTER ROLE postgres SET DateStyle = 'SQL, DMY'")
         lines += rows_of(database, "id", "v")[0]
-        record = found(database, "1")["1"]
+        record = look_up(database, "1")["1"]
         lines.append((b"1", record.features(["v"])))
     on_postgresql("ALTER ROLE postgres RESET ALL")
     assert set(lines) == {(b"1", line)}
@@ -226,8 +226,8 @@ def test_values_of_other_types_than_mysqls(on_postgresql, declared, value, line,
 def test_a_type_without_a_text_is_named(on_postgresql):
     database = on_postgresql("CREATE TABLE t (id int, place inet)", "INSERT INTO t VALUES (1, '127.0.0.1')")
     assert "'place': a value of the type IPv4Address" in message(InputError, lambda: rows_of(database, "id", "place"))
-    assert "'place'" in message(InputError, lambda: found(database, "1")["1"].values)
-    assert found(database, "1")["1"].features(["id"]) == b"1"
+    assert "'place'" in message(InputError, lambda: look_up(database, "1")["1"].values)
+    assert look_up(database, "1")["1"].features(["id"]) == b"1"
 
 
 def test_an_enum_is_its_value_and_a_time_that_utc_cannot_hold_is_named():
@@ -253,12 +253,12 @@ def test_only_the_exact_text_is_a_records_id(make, admin):
         admin.execute("INSERT INTO t VALUES (%s, %s)", (record_id, n))
     absent = ["á", "a ", "7.0", "x", "e\u0301", "\udcff", "", "' OR 1=1 -- ", "\0", "A\0"]
     for source in ({"table": "t"}, {"query": "SELECT * FROM t"}):
-        records = found(make(**source), *ids, *absent)
+        records = look_up(make(**source), *ids, *absent)
         assert {record_id: record.values["n"] for record_id, record in records.items()} == {
             record_id: n for n, record_id in enumerate(ids)
         }
     admin.execute("UPDATE t SET id = 'pad ' WHERE id = 'a'")
-    assert list(found(database, "pad", "pad ")) == ["pad "]
+    assert list(look_up(database, "pad", "pad ")) == ["pad "]
 
 
 GARBAGE = [
@@ -307,10 +307,10 @@ def test_an_id_of_any_type_is_found_by_an_index_and_garbage_is_not(make, admin, 
     database = make(**({"query": "SELECT * FROM t"} if as_query else {"table": "t"}))
     rows, _kinds = rows_of(database, "id", "n")
     assert ids[0].replace("\\", "\\\\").encode() in [row[0] for row in rows]
-    with statements() as run:
-        assert list(found(database, *ids)) == ids
-    statement, parameters = next(each for each in reversed(run) if "WHERE" in each[0])
-    if not ("YEAR" in declared and as_query):  # of one row the whole table is read as fast
+    with statements() as executed_statements:
+        assert list(look_up(database, *ids)) == ids
+    statement, parameters = next(executed for executed in reversed(executed_statements) if "WHERE" in executed[0])
+    if not ("YEAR" in declared and as_query):  # with one row, the whole table is read as fast
         admin.execute("EXPLAIN " + statement, parameters)
         plan = dict(zip([column[0] for column in admin.description], admin.fetchone(), strict=True))
         assert plan["key"] == "PRIMARY" or plan["table"] is None or plan["type"] in ("const", "system"), plan
@@ -322,15 +322,15 @@ def test_an_id_of_any_type_is_found_by_an_index_and_garbage_is_not(make, admin, 
 
 @contextmanager
 def statements():
-    """The statements that SQLAlchemy runs meanwhile, with their parameters."""
-    run = []
+    """Yield a list that fills with the statements that SQLAlchemy runs, and their parameters."""
+    executed_statements = []
 
     def note(_connection, _cursor, statement, parameters, _context, _many):
-        run.append((statement, parameters))
+        executed_statements.append((statement, parameters))
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        yield run
+        yield executed_statements
     finally:
         event.remove(Engine, "before_cursor_execute", note)
 
@@ -352,13 +352,13 @@ def statements():
 @pytest.mark.parametrize("query", [None, "SELECT *, ':x'::text FROM t"])
 def test_ids_of_postgresqls_types(on_postgresql, declared, value, record_id, query):
     database = on_postgresql(f"CREATE TABLE t (id {declared})", f"INSERT INTO t VALUES ({value})", query=query)
-    assert list(found(database, *GARBAGE, record_id, "99999999999")) == [record_id]
+    assert list(look_up(database, *GARBAGE, record_id, "99999999999")) == [record_id]
 
 
 def test_more_ids_than_one_statement_takes(make, monkeypatch):
     monkeypatch.setattr("predictions.sources.sqlalchemy_reader.MAX_IDS", 10)
     database = make("CREATE TABLE t AS SELECT seq AS id FROM seq_1_to_100", table="t")
-    assert len(found(database, *map(str, range(200)))) == 100
+    assert len(look_up(database, *map(str, range(200)))) == 100
 
 
 def test_a_reader_survives_what_happens_to_the_server_and_to_the_table(make, admin, mariadb):
@@ -393,7 +393,7 @@ def test_a_forked_process_leaves_its_parents_session_alone(make):
         child = os.fork()
         if not child:
             reader.forget()
-            reader_module._inherited.clear()  # as when the process ends as others do
+            reader_module._inherited.clear()  # as at a normal exit of the process
             gc.collect()
             os._exit(0 if reader.records(["1"])["1"].values["c"] != before else 1)
         assert os.waitpid(child, 0)[1] == 0
@@ -406,10 +406,10 @@ def test_a_lookup_waits_no_longer_than_it_may(make, admin, mariadb):
     with (
         closing(open_reader(database._settings)()) as reader,
         closing(open_reader(slow._settings)()) as slow_reader,
-        closing(mariadb.connect()) as other,
+        closing(mariadb.connect()) as other_session,
     ):
         assert reader.records(["1"])
-        with other.cursor() as cursor:
+        with other_session.cursor() as cursor:
             cursor.execute("LOCK TABLES t WRITE")
             started = time.monotonic()
             assert "no answer within 1 s (database.timeout)" in message(ServiceError, lambda: reader.records(["1"]))
@@ -428,12 +428,12 @@ def test_a_snapshot_is_one_moment_whatever_is_written_meanwhile(make, admin, mar
     monkeypatch.setattr(module, "FETCH_ROWS", 500)
     database = make("CREATE TABLE t (id INT PRIMARY KEY, n INT, m INT)", table="t")
     admin.execute(f"INSERT INTO t SELECT seq, 100, NULL FROM seq_1_to_{ACCOUNTS}")
-    over, transfers = threading.Event(), []
+    stop, transfers = threading.Event(), []
 
     def transfer():
-        # From the end of the table to its start: what is not one moment misses money, or counts it twice.
+        # From the end of the table to its start: a read that is not of one moment misses money or counts it twice.
         with closing(mariadb.connect()) as connection, connection.cursor() as cursor:
-            while not over.is_set():
+            while not stop.is_set():
                 number = len(transfers) % (ACCOUNTS // 2) + 1
                 cursor.execute("BEGIN")
                 cursor.execute("UPDATE t SET n = n - 7 WHERE id = %s", [ACCOUNTS + 1 - number])
@@ -454,7 +454,7 @@ def test_a_snapshot_is_one_moment_whatever_is_written_meanwhile(make, admin, mar
                 time.sleep(0.01)
             meanwhile = len(transfers) - before
     finally:
-        over.set()
+        stop.set()
         writer.join()
     assert meanwhile > 100
     assert len(rows) == snapshot.expected
@@ -518,17 +518,19 @@ def test_an_export_end_to_end(make, tmp_path):
     )
     model = ModelSettings(features=["country", "amount", "at"], label="paid")
     settings = Settings(name="test", database=database._settings, model=model)
-    calls = []
-    folder = export(settings, Storage(str(tmp_path), "test"), lambda *done: calls.append(done), print)
+    progress_calls = []
+    folder = export(
+        settings, Storage(str(tmp_path), "test"), lambda *arguments: progress_calls.append(arguments), print
+    )
     [part] = folder.files("export")
     lines = split_lines(b"".join(folder.blocks(part)))
     assert sorted(lines)[0] == b"1\tAT\t0.25\t2026-11-22 00:00:00\t1"
     manifest = manifest_of(folder)
     assert manifest.export.rows == len(lines) == 1000
-    assert [each.type for each in manifest.features] == ["text", "real", "date"]
-    assert calls[-1] == (1000, 1000)
+    assert [column.type for column in manifest.features] == ["text", "real", "date"]
+    assert progress_calls[-1] == (1000, 1000)
     assert b"password" not in folder.read("manifest.json")
-    records = found(database, "7")
+    records = look_up(database, "7")
     assert b"7\t" + records["7"].features(["country", "amount", "at", "paid"]) in lines
 
 
@@ -539,13 +541,13 @@ def test_names_are_quoted(make, admin):
     make(table="t")
     admin.execute("CREATE OR REPLACE DATABASE `other.db`")
     columns = "`an id` INT PRIMARY KEY, `select` INT, `a``b` INT, `c%d:e` INT"
-    for place, table in [("test", "odd `t"), ("test", "with.dot"), ("other.db", "order")]:
-        quoted = f"`{place}`.`{table.replace('`', '``')}`"
+    for schema, table in [("test", "odd `t"), ("test", "with.dot"), ("other.db", "order")]:
+        quoted = f"`{schema}`.`{table.replace('`', '``')}`"
         admin.execute(f"CREATE TABLE {quoted} ({columns})")
         admin.execute(f"INSERT INTO {quoted} VALUES (1, 2, 3, 4)")
-        database = make(table=table if place == "test" else f"{place}.{table}", id="an id")
+        database = make(table=table if schema == "test" else f"{schema}.{table}", id="an id")
         assert rows_of(database, "an id", "select", "a`b", "c%d:e") == ([(b"1", b"2", b"3", b"4")], ["integer"] * 4)
-        assert found(database, "1")["1"].values == {"an id": 1, "select": 2, "a`b": 3, "c%d:e": 4}
+        assert look_up(database, "1")["1"].values == {"an id": 1, "select": 2, "a`b": 3, "c%d:e": 4}
         assert database.count() == 1
         assert [column.name for column in database.columns()] == ["an id", "select", "a`b", "c%d:e"]
     admin.execute("DROP DATABASE `other.db`")
@@ -597,20 +599,20 @@ def test_connection_errors_are_one_clear_line(mariadb, url):
         assert "secret" not in database.name
         return database.columns
 
-    place = f"127.0.0.1:{mariadb.port}"
-    text = message(ServiceError, columns(f"mysql+pymysql://predictions:secret@{place}/test"))
-    assert text.startswith(f"mysql+pymysql://{place}/test: Access denied")
+    address = f"127.0.0.1:{mariadb.port}"
+    text = message(ServiceError, columns(f"mysql+pymysql://predictions:secret@{address}/test"))
+    assert text.startswith(f"mysql+pymysql://{address}/test: Access denied")
     assert "Unknown database 'nope'" in message(InputError, columns(url.replace("/test", "/nope")))
     assert "an option" in message(InputError, columns(f"{url}?nope=secret"))
     assert "an option" in message(InputError, columns(f"{url}?charset=secret"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        refused = f"mysql+pymysql://u:secret@127.0.0.1:{port}/d"
-        assert "refused" in message(ServiceError, columns(refused))
+        unresponsive_url = f"mysql+pymysql://u:secret@127.0.0.1:{port}/d"
+        assert "refused" in message(ServiceError, columns(unresponsive_url))
         listener.listen()
         started = time.monotonic()
-        assert str(port) in message(ServiceError, columns(refused))  # nobody answers
+        assert str(port) in message(ServiceError, columns(unresponsive_url))  # it only accepts connections
         assert time.monotonic() - started < 30
 
 

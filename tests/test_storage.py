@@ -1,4 +1,4 @@
-"""Part files, plain and packed by a job."""
+"""Part files, plain or packed by a job."""
 
 import gzip
 import random
@@ -62,7 +62,7 @@ def test_a_file_is_put_whole_or_not_at_all(folder):
             raise KeyboardInterrupt
 
     folder.put("hfiles/p/part-00000", open(__file__, "rb"))  # noqa: SIM115
-    before = folder.read("hfiles/p/part-00000")
+    data = folder.read("hfiles/p/part-00000")
     with pytest.raises(KeyboardInterrupt):
         folder.put("hfiles/p/part-00000", Broken())
-    assert folder.read("hfiles/p/part-00000") == before == open(__file__, "rb").read()  # noqa: SIM115
+    assert folder.read("hfiles/p/part-00000") == data == open(__file__, "rb").read()  # noqa: SIM115

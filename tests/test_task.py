@@ -5,7 +5,7 @@ from predictions.task import environment as task
 
 @pytest.fixture(autouse=True)
 def pipe(monkeypatch):
-    """No job, whatever runs the tests."""
+    """Remove the variables of a job: the tests may run in one."""
     for name in ("job_id", "map_input_file", "map_input_start", "task_attempt_id"):
         monkeypatch.delenv(f"mapreduce_{name}", raising=False)
 
@@ -30,5 +30,5 @@ def test_a_split_without_a_start_is_the_first(monkeypatch):
 
 def test_a_status_is_a_line_that_hadoop_reads_at_once(capfd):
     task.status("part-00007: waiting for HBase: no answer in time")
-    said = capfd.readouterr()
-    assert (said.out, said.err) == ("", "reporter:status:part-00007: waiting for HBase: no answer in time\n")
+    output = capfd.readouterr()
+    assert (output.out, output.err) == ("", "reporter:status:part-00007: waiting for HBase: no answer in time\n")

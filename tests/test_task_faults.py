@@ -1,4 +1,4 @@
-"""What happens to a job's tasks on a real cluster: whatever dies or lags, the bytes are those of an undisturbed run."""
+"""A job's tasks on a real cluster: whatever dies or lags, the output is that of an undisturbed run, byte for byte."""
 
 import json
 import random
@@ -21,22 +21,23 @@ pytestmark = pytest.mark.cluster
 
 
 class Attempts(threading.Thread):
-    """Watches the processes of a project's running attempts: calls `found` once for each, with its Python and its JVM."""
+    """Call `on_attempt` once for each running attempt of a project: with its ID, its script's process and its JVM's."""
 
-    def __init__(self, made, found):
+    def __init__(self, project, on_attempt):
         super().__init__(daemon=True)
-        self._project, self._found, self._seen, self._over = made.name, found, set(), threading.Event()
+        self._project, self._on_attempt, self._seen = project.name, on_attempt, set()
+        self._stop_requested = threading.Event()
 
     def __enter__(self):
         self.start()
         return self
 
     def __exit__(self, *_exception):
-        self._over.set()
+        self._stop_requested.set()
         self.join()
 
     def run(self):
-        while not self._over.wait(0.05):
+        while not self._stop_requested.wait(0.05):
             for process in psutil.process_iter(["cmdline"]):
                 if not any(word in ("mapper.py", "reducer.py") for word in process.info["cmdline"] or ()):
                     continue
@@ -44,13 +45,13 @@ class Attempts(threading.Thread):
                     variables = process.environ()
                     attempt = variables["mapreduce_task_attempt_id"]
                     if self._project not in variables["mapreduce_job_name"]:
-                        continue  # others run jobs on the same cluster
+                        continue  # a job of another project on the same cluster
                     jvm = next(parent for parent in process.parents() if "YarnChild" in " ".join(parent.cmdline()))
                 except (KeyError, StopIteration, psutil.Error):
-                    continue  # it is gone, or no attempt's
+                    continue  # the process is gone, or it is not an attempt's
                 if attempt not in self._seen:
                     self._seen.add(attempt)
-                    self._found(attempt, process, jvm)
+                    self._on_attempt(attempt, process, jvm)
 
 
 @pytest.fixture
@@ -58,16 +59,16 @@ def orders_project(project, tmp_path):
     return project((make_orders(tmp_path) / "predictions.toml").read_text(), tmp_path, yarn=True)
 
 
-def undisturbed(made, folder):
-    """The bytes of a run without Hadoop, which is removed again."""
-    made.succeed("score", "--runner", "local")
-    scored = made.scored(folder)
+def undisturbed(project, folder):
+    """Return the output of a run without Hadoop; its files are removed again."""
+    project.succeed("score", "--runner", "local")
+    scored = project.scored(folder)
     folder.remove("scored")
     return scored
 
 
 def check_hfiles(folder, tmp_path):
-    """Each region has one HFile, if it has rows, and the bytes are those that its lines give."""
+    """Check that each region with rows has one HFile, with the bytes that its lines give, and no other files exist."""
     storage, expected = folder.storage, {}
     for part, path in enumerate(folder.files("scored")):
         with RegionFile(str(tmp_path / "hfiles"), part) as file:
@@ -76,11 +77,11 @@ def check_hfiles(folder, tmp_path):
         expected[facts_name(part)] = to_file(file.facts)
         if file.facts.rows:
             expected[hfile_name(part)] = (tmp_path / "hfiles" / hfile_name(part)).read_bytes()
-    found = storage.fs.find(f"{folder.path}/hfiles")
-    files = {path.removeprefix(f"{folder.path}/hfiles/"): storage.fs.cat_file(path) for path in found}
-    compared = [name for name in sorted(files) if name.endswith(".comparison.json")]
-    assert compared == [comparison_name(part) for part in range(len(folder.files("scored")))]
-    rows = sum(json.loads(files.pop(name))["after"]["rows"] for name in compared)
+    paths = storage.fs.find(f"{folder.path}/hfiles")
+    files = {path.removeprefix(f"{folder.path}/hfiles/"): storage.fs.cat_file(path) for path in paths}
+    comparisons = [name for name in sorted(files) if name.endswith(".comparison.json")]
+    assert comparisons == [comparison_name(part) for part in range(len(folder.files("scored")))]
+    rows = sum(json.loads(files.pop(name))["after"]["rows"] for name in comparisons)
     assert rows == manifest_of(folder).scored.rows
     assert files == expected
 
@@ -94,12 +95,12 @@ def lines_of(folder):
 
 
 def test_every_first_attempt_killed(orders_project, tmp_path):
-    """Of three maps and four reducers: in turn the script and its JVM, at a random moment."""
-    made = orders_project
-    folder = made.train()
+    """Of three mappers and four reducers: in turn the script or its JVM is killed, at a random moment."""
+    project = orders_project
+    folder = project.train()
     lines = copies(lines_of(folder), 100)
     replace_export(folder, [lines[0::3], lines[1::3], lines[2::3]])
-    expected = undisturbed(made, folder)
+    expected = undisturbed(project, folder)
     killed = []
 
     def kill(attempt, script, jvm):
@@ -109,9 +110,9 @@ def test_every_first_attempt_killed(orders_project, tmp_path):
             victim.kill()
             killed.append((attempt, victim is script))
 
-    with Attempts(made, kill):
-        made.succeed("score")
-    assert made.scored(folder) == expected
+    with Attempts(project, kill):
+        project.succeed("score")
+    assert project.scored(folder) == expected
     check_hfiles(folder, tmp_path)
     tasks = {re.search(r"_([mr]_\d+)_0$", attempt)[1] for attempt, _script in killed}
     assert tasks == {"m_000000", "m_000001", "m_000002", "r_000000", "r_000001", "r_000002", "r_000003"}
@@ -119,7 +120,7 @@ def test_every_first_attempt_killed(orders_project, tmp_path):
 
 
 def is_alive(process):
-    """Whether a process runs: one that was killed stays for a while, until whoever inherited it takes notice."""
+    """Whether a process runs: one that was killed remains as a zombie until the process that inherited it reaps it."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -127,12 +128,12 @@ def is_alive(process):
 
 
 def test_stragglers_are_overtaken_by_second_attempts(orders_project, tmp_path):
-    """A map and then a reducer of one job."""
-    made = orders_project
-    folder = made.train()
+    """A mapper and then a reducer of one job are stopped."""
+    project = orders_project
+    folder = project.train()
     lines = copies(lines_of(folder), 300)  # more than a pipe holds: Hadoop must see progress before it stops
     replace_export(folder, [lines[0::3], lines[1::3], lines[2::3]])
-    expected = undisturbed(made, folder)
+    expected = undisturbed(project, folder)
     attempts, stopped = [], {}
 
     def stop(attempt, script, _jvm):
@@ -148,9 +149,9 @@ def test_stragglers_are_overtaken_by_second_attempts(orders_project, tmp_path):
         # Reducers that wait for the straggler would hold the memory that its second attempt needs.
         "mapreduce.job.reduce.slowstart.completedmaps": 1.0,
     }
-    with Attempts(made, stop):
-        made.succeed("score", **properties(**eager))
-    assert made.scored(folder) == expected
+    with Attempts(project, stop):
+        project.succeed("score", **properties(**eager))
+    assert project.scored(folder) == expected
     check_hfiles(folder, tmp_path)
     assert stopped.keys() == {"m_000001", "r_000001"}
     for task, script in stopped.items():
@@ -159,18 +160,18 @@ def test_stragglers_are_overtaken_by_second_attempts(orders_project, tmp_path):
 
 
 def test_one_line_a_split_an_empty_split_and_a_reducer_without_input(orders_project, tmp_path):
-    made = orders_project
-    folder = made.train()
+    project = orders_project
+    folder = project.train()
     by_region = {}
     for line in lines_of(folder):
         by_region.setdefault(row_keys([line.partition(b"\t")[0]])[0][:1] < b"8", []).append(line)
     few = by_region[True][:4]  # the two upper regions get none
     replace_export(folder, [few, []])
-    expected = undisturbed(made, folder)
+    expected = undisturbed(project, folder)
     assert len(expected.splitlines()) == 4
-    made.succeed("score", **properties(**{"mapreduce.input.fileinputformat.split.maxsize": 12}))
-    assert made.scored(folder) == expected
+    project.succeed("score", **properties(**{"mapreduce.input.fileinputformat.split.maxsize": 12}))
+    assert project.scored(folder) == expected
     assert len(folder.files("scored")) == 4
     check_hfiles(folder, tmp_path)
-    made.succeed("load", "--via", "hfiles")
-    made.succeed("verify", "--full")
+    project.succeed("load", "--via", "hfiles")
+    project.succeed("verify", "--full")

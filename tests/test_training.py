@@ -20,10 +20,10 @@ from predictions.storage import Storage
 def trained(orders):
     """Export and train with changed settings; return the model and its manifest.
 
-    With `processes`, the model is tried in a process of its own, else in this one.
+    With `processes`, the model is tried in a new process, else in this one.
     """
 
-    exports = {}  # by the columns; each takes the second by which its release is named
+    exports = {}  # by columns; each takes a second, as releases are named by the second
 
     def trained(processes=False, **changes):
         settings = load_settings(orders / "predictions.toml")
@@ -42,10 +42,10 @@ def trained(orders):
 
 
 def assert_calibrated(training):
-    """The bins hold the holdout, by what was predicted, and what was so rises with it."""
+    """Check that the bins have all holdout records, in order of the prediction, and that actual values rise with it."""
     bins = training.calibration
-    assert sum(each["records"] for each in bins) == training.holdout
-    predicted, actual = ([each[side] for each in bins] for side in ("predicted", "actual"))
+    assert sum(calibration_bin["records"] for calibration_bin in bins) == training.holdout
+    predicted, actual = ([calibration_bin[side] for calibration_bin in bins] for side in ("predicted", "actual"))
     assert predicted == sorted(predicted)
     assert np.corrcoef(predicted, actual)[0, 1] > 0.5
 
@@ -68,7 +68,7 @@ def test_classifiers(trained, estimator, params, processes):
     assert (training.labelled, training.fitted + training.holdout) == (376, 376)
     assert training.metrics["roc_auc"] > 0.8 > training.baseline["roc_auc"] == 0.5
     assert_calibrated(training)
-    # Missing values, and a category that was never seen.
+    # Missing values, and a category that is not in the training data.
     scores = model.score(b"1\tAT\t450\t2\t\\N\n2\t\\N\t\\N\t\\N\t\\N\n3\tnever seen\t1\t2\t\\N\n")
     assert set(scores.predictions) <= {b"0", b"1"}
     assert all(0.5 <= float(probability) <= 1 for probability in scores.probabilities)
@@ -110,7 +110,7 @@ def test_rare_labels(trained, orders, values, code):
         connection.executemany(
             "UPDATE orders SET note = ? WHERE id = ?", [(note, f"order-{n:03}") for n, note in enumerate(values)]
         )
-    for seed in range(4):  # the rare one may be in either part
+    for seed in range(4):  # the rare label may be in the training part or in the holdout
         if code:
             with pytest.raises(InputError, match="cannot be fitted"):
                 trained(label="note", features=["amount"], seed=seed, params={"max_iter": 10})
@@ -129,7 +129,7 @@ def test_training_is_repeatable_and_the_sample_is_stated(trained):
 
 
 def test_the_holdout_was_not_trained_on(trained):
-    # Labels that nothing explains: a model measured on what it has learnt by heart would shine.
+    # No feature explains these labels: only a model measured on its own training records would look good.
     _model, manifest = trained(
         estimator="sklearn.tree.DecisionTreeClassifier", label="items", features=["amount"], params={}
     )

@@ -50,18 +50,18 @@ def test_unreadable_lines_are_sorted_out_with_their_reasons():
 
 
 def test_a_block_may_have_no_record_at_all():
-    others = [Unreadable("stdin", number, "1 fields, not 3", b"") for number in (1, 2)]
-    assert sift(b"\n\n", FIELDS, "stdin", 1) == (b"", [], [], others)
+    unreadable = [Unreadable("stdin", number, "1 fields, not 3", b"") for number in (1, 2)]
+    assert sift(b"\n\n", FIELDS, "stdin", 1) == (b"", [], [], unreadable)
 
 
 @given(st.lists(raw_lines | record_lines, min_size=1))
 def test_each_line_is_a_record_or_is_sorted_out_whatever_its_neighbours(lines):
     sifted = sift(block_of(lines), FIELDS, "stdin", 1)
-    alone = [sift(line + b"\n", FIELDS, "stdin", number) for number, line in enumerate(lines, 1)]
-    assert sifted.unreadable == [line for one in alone for line in one.unreadable]
-    assert sifted.block == b"".join(one.block for one in alone)
-    assert sifted.record_ids == [record_id for one in alone for record_id in one.record_ids]
-    assert sifted.features == [features for one in alone for features in one.features]
+    single_lines = [sift(line + b"\n", FIELDS, "stdin", number) for number, line in enumerate(lines, 1)]
+    assert sifted.unreadable == [line for single in single_lines for line in single.unreadable]
+    assert sifted.block == b"".join(single.block for single in single_lines)
+    assert sifted.record_ids == [record_id for single in single_lines for record_id in single.record_ids]
+    assert sifted.features == [features for single in single_lines for features in single.features]
     assert len(sifted.record_ids) + len(sifted.unreadable) == len(lines)
 
 
@@ -74,10 +74,12 @@ def test_the_lines_come_back_unchanged_from_among_prediction_lines(lines):
     carried = prediction_lines(lines, b"1795362300000")
     assert len(split_lines(carried)) == len(lines)
     assert all(parse_line(line).scored == b"1795362300000" for line in split_lines(carried))
-    # An ID or an error may look like one.
-    others = write_rows([row_keys([b"unreadable:x:1"]) + [b"0"] * 5, [b"0000:x", *[b"\\N"] * 4, b"unreadable:y:2: z"]])
-    assert list(find(others + carried)) == lines
-    assert list(find(others)) == []
+    # The ID or the error of a prediction line may look like an unreadable line.
+    ordinary = write_rows(
+        [row_keys([b"unreadable:x:1"]) + [b"0"] * 5, [b"0000:x", *[b"\\N"] * 4, b"unreadable:y:2: z"]]
+    )
+    assert list(find(ordinary + carried)) == lines
+    assert list(find(ordinary)) == []
 
 
 def test_the_keys_sort_behind_every_row_key_and_by_the_line_within_a_split():

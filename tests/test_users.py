@@ -1,4 +1,4 @@
-"""HBase as a user of its own, who is not HDFS's superuser, and who loads as another one: as on most clusters."""
+"""Three users, as on most clusters: HDFS's superuser, the user of HBase, and the user that loads predictions."""
 
 import time
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cluster
 HDFS = ("namenode", "datanode")
 HBASE = ("zookeeper", "master", "regionserver-0", "thrift")
 OPENED = {"/hbase": ("hbase", "755"), "/tmp": ("hdfs", "1777"), "/analyst": ("analyst", "755")}
-DEADLINE = 300  # seconds, for what takes some tens
+DEADLINE = 300  # seconds; a start takes some tens
 
 
 def launch(cluster, names, is_ready):
@@ -30,7 +30,7 @@ def launch(cluster, names, is_ready):
 
 @pytest.fixture(scope="module")
 def three_users(cluster, tmp_path_factory):
-    """A cluster without YARN, whose HDFS is `hdfs`'s and whose HBase is `hbase`'s."""
+    """A cluster without YARN, whose HDFS runs as the user `hdfs` and whose HBase runs as the user `hbase`."""
     offset = cluster.config.port_offset + OFFSET_OF_USERS
     cluster = Cluster(ClusterConfig(tmp_path_factory.mktemp("cluster"), offset))
     cluster.config.write()
@@ -55,15 +55,15 @@ def three_users(cluster, tmp_path_factory):
 def test_a_bulk_load_by_another_user(three_users, tmp_path, monkeypatch):
     monkeypatch.setenv("HADOOP_USER_NAME", "analyst")
     monkeypatch.setenv("CLUSTER_DIR", str(three_users.config.folder))
-    made = Project(tmp_path, three_users, (make_orders(tmp_path) / "predictions.toml").read_text(), "/analyst")
-    made.train()
-    made.succeed("score", "--runner", "local")
-    assert "ok    bulk load: HFiles can be moved to /hbase/staging" in made.run("doctor").stdout
-    made.succeed("load", "--via", "hfiles")
-    assert made.succeed("verify", "--full").stdout == ""
-    made.succeed("activate")
-    [answer] = made.get("order-007")
+    project = Project(tmp_path, three_users, (make_orders(tmp_path) / "predictions.toml").read_text(), "/analyst")
+    project.train()
+    project.succeed("score", "--runner", "local")
+    assert "ok    bulk load: HFiles can be moved to /hbase/staging" in project.run("doctor").stdout
+    project.succeed("load", "--via", "hfiles")
+    assert project.succeed("verify", "--full").stdout == ""
+    project.succeed("activate")
+    [answer] = project.get("order-007")
     assert answer["prediction"] is not None
-    fs = made.storage.fs
-    files = fs.glob(f"/hbase/data/default/{made.name}.*/*/p/*")
+    fs = project.storage.fs
+    files = fs.glob(f"/hbase/data/default/{project.name}.*/*/p/*")
     assert [fs.info(path)["owner"] for path in files] == ["analyst"] * 4

@@ -1,4 +1,4 @@
-"""The processes of a load or a comparison, as real ones: what comes of their tasks, and that none outlives its run."""
+"""The workers of a load or a comparison, as real processes: their results, and that none outlives its run."""
 
 import os
 import signal
@@ -16,20 +16,20 @@ from predictions.errors import InputError, InternalError, RefusedError, ServiceE
 from predictions.hbase.connection import RejectedError
 from predictions.workers import cores, run_tasks
 
-HERE = Path(__file__).parent  # not from conftest: each process imports this module, and should not import scikit-learn
-DEADLINE = 60  # seconds; a process takes one to start where the machine is busy
+HERE = Path(__file__).parent  # no import of conftest: each worker imports this module, and must not import scikit-learn
+DEADLINE = 60  # seconds; on a busy machine a process takes one second to start
 
 
 def poll(condition):
     deadline = time.monotonic() + DEADLINE
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return found
+    return result
 
 
 def workers(parent=None):
-    """The processes that were started for tasks; Python's own resource tracker is another one."""
+    """Return the worker processes: the children of a process without Python's resource tracker."""
     children = psutil.Process(parent).children()
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
@@ -41,10 +41,10 @@ def twice(number, report):
 
 
 def test_each_task_reports_and_then_has_its_result():
-    found = {}
+    events = {}
     for event in run_tasks(twice, range(1, 6), 2):
-        found.setdefault(event.task, []).append((event.done, event.value))
-    assert found == {number - 1: [(False, number), (False, -number), (True, 2 * number)] for number in range(1, 6)}
+        events.setdefault(event.task, []).append((event.done, event.value))
+    assert events == {number - 1: [(False, number), (False, -number), (True, 2 * number)] for number in range(1, 6)}
     assert workers() == []
 
 
@@ -53,20 +53,20 @@ def test_no_tasks_need_no_process():
 
 
 def meet(folder, task, _report):
-    """Return how many tasks were at work meanwhile; wait until it is two, or until all others are done."""
-    mine = folder / f"working-{task}"
-    mine.touch()
+    """Wait until two tasks run or all others are done; return how many run, and the process ID."""
+    marker = folder / f"working-{task}"
+    marker.touch()
     poll(lambda: len(list(folder.glob("working-*"))) > 1 or len(list(folder.glob("done-*"))) == 5)
-    found = len(list(folder.glob("working-*")))
-    mine.rename(folder / f"done-{task}")
-    return found, os.getpid()
+    running = len(list(folder.glob("working-*")))
+    marker.rename(folder / f"done-{task}")
+    return running, os.getpid()
 
 
 def test_as_many_tasks_run_at_once_as_there_are_processes(tmp_path):
-    found = [event.value for event in run_tasks(partial(meet, tmp_path), range(6), 2)]
-    assert {at_once for at_once, _process in found} <= {1, 2}
-    assert 2 in {at_once for at_once, _process in found}
-    assert len({process for _at_once, process in found}) == 2
+    results = [event.value for event in run_tasks(partial(meet, tmp_path), range(6), 2)]
+    assert {running for running, _process in results} <= {1, 2}
+    assert 2 in {running for running, _process in results}
+    assert len({process for _running, process in results}) == 2
 
 
 def test_tasks_are_begun_in_their_order(tmp_path):
@@ -76,7 +76,7 @@ def test_tasks_are_begun_in_their_order(tmp_path):
 def raise_or_wait(folder, error, report):
     (folder / str(os.getpid())).touch()
     if error:
-        poll(lambda: len(list(folder.iterdir())) == 2)  # until the other one is at work too
+        poll(lambda: len(list(folder.iterdir())) == 2)  # until the other task runs too
         raise error
     while True:
         report(None)
@@ -102,11 +102,11 @@ def test_an_error_of_a_task_is_raised_as_it_is_and_ends_the_others(tmp_path, err
 
 
 def fail(_task, _report):
-    raise ValueError("7 is none")
+    raise ValueError("7 is bad")
 
 
 def test_an_unexpected_error_is_an_internal_one_with_its_traceback(capfd):
-    with pytest.raises(InternalError, match="^ValueError: 7 is none$"):
+    with pytest.raises(InternalError, match="^ValueError: 7 is bad$"):
         list(run_tasks(fail, [1], 1))
     assert "in fail\n" in capfd.readouterr().err
 
@@ -148,7 +148,7 @@ def test_a_process_that_dies_between_two_tasks_is_reported():
         pass
     [worker] = workers()
     worker.kill()
-    poll(lambda: worker.status() == psutil.STATUS_ZOMBIE)  # who waits for it takes its exit code
+    poll(lambda: worker.status() == psutil.STATUS_ZOMBIE)  # not wait(), which would take its exit code
     with pytest.raises(InternalError, match="was killed by SIGKILL"):
         list(events)
 
@@ -190,7 +190,7 @@ if __name__ == "__main__":
 
 
 def test_processes_end_when_their_parent_is_killed(tmp_path):
-    """Without a word: there is nobody who would want to know."""
+    """Without any output: no process is left to read it."""
     (tmp_path / "parent.py").write_text(PARENT)
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
     with subprocess.Popen(
@@ -202,7 +202,7 @@ def test_processes_end_when_their_parent_is_killed(tmp_path):
     ) as parent:
         processes = [psutil.Process(int(number)) for number in parent.stdout.readline().split()]
         parent.kill()
-        assert parent.communicate(timeout=DEADLINE) == ("", "")  # the processes' stderr is the same
+        assert parent.communicate(timeout=DEADLINE) == ("", "")  # the workers share the parent's stderr
     _gone, alive = psutil.wait_procs(processes, timeout=DEADLINE)
     assert alive == []
 
