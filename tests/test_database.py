@@ -1,14 +1,18 @@
 """The SQLite source: snapshots of all records, and reads of single records."""
 
+import os
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
 from predictions.errors import InputError, ServiceError
 from predictions.formats.record_line import split_lines
 from predictions.settings import DatabaseSettings
-from predictions.sources import open_database, open_reader
+from predictions.sources import open_database, open_reader, sqlite_reader
 
 
 @pytest.fixture
@@ -236,3 +240,29 @@ def test_a_file_that_is_not_a_database_is_named(tmp_path):
     (tmp_path / "text.db").write_text("this is no database, but long enough to be taken for one" * 20)
     with pytest.raises(InputError, match="not a database"):
         open_database(DatabaseSettings(url=f"sqlite:///{tmp_path}/text.db", table="t", id="id")).columns()
+
+
+def test_a_fork_waits_for_threads_that_read(make, monkeypatch):
+    """A lock of SQLite's that another thread holds would stay locked in the forked process."""
+    database = make("CREATE TABLE t (id)", table="t", rows=[("INSERT INTO t VALUES (?)", (n,)) for n in range(2_000)])
+    reading, may_end, events = threading.Event(), threading.Event(), []
+
+    def monotonic():  # called by SQLite in the middle of the statement
+        if not reading.is_set():
+            reading.set()
+            may_end.wait(10)
+            events.append("read")
+        return 0.0
+
+    monkeypatch.setattr(sqlite_reader, "time", SimpleNamespace(monotonic=monotonic))
+    with closing(open_reader(database._settings)()) as reader, ThreadPoolExecutor(1) as pool:
+        records = pool.submit(reader.records, ["7"])
+        assert reading.wait(10)
+        threading.Timer(0.5, may_end.set).start()
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        events.append("forked")
+        assert os.waitpid(child, 0)[1] == 0
+        assert records.result().keys() == {"7"}
+    assert events == ["read", "forked"]
