@@ -22,6 +22,7 @@ import pytest
 import requests
 import skops.io
 from conftest import CHECKOUT, make_orders
+from pages import blocks_of
 
 from examples.flights.make_database import make_database
 from predictions.formats.names import release_table
@@ -71,6 +72,14 @@ def test_lookups_of_flights(flights):
         {"id": record_id, "status": "missing", **of_release} for record_id in ("007", "0", "' OR 1=1 --")
     ]
     assert "prediction" in flights.succeed("get", "1").stdout
+
+
+def test_the_lookup_of_the_readme(flights):
+    [block] = [block for block in blocks_of(CHECKOUT / "README.md") if block.language == "python"]
+    command = [sys.executable, "-c", block.text]
+    process = flights.start(command, flights.path.parent, PYTHONPATH=str(CHECKOUT))
+    stdout, stderr = process.communicate(timeout=DEADLINE)
+    assert re.fullmatch(r"fresh [01] 0\.\d+ IAH\n", stdout), stderr
 
 
 def test_every_prediction_in_hbase_equals_scikit_learns_own(flights, tmp_path):
