@@ -3,8 +3,10 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 
 import click
@@ -112,9 +114,15 @@ def test_the_tutorial(cluster, tmp_path):
         "PREDICTIONS_HADOOP_STORAGE": f"webhdfs://127.0.0.1:{web}/tests",
     }
     blocks = [block for block in blocks_of(CHECKOUT / "docs" / "tutorial.md") if block.mark != "set-up"]
+    postgresql = tempfile.mkdtemp(dir="/var/tmp")  # which another user may enter: PostgreSQL does not run as root
+    os.chmod(postgresql, 0o755)
+    script = as_script(blocks).replace("/var/tmp/shop-postgresql", f"{postgresql}/data")
     try:
-        printed = run(as_script(blocks), tmp_path, **environment)
+        printed = run(script, tmp_path, **environment)
     finally:
+        if os.path.exists(f"{postgresql}/data"):
+            subprocess.run([sys.executable, CHECKOUT / "examples" / "postgresql.py", "stop", f"{postgresql}/data"])
+        shutil.rmtree(postgresql)
         Storage(environment["PREDICTIONS_HADOOP_STORAGE"], name).delete(f"/tests/{name}")
         settings = load_settings(tmp_path / "shop" / "predictions.toml")
         server = settings.hbase.model_copy(update={"thrift": environment["PREDICTIONS_HBASE_THRIFT"]}).server()

@@ -290,7 +290,7 @@ def test_the_report_of_a_release_names_the_one_before_it_and_what_the_gates_said
     path = operated.project.succeed("report", second, "--output", str(tmp_path / "new")).stdout.strip()
     assert path == str(tmp_path / "new" / f"report-{second}.html")
     html = (tmp_path / "new" / f"report-{second}.html").read_text()
-    assert all(text in html for text in (f"compared with {first}", "gates.max_psi", "refused", f"Forced: {FORCED}"))
+    assert all(text in html for text in (f"compared with {first}", "gates.max_psi", "failed", f"Forced: {FORCED}"))
     pictures = ("calibration", "changes", "classes", "distribution", "drift", "stages")
     assert sorted(path.name for path in (tmp_path / "new").glob("*.png")) == [
         f"report-{second}-{picture}.png" for picture in pictures
