@@ -119,7 +119,7 @@ def _pictures(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Pictur
         labels = sorted(value for value, _count in frequent.most_common(CLASSES))
         shares = [[side.get(value, 0) / max(1, sum(side.values())) for value in labels] for side in sides]
         figure = figures.classes(labels, list(zip(names, shares, strict=True)))
-        yield Picture("classes", f"How often each {label} is predicted.", figure)
+        yield Picture("classes", f"How often each value of {label} is predicted.", figure)
     if releases["before"]:
         drift = [(entry["bin"], entry["value"]) for entry in comparison["drift"]]
         if len(drift) > CLASSES:
