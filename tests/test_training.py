@@ -212,6 +212,14 @@ def test_a_regressor_does_not_learn_dates(trained, orders):
         trained(label="day", features=["amount"], estimator="sklearn.linear_model.Ridge")
 
 
+def test_a_label_of_another_type_is_named_with_its_record(trained, orders):
+    with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
+        connection.execute("UPDATE orders SET amount = 'on request' WHERE id = 'order-007'")
+    message = "amount of record order-007 is on request, which is not of type real: not a number"
+    with pytest.raises(InputError, match=message):
+        trained(label="amount", features=["items"], estimator="sklearn.linear_model.Ridge")
+
+
 def test_a_category_of_digits_only_is_learnt_as_text(trained, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET country = '00' || (1 + paid)")

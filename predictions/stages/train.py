@@ -245,9 +245,8 @@ def _read_sample(
     sampled_lines = list(lines)
     if not sampled_lines:
         raise InputError(f"model.label: {label.name} is NULL in every record: there is nothing to learn from")
-    labels = [line[line.rindex(SEPARATOR) + 1 :] for line in sampled_lines]
     frame, _bad_rows = FrameReader(features).read(join_lines(sampled_lines))
-    return Sample(sampled_lines, frame, _decode_labels(labels, label), labelled)
+    return Sample(sampled_lines, frame, _decode_labels(sampled_lines, label), labelled)
 
 
 def _first_texts(lines: list[bytes], count: int) -> list[bytes]:
@@ -262,17 +261,24 @@ def _labelled_lines(folder: ReleaseFolder) -> Iterator[bytes]:
             yield from (line for line in split_lines(block) if not line.endswith(unlabelled))
 
 
-def _decode_labels(fields: list[bytes], label: Column) -> np.ndarray:
-    try:
-        if label.type == "integer":
-            return np.array([int(field) for field in fields])
-        if label.type == "real":
-            return np.array([NumberDecoder().decode(field) for field in fields])
-        return np.array([unescape(field).decode() for field in fields])
-    except ValueError as error:
-        raise InputError(
-            f"model.label: {label.name} holds a value that is not of type {label.type}: {error}"
-        ) from error
+def _decode_labels(lines: list[bytes], label: Column) -> np.ndarray:
+    decode, labels = _label_decoder(label.type), []
+    for line in lines:
+        field = line[line.rindex(SEPARATOR) + 1 :]
+        try:
+            labels.append(decode(field))
+        except ValueError as error:
+            record, value = (each.decode(errors="replace") for each in (line.partition(SEPARATOR)[0], field[:80]))
+            raise InputError(
+                f"model.label: {label.name} of record {record} is {value}, which is not of type {label.type}: {error}"
+            ) from error
+    return np.array(labels)
+
+
+def _label_decoder(type_: str) -> Callable[[bytes], Any]:
+    if type_ == "integer":
+        return int
+    return NumberDecoder().decode if type_ == "real" else lambda field: unescape(field).decode()
 
 
 def _check_labels(sample: Sample, label: Column, estimator: BaseEstimator) -> None:
