@@ -10,7 +10,7 @@ class PredictionsError(Exception):
 
 
 class InputError(PredictionsError):
-    """Wrong usage, settings or input: nothing was done."""
+    """Wrong usage, settings or input: the stage did nothing."""
 
     exit_code = 2
 

@@ -142,6 +142,18 @@ def test_an_id_without_a_record_is_shown_in_one_line(capsys):
     assert capsys.readouterr().out == "a␉b · missing: no record has this ID\n"
 
 
+def test_a_missing_value_is_a_dash_and_unavailable_halves_are_words(capsys):
+    record = {"id": "7", "paid": None}
+    list(print_table([Answer("7", "failed", record, release="20261122T154500Z", error="amount: not a number")]))
+    lines = [line.strip(" │") for line in capsys.readouterr().out.splitlines()]
+    assert [line.split() for line in lines if line.startswith(("paid", "prediction"))] == [
+        ["paid", "–"],
+        ["prediction", "–"],
+    ]
+    list(print_table([Answer("7", "unavailable", unavailable=["hbase", "database"])]))
+    assert "unavailable  hbase, database" in capsys.readouterr().out
+
+
 def test_records_are_shown_as_they_are(predictions, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET note = '[/oops] [bold]hi', country = 'a[b]c' WHERE id = 'order-001'")

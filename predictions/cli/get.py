@@ -88,7 +88,8 @@ def _print_one(answer: Answer) -> None:
     values = answer.as_json()
     for name in ("prediction", "probability", "error", "scored", "release", "unavailable"):
         if name in values:
-            table.add_row(Text(name, style="bold"), _text(values[name], "bold"))
+            value = ", ".join(values[name]) if name == "unavailable" else values[name]
+            table.add_row(Text(name, style="bold"), _text("–" if value is None else value, "bold"))
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 
 

@@ -66,7 +66,7 @@ def _gates(listed: Listed) -> str:
 def _show(releases: list[Listed]) -> None:
     """Print the releases to stdout, as a table."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")  # fits 80 characters
-    for column in ("release", "", "state", "age"):
+    for column in ("release", "role", "state", "age"):
         table.add_column(column, no_wrap=True)  # release IDs are copied
     for column in ("rows", "failed", "MB"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -42,8 +42,13 @@ def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, cha
         scored = score(settings, folder, runner, lambda share: progress(share, 1.0), served, changed)
     more = f", {scored.duplicates:,} came twice" if scored.duplicates else ""
     if scored.carried_from:
-        more += f"; {scored.carried:,} are unchanged and keep their predictions of release {scored.carried_from}"
-    say(f"scored {scored.scored:,} records, {scored.failed:,} failed{more}; it took {scored.seconds:.1f} s")
+        say(
+            f"scored {scored.rows - scored.carried:,} of {scored.rows:,} records, {scored.failed:,} of all have failed"
+            f"{more}; {scored.carried:,} are unchanged and keep their predictions of release {scored.carried_from}; it "
+            f"took {scored.seconds:.1f} s"
+        )
+    else:
+        say(f"scored {scored.scored:,} records, {scored.failed:,} failed{more}; it took {scored.seconds:.1f} s")
     return WITH_FAILURES if scored.failed else DONE
 
 

@@ -154,7 +154,7 @@ def _hbase(settings: Settings) -> str:
         if settings.hbase.regions > 1:
             return f"the command `hbase` was not found: tables will get one region, not {settings.hbase.regions}"
         return "the command `hbase` was not found, but is not needed for one region"
-    return f"tables of {settings.hbase.regions} regions"
+    return f"the command `hbase` was found: tables will get {settings.hbase.regions} regions"
 
 
 def _bulk_load(settings: Settings, storage: Storage) -> str:
