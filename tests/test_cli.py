@@ -154,6 +154,15 @@ def test_a_missing_value_is_a_dash_and_unavailable_halves_are_words(capsys):
     assert "unavailable  hbase, database" in capsys.readouterr().out
 
 
+def test_a_record_is_one_line_of_the_table_however_narrow_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    answers = [Answer(letter * 90, "fresh", {"id": letter}, release="20261122T154500Z") for letter in "ab"]
+    assert len(list(print_table(answers))) == 2
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("id ")
+    assert [line.split()[:2] for line in lines] == [["a" * 90, "fresh"], ["b" * 90, "fresh"]]
+
+
 def test_records_are_shown_as_they_are(predictions, orders):
     with closing(sqlite3.connect(orders / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET note = '[/oops] [bold]hi', country = 'a[b]c' WHERE id = 'order-001'")

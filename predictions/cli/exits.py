@@ -14,7 +14,7 @@ from predictions.progress import say
 
 DONE, WITH_FAILURES, UNAVAILABLE, INTERRUPTED = 0, 1, 4, 130
 MEANINGS = {  # in docs/commands.md, next to the errors' codes, whose meanings are the errors' docstrings
-    DONE: "Done.",
+    DONE: "Done. For `get` and `explain`, this includes the answer that a record is missing.",
     WITH_FAILURES: "Done, but some records could not be scored; no more than the gate `max_failed` allows.",
     UNAVAILABLE: "`get`: the record or the prediction of at least one ID is unavailable.",
     INTERRUPTED: "Interrupted from the keyboard or by SIGTERM; a running job is ended on the cluster as well.",

@@ -102,7 +102,11 @@ def _print_all(answers: list[Answer]) -> None:
         values = (answer.prediction, answer.probability, answer.scored, answer.error)
         status = Text(answer.status, COLORS.get(answer.status, "red"))
         table.add_row(_text(answer.id), status, *(_text("" if value is None else value) for value in values))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    # A record is one line, however narrow the terminal, so that its ID can be copied and searched for.
+    unlimited = console.options.update(max_width=sys.maxsize)
+    console.width = max(console.width, console.measure(table, options=unlimited).maximum)
+    console.print(table, soft_wrap=True)
 
 
 def _text(value: object, style: str = "") -> Text:

@@ -10,7 +10,7 @@ from predictions.cli.load import run_load
 from predictions.cli.score import current_release, run_score
 from predictions.cli.session import Session, changed_option, export_rate_option, model_option, runner_option
 from predictions.cli.train import run_train
-from predictions.errors import InputError
+from predictions.errors import InputError, PredictionsError
 from predictions.hbase.lease import lease
 from predictions.progress import say
 from predictions.settings import Settings
@@ -36,10 +36,14 @@ def command(session: Session, runner: str | None, rate: float | None, changed: b
         if earlier:
             _require_columns(settings, earlier)
         folder = run_export(settings, storage, rate)
-        run_train(settings, folder, earlier)
-        code = run_score(settings, folder, runner, changed)
-        run_load(settings, folder, How())
-        run_activate(settings, storage, folder.release)
+        try:
+            run_train(settings, folder, earlier)
+            code = run_score(settings, folder, runner, changed)
+            run_load(settings, folder, How())
+            run_activate(settings, storage, folder.release)
+        except PredictionsError:
+            say(f"release {folder.release} is not activated; repeat the stage that failed, or start a new run")
+            raise
     say(f"done in {time.monotonic() - started:.0f} s")
     click.echo(folder.release)
     return code
