@@ -344,7 +344,8 @@ def served(project, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     made = project((make_orders(folder) / "predictions.toml").read_text(), folder)
     made.take(trained)
-    for stage in ("score --runner local", "load --via puts", "activate"):
+    made.succeed("score", "--runner", "local", processes=True)
+    for stage in ("load --via puts", "activate"):
         made.succeed(*stage.split())
     return made
 

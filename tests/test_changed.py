@@ -145,7 +145,7 @@ def test_with_another_model_everything_is_scored(made):
     assert manifest_of(made.storage.release()).scored.carried == 0
 
 
-def test_the_command_that_a_dry_run_prints_keeps_lines_too(made, run):
+def test_a_dry_run_prints_a_command_that_keeps_lines_and_the_local_runner_keeps_them(made, run, orders):
     _made, first = run
     made.succeed("export")
     assert made.get("x")[0]["release"] == first.release
@@ -153,3 +153,6 @@ def test_the_command_that_a_dry_run_prints_keeps_lines_too(made, run):
     command = made.succeed("score", "--changed", "--dry-run").stdout
     assert "--current=current.json" in command
     assert f"{made.storage.release().release} --marks=marks" in command
+    made.succeed("score", "--changed", "--runner", "local", processes=True)
+    second = made.storage.release()
+    assert (manifest_of(second).scored.carried, made.scored(second)) == (orders, made.scored(first))

@@ -271,7 +271,7 @@ def test_a_release_through_its_life(project, tmp_path):
     early = made.run("activate", "--release", "20200101T000000Z")
     assert (early.returncode, "is not loaded" in early.stderr) == (2, True)
     assert made.get("order-001")[0]["status"] == "unscored"
-    first = made.succeed("run", "--runner", "local", code=1)  # complete, with a failed record
+    first = made.succeed("run", "--runner", "local", code=1, processes=True)  # complete, with a failed record
     assert "1 failed" in first.stderr
     with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET items = items + 1 WHERE id = 'order-004'")
