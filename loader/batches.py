@@ -46,11 +46,13 @@ def batches(
     for block in blocks:
         if not block.endswith(b"\n"):
             cut_off = block[block.rfind(b"\n") + 1 :]
-            raise InputError(f"{name}: it ends in the middle of a line: {cut_off[:80]!r}; score the release again")
+            raise InputError(
+                f"{name}: it ends in the middle of a line: {cut_off[:80]!r}; remove its folder and score again"
+            )
         for line in split_lines(block):
             key = line[: line.find(SEPARATOR)]
             if key <= last_key or key < first or (stop and key >= stop):
-                raise InputError(f"{name}: {_misplaced(key, last_key, first, stop)}; score the release again")
+                raise InputError(f"{name}: {_misplaced(key, last_key, first, stop)}; remove its folder and score again")
             last_key = key
             crosses = bool(next_starts) and key >= next_starts[0]
             while next_starts and key >= next_starts[0]:

@@ -188,7 +188,9 @@ class ReleaseFolder:
         if not self.manifest.scored:
             del self.manifest  # read it again: another run may have scored the release in the meantime
         if not self.manifest.scored:
-            raise InputError(f"{self.path}/scored: not made by `predictions score`, nothing was counted; remove it")
+            raise InputError(
+                f"{self.path}/scored: not written by `predictions score`, so it was not counted; remove it"
+            )
         return self.manifest.scored
 
     def require(self, name: str, command: str) -> None:
@@ -254,8 +256,8 @@ class ReleaseFolder:
         names = self.storage.names(f"{self.path}/{name}")
         files = [file for file in (part_name(number), part_name(number) + PACKED) if file in names]
         if len(files) != 1:
-            problem = "exists twice, packed and not packed" if files else "does not exist"
-            raise InputError(f"{self.path}/{name}/{part_name(number)}: {problem}; score the release again")
+            problem = "exists twice, compressed and uncompressed" if files else "does not exist"
+            raise InputError(f"{self.path}/{name}/{part_name(number)}: {problem}; remove its folder and score again")
         return f"{self.path}/{name}/{files[0]}"
 
     def files(self, name: str) -> list[str]:
@@ -285,7 +287,7 @@ class ReleaseFolder:
                 stream.seek(offset)
                 yield from read_blocks(stream, end=end)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise InputError(f"{path}: {error}; score the release again") from error
+                raise InputError(f"{path}: {error}; remove its folder and score again") from error
 
     def create(self, path: str) -> BinaryIO:
         """Open a new file for writing; the caller closes it."""

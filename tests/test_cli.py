@@ -192,12 +192,12 @@ def scored(predictions, orders):
 @pytest.mark.parametrize("name", ["part-00002", "part-000001", "part-00000.gz", "part-00000-copy"])
 def test_a_part_that_stands_twice_is_refused_before_anything_is_loaded(predictions, scored, name):
     (scored / "scored" / name).touch()
-    fails(predictions("load", **no_thrift()), 2, f"{name}: the release has 2 parts, and each may be there only once")
+    fails(predictions("load", **no_thrift()), 2, f"{name}: the release has 2 parts, each once; remove extra files")
 
 
 def test_a_part_that_is_not_there_is_named(predictions, scored):
     (scored / "scored" / "part-00000").unlink()
-    fails(predictions("load", **no_thrift()), 2, "scored: part-00000: not there; score the release again")
+    fails(predictions("load", **no_thrift()), 2, "scored: part-00000: missing; remove this folder and score again")
 
 
 def test_a_load_without_hbase_or_hadoop(predictions, scored):

@@ -34,13 +34,13 @@ def test_a_packed_file_has_the_same_blocks_from_any_offset(folder):
 @pytest.mark.parametrize("cut", [5, 1000, -1])
 def test_a_packed_file_that_was_cut_off_is_refused(folder, cut):
     path = write(folder, "part-00000.gz", gzip.compress(b"".join(LINES))[:cut])
-    with pytest.raises(InputError, match=r"part-00000\.gz: .*; score the release again"):
+    with pytest.raises(InputError, match=r"part-00000\.gz: .*; remove its folder and score again"):
         list(folder.blocks(path))
 
 
 def test_a_packed_file_that_is_not_gzip_is_refused(folder):
     path = write(folder, "part-00000.gz", b"".join(LINES))
-    with pytest.raises(InputError, match="score the release again"):
+    with pytest.raises(InputError, match="remove its folder and score again"):
         list(folder.blocks(path))
 
 

@@ -89,7 +89,7 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
 
     Raises:
         InputError: the part files do not match the release's regions.
-        RefusedError: HBase refused rows; the others are loaded.
+        RefusedError: HBase rejected rows; the others are loaded.
         ServiceError: HBase cannot be reached.
         VerificationError: the table does not hold what was written.
     """
@@ -122,15 +122,15 @@ def _check_parts(folder: ReleaseFolder, parts: int) -> dict[str, int]:
     numbers = {name: part for part in range(parts) for name in (part_name(part), part_name(part) + PACKED)}
     files = Counter(numbers[name] for name in sizes if name in numbers)
     if extra := [name for name in sizes if name not in numbers or files[numbers[name]] > 1]:
-        raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, and each may be there only once")
+        raise InputError(f"{path}: {', '.join(extra)}: the release has {parts} parts, each once; remove extra files")
     if missing := [part_name(part) for part in range(parts) if part not in files]:
-        raise InputError(f"{path}: {', '.join(missing)}: not there; score the release again")
+        raise InputError(f"{path}: {', '.join(missing)}: missing; remove this folder and score again")
     for name, size in sizes.items():
         # Tasks would not notice: Hadoop adds a missing line feed. A packed file has its own end, which is checked.
         if not name.endswith(PACKED) and size:
             end = b"".join(folder.blocks(f"{path}/{name}", size - 1, end=b""))
             if end != b"\n":
-                raise InputError(f"{path}/{name}: it ends in the middle of a line; score the release again")
+                raise InputError(f"{path}/{name}: it ends in the middle of a line; remove its folder and score again")
     return sizes
 
 
