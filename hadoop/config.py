@@ -74,8 +74,8 @@ class ClusterConfig:
         limit = _first_ephemeral_port()
         if not offset.isdecimal() or int(offset) + max(PORTS.values()) >= limit:
             raise InputError(
-                f"CLUSTER_PORT_OFFSET: {offset}: must be a number that leaves every port below {limit}; from there on, "
-                "the system gives ports to connections"
+                f"CLUSTER_PORT_OFFSET: {offset}: must be a number that leaves every port below {limit}; from that "
+                "port on, the system assigns ports to connections"
             )
         return cls(Path(folder).resolve(), int(offset))
 

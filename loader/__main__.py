@@ -30,7 +30,7 @@ def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
     while offset and (data := stream.read(min(offset, 1 << 20))):
         offset -= len(data)
     if offset:
-        raise InputError("the part is shorter than its checkpoint says; score and load a new release")
+        raise InputError("the part is shorter than its checkpoint says; start a new release")
     yield from read_blocks(stream, end=b"")
 
 

@@ -104,7 +104,7 @@ def _unmoved_parts(folder: ReleaseFolder, plan: Plan) -> set[int]:
     parts = set(map(part_number, (name for name in folder.storage.names(path) if not name.startswith("."))))
     if extra := parts - set(range(plan.parts)):
         name = part_name(min(extra))
-        raise InputError(f"{path}/{name}: unexpected file, the release has {plan.parts} regions; score a new release")
+        raise InputError(f"{path}/{name}: unexpected file, the release has {plan.parts} regions; start a new release")
     return parts
 
 
@@ -141,7 +141,9 @@ def _check(folder: ReleaseFolder, plan: Plan, task: tuple[int, RegionFacts], rep
     path = f"{folder.path}/{HFILES}/{hfile_name(part)}"
     first, stop = plan.range(part)
     if facts.bounds[0] < first or (stop and facts.bounds[1] >= stop):
-        raise VerificationError(f"{path}: it has rows {facts.first} to {facts.last}, which are not region {part}'s")
+        raise VerificationError(
+            f"{path}: it has rows {facts.first} to {facts.last}, which do not belong to region {part}"
+        )
     digest = hashlib.sha256()
     try:
         with folder.storage.reachable(), folder.storage.fs.open(path, "rb", block_size=_READ_BYTES) as file:
@@ -151,7 +153,9 @@ def _check(folder: ReleaseFolder, plan: Plan, task: tuple[int, RegionFacts], rep
         return
     if digest.hexdigest() != facts.sha256:
         # HBase would not notice: where its own checksums fail, it trusts those of HDFS.
-        raise VerificationError(f"{path}: its SHA-256 is not that of the file written; remove the file and load again")
+        raise VerificationError(
+            f"{path}: its SHA-256 is not that of the file as written; remove the file and load again"
+        )
 
 
 def _bulk_load(settings: Settings, folder: ReleaseFolder, plan: Plan, is_last: bool) -> None:

@@ -34,7 +34,7 @@ class Checkpoint:
         offset: bytes of the part file, unpacked, whose rows HBase has acknowledged.
         rows: rows that were loaded from these bytes.
         id_digest: ID digest of these rows.
-        rejected: rows that HBase refused.
+        rejected: rows that HBase rejected.
         complete: whether the whole part is loaded.
     """
 
@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 class Rejected(NamedTuple):
-    """A dead letter: the record ID, escaped as in the line, and why HBase refused its row."""
+    """A dead letter: the record ID, escaped as in the line, and why HBase rejected its row."""
 
     record_id: bytes
     reason: str

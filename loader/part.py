@@ -57,7 +57,7 @@ def load_part(
         checkpoint = Checkpoint(batch.end, rows, checkpoint.id_digest + IdDigest.of(loaded_ids), rejected)
         if letters and rejected > MAX_REJECTED:
             raise RefusedError(
-                f"{part_name(part)}: HBase has refused {rejected:,} rows, too many for the rows to be the cause; the "
+                f"{part_name(part)}: HBase has rejected {rejected:,} rows, too many for the rows to be the cause; the "
                 f"last reason: {letters[-1].reason}; fix that and load again"
             )
         checkpoints.write(part, checkpoint, letters)

@@ -108,7 +108,7 @@ class PutLoad:
             progress(_rows(Checkpoints(connection, plan).read_all()), rows)
 
     def _refuse_rejected(self, checkpoints: Checkpoints, by_part: dict[int, Checkpoint]) -> None:
-        """If HBase refused rows, write them to a file, let the next load repeat their parts, and raise RefusedError."""
+        """If HBase rejected rows, list them in a file, let the next load repeat their parts, and raise RefusedError."""
         folder = self._folder
         folder.remove(REJECTED)
         parts = [part for part, checkpoint in by_part.items() if checkpoint.rejected]
@@ -121,7 +121,7 @@ class PutLoad:
         for part in parts:
             checkpoints.remove(part)
         raise RefusedError(
-            f"HBase refused {len(letters):,} rows and took all others; the first reason: {letters[0].reason}; "
+            f"HBase rejected {len(letters):,} rows and accepted all others; the first reason: {letters[0].reason}; "
             f"{folder.path}/{REJECTED} has each record ID with its reason; fix the cause and load again"
         )
 
@@ -147,7 +147,7 @@ def load_here(
             yield part, event.value
         elif reasons.get(part) != event.value:
             reasons[part] = event.value
-            say(f"{part_name(part)} waits for HBase: {event.value}")
+            say(f"{part_name(part)} is waiting for HBase: {event.value}")
 
 
 def _load(folder: ReleaseFolder, plan: Plan, part: int, report: Report) -> Checkpoint:

@@ -44,4 +44,4 @@ def make_table(
         if table.encode() in connection.tables():
             connection.delete_table(table)  # so that the next load makes it again
         errors = complaints(process.stderr) or ["no message"]
-        raise InternalError(f"table {table} was not made with {len(points) + 1} regions: {errors[-1]}")
+        raise InternalError(f"table {table} could not be made with {len(points) + 1} regions: {errors[-1]}")

@@ -10,7 +10,7 @@ class PredictionsError(Exception):
 
 
 class InputError(PredictionsError):
-    """Wrong usage, settings or input: the stage did nothing."""
+    """Wrong usage, settings or input: the stage has no result."""
 
     exit_code = 2
 

@@ -111,7 +111,7 @@ def test_a_run_with_changed_equals_a_full_run(made, database, run, orders, tmp_p
     assert manifest.scored.carried_from == first.release
     assert manifest.model.sha256 == manifest_of(first).model.sha256
     assert (
-        f"{orders - 2 * hundredth:,} are unchanged and keep their predictions of release {first.release}"
+        f"{orders - 2 * hundredth:,} are unchanged and keep their predictions from release {first.release}"
         in result.stderr
     )
     made.succeed("verify", "--full")

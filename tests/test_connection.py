@@ -169,7 +169,7 @@ def test_no_answer_of_ten_thousand_is_another_requests_though_many_come_late(tab
 def test_a_reply_that_bears_another_requests_number_is_not_taken(table, relay, connection, reasons):
     relay.reply = first(1, lambda data: data + data)
     assert lookups(connection, table, [1, 2]) == [2, 0, 0]
-    assert reasons == ["reply 1 (getRowWithColumns) came to request 2"]
+    assert reasons == ["reply 1 (getRowWithColumns) arrived for request 2"]
 
 
 # A connection shared by threads or processes.

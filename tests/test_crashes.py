@@ -185,7 +185,7 @@ def test_a_run_killed_anywhere_leaves_the_served_release_and_the_next_run_succee
     }
     assert unfinished or full
     output = crashing.made.succeed("releases", "--clean", **AT_ONCE).stdout
-    assert all(f"{release_id}: it was begun and never loaded" in output for release_id in unfinished)
+    assert all(f"{release_id}: it was started but never loaded" in output for release_id in unfinished)
     pointer, releases = crashing.pointer_and_releases()
     retained = {current, previous}
     assert {pointer.current, pointer.previous} == retained

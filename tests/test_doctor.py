@@ -272,7 +272,7 @@ def test_a_user_who_may_not_enter_where_hbase_takes_over_files(orders_release):
     finally:
         staging("711")
     assert refused.returncode == 2
-    assert "FAIL  bulk load: analyst may not enter /hbase/staging, where HBase takes over files" in refused.stdout
+    assert "FAIL  bulk load: user analyst may not enter /hbase/staging, into which HBase moves HFiles" in refused.stdout
     assert "ok    bulk load: HFiles can be moved to /hbase/staging" in made.succeed(*analyst).stdout
     fs.rm("/doctor", recursive=True)
 

@@ -199,7 +199,7 @@ def test_a_time_that_hbase_cannot_hold_is_named_with_its_row(tmp_path, time):
 
 @pytest.mark.parametrize(("times", "values"), [(1, 2), (2, 1), (2, 3), (3, 2)])
 def test_as_many_values_and_times_as_keys(tmp_path, times, values):
-    with pytest.raises(ValueError, match="2 keys need as many times"):
+    with pytest.raises(ValueError, match="2 keys need 2 times"):
         write(tmp_path / "f", ([b"a", b"b"], {b"x": [b"1"] * values}, [TIME] * times))
 
 

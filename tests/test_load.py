@@ -322,7 +322,7 @@ def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(releas
 
     refused = release.run("load", code=3)
     assert refused.stderr.splitlines()[-1].startswith(
-        "predictions: HBase refused 2 rows and took all others; the first reason: "
+        "predictions: HBase rejected 2 rows and accepted all others; the first reason: "
     )
     rejected = release.folder.read(REJECTED)
     assert rejected.startswith(REJECTED_HEAD)
@@ -334,7 +334,7 @@ def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(releas
     assert release.cells() == expected(lines)
     assert "is building" in release.run("activate", code=2).stderr
     assert region(poison) not in release.checkpoints()
-    with pytest.raises(RefusedError, match="HBase refused 2 rows"):
+    with pytest.raises(RefusedError, match="HBase rejected 2 rows"):
         release.load()  # tries the refused rows again
 
     mended = [*lines, line(b"poison")]

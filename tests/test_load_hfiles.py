@@ -167,10 +167,10 @@ def test_a_file_that_is_not_what_was_written_is_refused_before_hbase_has_any(rel
     assert release.files() == PARTS
     fs.pipe_file(path, good[:500] + bytes([good[500] ^ 1]) + good[501:])
     refused = release.made.succeed("load", code=5)
-    assert f"{path}: its SHA-256 is not that of the file written; remove the file and load again" in refused.stderr
+    assert f"{path}: its SHA-256 is not that of the file as written; remove the file and load again" in refused.stderr
     assert release.files() == PARTS
     fs.pipe_file(path, fs.cat_file(f"{release.folder.path}/hfiles/p/part-00001"))
-    assert "part-00002: its SHA-256 is not that of the file written" in release.made.succeed("load", code=5).stderr
+    assert "part-00002: its SHA-256 is not that of the file as written" in release.made.succeed("load", code=5).stderr
     fs.pipe_file(f"{release.folder.path}/hfiles/p/part-00009", good)
     assert "part-00009: unexpected file, the release has 4 regions" in release.made.succeed("load", code=2).stderr
     fs.rm(f"{release.folder.path}/hfiles/p/part-00009")

@@ -50,7 +50,7 @@ def test_another_scikit_learn_is_refused(saved):
 def test_other_answers_to_the_golden_records_are_refused(saved):
     golden = json.loads((saved / "model.json").read_text())["golden"]
     golden[2]["probability"] = "0.9999"
-    with pytest.raises(InputError, match="does not answer as it did"):
+    with pytest.raises(InputError, match="does not predict what it did"):
         load_model(change(saved, golden=golden))
 
 

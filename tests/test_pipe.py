@@ -174,7 +174,7 @@ BAD_LINES = [
     (b"", "1 fields, not 5"),
     (b"\tAT\t1\t1\t0", "the ID is empty"),
     (b"\\N\tAT\t1\t1\t0", "the ID is NULL"),
-    (b"x" * 32763 + b"\tAT\t1\t1\t0", "the ID is 32,763 bytes long, a row key takes 32,762"),
+    (b"x" * 32763 + b"\tAT\t1\t1\t0", "the ID is 32,763 bytes long; a row key can hold 32,762"),
     (b"a\\qb\tAT\t1\t1\t0", "the ID is not escaped as COPY escapes it"),
     (b"a\rb\tAT\t1\t1\t0", "the ID is not escaped as COPY escapes it"),
     (b"\xff\tAT\t1\t1\t0", "the ID is not valid UTF-8"),

@@ -113,7 +113,7 @@ def test_too_many_rejected_rows_end_the_load(connection, plan, small_batches, mo
     monkeypatch.setattr(puts, "MAX_REJECTED", 3)
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "put_rows", refuse)
-        with pytest.raises(RefusedError, match=r"^part-00000: HBase has refused \d+ rows, .* AccessDeniedException; "):
+        with pytest.raises(RefusedError, match=r"^part-00000: HBase has rejected \d+ rows, .* AccessDeniedException; "):
             load(connection, plan)
     checkpoint = load(connection, plan)  # once HBase accepts the rows
     assert (checkpoint.rejected, checkpoint.rows) == (0, len(KEYS))

@@ -166,7 +166,7 @@ def test_of_two_operators_at_once_one_is_refused(operated, two):
     first, second = two
     serial = operated.pointer.serial
     operated.releases.rollback()
-    with pytest.raises(RefusedError, match="another release became current just now"):
+    with pytest.raises(RefusedError, match="another release was activated just now"):
         operated.releases.activate(second, force=True, serial=serial)
     operated.releases.activate(second, force=True)
     results = []
@@ -192,7 +192,7 @@ def test_of_two_operators_at_once_one_is_refused(operated, two):
         if any(isinstance(result, RefusedError) for result in results):
             break
     assert sorted(map(str, results)) == sorted(
-        [first, str(RefusedError(f"another release became current just now; check it before {first} replaces it"))]
+        [first, str(RefusedError(f"another release was activated just now; check it before {first} replaces it"))]
     )
 
 
@@ -262,7 +262,7 @@ def test_two_percent_of_failed_records_are_refused_by_either_gate(operated):
     assert f"{failed}, more than gates.max_failed (1.00%) allows: amount: not a number (8)" in refused
     project.succeed("score", "--runner", "local", code=1, PREDICTIONS_GATES_MAX_FAILED="0.05")
     project.succeed("load", "--via", "puts")
-    assert f"gate max_failed: REFUSED: {failed}: 2.00%, at most 1.00%" in project.succeed("activate", code=3).stderr
+    assert f"gate max_failed: FAILED: {failed}: 2.00%, at most 1.00%" in project.succeed("activate", code=3).stderr
     assert operated.pointer == pointer
 
 
@@ -354,7 +354,7 @@ def test_a_model_of_shuffled_labels_is_refused_and_kept_from_readers(operated):
     operated.shuffle_labels()
     release = operated.load()
     refused = operated.project.succeed("activate", code=3)
-    assert "gate min_skill: REFUSED: log loss on the holdout" in refused.stderr
+    assert "gate min_skill: FAILED: log loss on the holdout" in refused.stderr
     assert f"release {release} is refused by gates.min_skill" in refused.stderr.splitlines()[-1]
     assert (operated.pointer.current, operated.list()[release]["state"]) == (current, REFUSED)
     assert operated.project.get("order-001")[0]["release"] == current
@@ -368,7 +368,7 @@ def test_too_many_records_that_are_gone_are_refused(operated):
     operated.change("DELETE FROM orders WHERE id >= 'order-300'")
     release = operated.load()
     refused = operated.project.succeed("activate", code=3)
-    assert "gate max_gone: REFUSED: 100 of 400 records are gone: 25.00%, at most 20.00%" in refused.stderr
+    assert "gate max_gone: FAILED: 100 of 400 records are gone: 25.00%, at most 20.00%" in refused.stderr
     assert operated.pointer.current == current
     operated.change("DELETE FROM orders WHERE id = 'order-299'")
     stderr = operated.project.succeed("activate", code=3).stderr
@@ -392,7 +392,7 @@ def test_expired_releases_are_removed_but_never_the_served_or_the_previous_one(o
     kept = {pointer.current, pointer.history[-1]}
     newest = max(release for release, line in listed.items() if line["state"] in (LOADED, REFUSED))
     removed = project.succeed("releases", "--clean", **retention).stdout
-    assert f"{crashed}: it was begun and never loaded: {storage.folder}/{crashed}" in removed
+    assert f"{crashed}: it was started but never loaded: {storage.folder}/{crashed}" in removed
     assert "_part-00000.12345678" in removed
     assert {release for release, line in operated.list().items() if line["state"] != DROPPED} == kept | {newest}
     assert operated.tables() == {release_table(operated.name, release) for release in kept | {newest}}
@@ -412,5 +412,5 @@ def test_an_incomplete_release_is_refused_even_with_force(operated, two):
     broken = replace(manifest, loaded=loaded)
     operated.releases.finish(first, broken)
     refused = operated.project.succeed("activate", "--release", first, "--force", "please", code=3)
-    assert "is not whole: 400 scored or failed (ID digest" in refused.stderr
+    assert "is not complete: 400 scored or failed (ID digest" in refused.stderr
     assert "but 399 loaded (ID digest" in refused.stderr

@@ -71,10 +71,10 @@ def test_any_id_comes_back_and_the_real_sort_orders_keys_as_bytes():
     [
         (b"", "the ID is empty"),
         (NULL, "the ID is NULL"),
-        (b"x" * (MAX_ID_BYTES + 1), "the ID is 32,763 bytes long, a row key takes 32,762"),
-        ("é".encode() * (MAX_ID_BYTES // 2 + 1), "the ID is 32,764 bytes long, a row key takes 32,762"),
+        (b"x" * (MAX_ID_BYTES + 1), "the ID is 32,763 bytes long; a row key can hold 32,762"),
+        ("é".encode() * (MAX_ID_BYTES // 2 + 1), "the ID is 32,764 bytes long; a row key can hold 32,762"),
         # Its escaped text is too long.
-        (escape(b"\t" * (MAX_ID_BYTES // 2 + 1)), "the ID is 32,764 bytes long, a row key takes 32,762"),
+        (escape(b"\t" * (MAX_ID_BYTES // 2 + 1)), "the ID is 32,764 bytes long; a row key can hold 32,762"),
         (b"a\rb", "the ID is not escaped as COPY escapes it"),
         (b"a\\.b", "the ID is not escaped as COPY escapes it"),
         (b"a\\N", "the ID is not escaped as COPY escapes it"),

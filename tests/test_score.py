@@ -431,7 +431,7 @@ def test_a_folder_that_score_did_not_make_is_left_alone(score, release):
     (Path(release.path) / "scored").mkdir()
     (Path(release.path) / "scored" / "part-00000").write_text("not ours\n")
     error = message(score(code=2))
-    assert "/scored: not made by `predictions score`, nothing was counted; remove it" in error
+    assert "/scored: not written by `predictions score`, so it was not counted; remove it" in error
     assert lines_of(release, "scored") == [b"not ours"]
 
 

@@ -40,7 +40,7 @@ def test_unreadable_lines_are_sorted_out_with_their_reasons():
             1: "2 fields, not 3",
             2: "the ID is empty",
             3: "the ID is NULL",
-            4: "the ID is 32,763 bytes long, a row key takes 32,762",
+            4: "the ID is 32,763 bytes long; a row key can hold 32,762",
             5: "the ID is not escaped as COPY escapes it",
             6: "the ID is not valid UTF-8",
             7: "4 fields, not 3",

@@ -18,7 +18,7 @@ from predictions.stages.init import write_settings
 def command(url: str, table: str, record_id: str, label: str, name: str | None) -> None:
     """Write a first predictions.toml.
 
-    It is for TABLE of the database URL, with all other columns as features. The URL is sqlite:///PATH,
-    postgresql://USER@HOST:PORT/DATABASE, or one of SQLAlchemy.
+    The file is for TABLE of the database URL, with all other columns as features. The URL is sqlite:///PATH,
+    postgresql://USER@HOST:PORT/DATABASE, or one that SQLAlchemy knows.
     """
     say(f"wrote {write_settings(Path(FILE_NAME), url, table, record_id, label, name or table)}; review it before a run")

@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Load a release into an HBase table of its own.
 
-    After an interruption, run it again: it goes on where it ended.
+    After an interruption, run it again: it continues where it stopped.
     """
     run_load(session.settings, session.storage.release(release), How(via, runner, processes, rate))
 

@@ -13,7 +13,7 @@ from predictions.progress import say
 def command(file: Path) -> None:
     """Pack the libraries that a job's tasks need.
 
-    Writes them to FILE (.tar.gz), which the setting hadoop.environment then names.
+    Writes them to FILE (.tar.gz); set hadoop.environment to its path.
     """
     pack_environment(file)
     say(f"wrote {file}")

@@ -21,7 +21,7 @@ from predictions.storage import Storage
 
 @click.command("releases")
 @json_option("Print one JSON object per line.")
-@click.option("--clean", is_flag=True, help="Remove releases beyond [retention], and what crashed runs left.")
+@click.option("--clean", is_flag=True, help="Remove releases beyond [retention], and what crashed runs left behind.")
 @click.pass_obj
 def command(session: Session, as_json: bool, clean: bool) -> None:
     """List the releases, or remove old ones.

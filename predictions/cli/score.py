@@ -43,9 +43,9 @@ def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, cha
     more = f", {scored.duplicates:,} came twice" if scored.duplicates else ""
     if scored.carried_from:
         say(
-            f"scored {scored.rows - scored.carried:,} of {scored.rows:,} records, {scored.failed:,} of all have failed"
-            f"{more}; {scored.carried:,} are unchanged and keep their predictions of release {scored.carried_from}; it "
-            f"took {scored.seconds:.1f} s"
+            f"scored {scored.rows - scored.carried:,} of {scored.rows:,} records, {scored.failed:,} of all failed"
+            f"{more}; {scored.carried:,} are unchanged and keep their predictions from release {scored.carried_from}; "
+            f"it took {scored.seconds:.1f} s"
         )
     else:
         say(f"scored {scored.scored:,} records, {scored.failed:,} failed{more}; it took {scored.seconds:.1f} s")

@@ -50,7 +50,7 @@ def why_unfit(record_id: bytes) -> str | None:
     if record_id == NULL:
         return "the ID is NULL"
     if len(record_id) > MAX_ID_BYTES:
-        return f"the ID is {len(record_id):,} bytes long, a row key takes {MAX_ID_BYTES:,}"
+        return f"the ID is {len(record_id):,} bytes long; a row key can hold {MAX_ID_BYTES:,}"
     # Two spellings of one ID would become two row keys.
     if escape(unescape(record_id)) != record_id:
         return "the ID is not escaped as COPY escapes it"

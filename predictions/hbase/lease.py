@@ -85,7 +85,7 @@ def _renew(server: Server, name: str, mine: dict[str, Any], ended: threading.Eve
             renewals += 1
             try:
                 if not _replace(connection, name, mine, mine | {"renewed": renewals}):
-                    logger.info("%s: another run has taken the lease; it is not renewed any more", name)
+                    logger.info("%s: another run has taken the lease; this run no longer renews it", name)
                     return
             except PredictionsError as error:
                 # Go on: while HBase does not answer, another run cannot take the lease either.

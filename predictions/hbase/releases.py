@@ -4,7 +4,7 @@ Row `release:ID` has `r:manifest`, `r:state` (building, loaded, refused, dropped
 it has no state yet), `r:gates` (the verdict of the gates, in JSON), and `r:load`, the ID of the load to which the
 checkpoints belong (`loader.checkpoints`).
 Row `pointer` has one cell, `r:pointer`: JSON with a serial number, the served release (`current`), the releases that
-were served before it, and the releases that were rolled back from, each list oldest first. It changes only by a
+were served before it, and the releases that were rolled back, each list oldest first. It changes only by a
 check-and-put against the bytes that were read, so of two writers at once, one fails.
 """
 
@@ -27,12 +27,12 @@ NOT_LOADED = "not loaded"
 
 _POINTER_ROW, _POINTER = b"pointer", b"r:pointer"
 _MANIFEST, _STATE, _LOAD, _GATES = b"r:manifest", b"r:state", b"r:load", b"r:gates"
-_OVERTAKEN = "another release became current just now; check it before {} replaces it"
+_OVERTAKEN = "another release was activated just now; check it before {} replaces it"
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """The served release, the releases served before it, and those that were rolled back from (oldest first)."""
+    """The served release, the releases served before it, and those that were rolled back (oldest first)."""
 
     serial: int = 0
     current: str | None = None
@@ -190,12 +190,12 @@ class Releases:
 
         Args:
             release: release ID.
-            force: activate it even if it was rolled back from.
+            force: activate it even if it was rolled back.
             serial: serial number of the pointer at the time of the comparison; by default that of the pointer now.
 
         Raises:
             InputError: the release is not loaded.
-            RefusedError: it was rolled back from, or the pointer has changed in the meantime.
+            RefusedError: it was rolled back, or the pointer has changed in the meantime.
         """
         self.require(release, LOADED)
         value, old = self._read()
@@ -204,7 +204,7 @@ class Releases:
         if serial not in (None, old.serial):
             raise RefusedError(_OVERTAKEN.format(release))
         if release in old.rolled_back and not force:
-            raise RefusedError(f"release {release} was rolled back from; pass --force REASON to activate it again")
+            raise RefusedError(f"release {release} was rolled back; pass --force REASON to activate it again")
         return self._switch(value, old.after(release))
 
     def rollback(self) -> Pointer:

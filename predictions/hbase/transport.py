@@ -77,7 +77,7 @@ class _Numbered:
     def read_message_begin(self) -> Any:
         name, kind, number = super().read_message_begin()  # type: ignore[misc]
         if number != self.expected:
-            raise TProtocolException(message=f"reply {number} ({name}) came to request {self.expected}")
+            raise TProtocolException(message=f"reply {number} ({name}) arrived for request {self.expected}")
         return name, kind, number
 
 

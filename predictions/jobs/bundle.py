@@ -89,7 +89,7 @@ def pack_environment(path: Path) -> None:
         InternalError: pip could not install a library.
     """
     if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: its folder does not exist; make it first")
+        raise InputError(f"{path}: its folder does not exist; create it first")
     wanted = [f"{name}=={importlib.metadata.version(name)}" for name in TASK_LIBRARIES]
     constraints = [f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name != "predictions"]
     with tempfile.TemporaryDirectory() as folder:

@@ -140,7 +140,10 @@ class JobClient:
     def __init__(self, settings: Settings, folder: ReleaseFolder) -> None:
         self._hadoop = require_hadoop(settings.hadoop.bin)
         if not folder.storage.is_hdfs:
-            raise InputError(f"hadoop.storage: {folder.storage.folder}: a job on the cluster can read only from HDFS")
+            raise InputError(
+                f"hadoop.storage: {folder.storage.folder}: a job can read only from HDFS; set a webhdfs:// URL, or use "
+                "--runner local"
+            )
         self._folder = folder
         self._environment = settings.hadoop.environment
         self._jar = find_streaming_jar(self._hadoop, settings.hadoop.streaming_jar)

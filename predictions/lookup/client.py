@@ -45,7 +45,7 @@ class Client:
 
     Args:
         settings: the settings, or the path of their file; by default `predictions.toml` of the working directory.
-        max_age: seconds after its scoring from which an unchanged record's prediction is `expired`, not `fresh`.
+        max_age: age in seconds after which the prediction of an unchanged record is `expired`, not `fresh`.
         model: a storage with the releases' models, as in `hadoop.storage`, or True for that of the settings. Records
             that are not in the release, or have changed since, are then scored at once with the release's model
             (`fresh`, with `source` "online"). Needs the extra `online`.
@@ -194,10 +194,10 @@ def _as_text(record_id: Any) -> str:
     if isinstance(record_id, str):
         return str(record_id)
     if isinstance(record_id, Integral) and not isinstance(record_id, bool):
-        with suppress(ValueError):  # Python refuses to write more than some thousand digits
+        with suppress(ValueError):  # Python refuses to write more than a few thousand digits
             return str(int(record_id))
     shown = type(record_id).__name__ if isinstance(record_id, Integral) else repr(record_id)[:80]
-    raise InputError(f"{shown} is not a record ID: it must be text, or an integer of at most some thousand digits")
+    raise InputError(f"{shown} is not a record ID: it must be text, or an integer of at most a few thousand digits")
 
 
 def _dtype(values: Sequence[Any]) -> str:

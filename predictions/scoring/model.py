@@ -150,8 +150,8 @@ class Model:
             if not (is_same_prediction and _is_close(then["probability"], now["probability"])):
                 record_id = then["record"].partition("\t")[0]
                 raise InputError(
-                    f"the model does not answer as it did when it was trained: the prediction for record {record_id} "
-                    f"was {then['prediction']} ({then['probability']}) and is {now['prediction']} "
+                    "the model does not predict what it did when it was trained: the prediction for record "
+                    f"{record_id} was {then['prediction']} ({then['probability']}) and is {now['prediction']} "
                     f"({now['probability']}); start a new release with the versions of this machine"
                 )
 
@@ -180,7 +180,7 @@ def save_model(model: Model, folder: Path) -> None:
     try:
         skops.io.dump(model.estimator, path)
     except Exception as error:  # skops raises whatever an object's own state raises
-        raise InputError(f"the estimator cannot be saved with skops: {error}") from error
+        raise InputError(f"model.estimator: cannot be saved with skops: {error}") from error
     _check_types(path)
     manifest = replace(model.manifest, sha256=sha256(path), versions=versions())
     (folder / MODEL_MANIFEST).write_bytes(to_file(manifest))

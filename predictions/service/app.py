@@ -111,7 +111,7 @@ def _lookups(client: Client, metrics: Metrics) -> APIRouter:
     # The ID is taken from the path: the parameter has replacement characters for bytes that are not UTF-8.
     @router.get(RECORDS + "{record_id:record_id}", response_model=AnswerOut)
     def record(record_id: str, request: Request) -> Response:
-        """Look up a record and its prediction. HTTP clients resolve an ID of dots alone: use POST /records for it."""
+        """Look up a record and its prediction. HTTP clients resolve the IDs `.` and `..`; POST /records takes them."""
         return JSONResponse(_public_answers(metrics.count(client.get_many([_id(request)])))[0])
 
     @router.post("/records", response_model=AnswersOut, responses={413: {"description": _LARGE}})

@@ -199,7 +199,7 @@ class SqlalchemyDatabase:
             level = next((level for level in _SNAPSHOT_LEVELS if level in levels), None)
             if level is None:
                 raise InputError(
-                    f"{self.name}: cannot be exported: it has no transactions that see one moment (isolation level "
+                    f"{self.name}: cannot be exported: it has no transactions with a snapshot (isolation level "
                     f"{' or '.join(_SNAPSHOT_LEVELS)})"
                 )
             connection.execution_options(isolation_level=level)
@@ -294,7 +294,7 @@ class Source(NamedTuple):
             note = (
                 None
                 if not engine or engine.lower() in _SNAPSHOT_ENGINES
-                else f"{full_name} has the engine {engine}, which has no snapshots: its records may be of different "
+                else f"{full_name} has the engine {engine}, which has no snapshots: its records may be from different "
                 "moments"
             )
             relation = table(name, *map(column, types), schema=schema)

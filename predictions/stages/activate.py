@@ -1,4 +1,4 @@
-"""Activate a release: prove that it is whole, apply the gates, and make it the served release."""
+"""Activate a release: prove that it is complete, apply the gates, and make it the served release."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def activate(
     report: Callable[[str], None],
     progress: Callable[[float], None],
 ) -> Pointer:
-    """Make a loaded release the served release, in one write, if it is whole and passes the gates.
+    """Make a loaded release the served release, in one write, if it is complete and passes the gates.
 
     Args:
         settings: where HBase is, and the limits of the gates.
@@ -52,7 +52,7 @@ def activate(
 
     Raises:
         InputError: the release is not loaded.
-        RefusedError: records are not accounted for, a gate failed, the release was rolled back from, or another
+        RefusedError: records are not accounted for, a gate failed, the release was rolled back, or another
             release was activated in the meantime.
     """
     with Connection(settings.hbase.server()) as connection:
@@ -60,7 +60,7 @@ def activate(
         releases.require(release, LOADED, REFUSED)
         manifest = releases.manifest(release)
         if differences := list(mismatches(manifest.accounts)):
-            raise RefusedError(f"release {release} is not whole: {'; '.join(differences)}; load a new release")
+            raise RefusedError(f"release {release} is not complete: {'; '.join(differences)}; start a new release")
         pointer = releases.pointer()
         if pointer.current == release:
             return pointer
@@ -74,7 +74,7 @@ def activate(
             report(f"not compared with the served release: {error}")
         verdicts = gates(settings.gates, manifest, comparison)
         for gate in verdicts:
-            report(f"gate {gate.name}: {'passed' if gate.passed else 'REFUSED'}: {gate.text}")
+            report(f"gate {gate.name}: {'passed' if gate.passed else 'FAILED'}: {gate.text}")
         failed = [gate for gate in verdicts if not gate.passed]
         is_refused = bool(failed) and force is None
         judgement = {
@@ -95,7 +95,7 @@ def _since_export(settings: Settings, exported: int) -> str:
     try:
         now = open_database(settings.database).count()
     except PredictionsError as error:
-        return f"{exported:,} records were exported; the records in the database now cannot be counted: {error}"
+        return f"{exported:,} records were exported; the records now in the database cannot be counted: {error}"
     return f"{exported:,} records were exported, the database has {now:,} now ({now - exported:+,})"
 
 

@@ -170,7 +170,7 @@ def _bulk_load(settings: Settings, storage: Storage) -> str:
     for path in (root, staging):
         if not storage.may_enter(path):
             raise InputError(
-                f"{storage.user} may not enter {path}, where HBase takes over files; have it opened (hdfs dfs -chmod "
+                f"user {storage.user} may not enter {path}, into which HBase moves HFiles; open it (hdfs dfs -chmod "
                 f"711 {path}), or load with --via puts"
             )
     return f"HFiles can be moved to {staging}"

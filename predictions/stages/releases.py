@@ -54,7 +54,7 @@ def leftovers(settings: Settings, storage: Storage, connection: Connection) -> l
     """Return what `remove` would remove, oldest first.
 
     These are, if older than the grace period: releases beyond the number of newest ones to keep, except the served
-    release and the one that a rollback would go to; releases that were begun and never loaded; and temporary files.
+    release and the one that a rollback would go to; releases that were started but never loaded; and temporary files.
 
     Args:
         settings: how many releases to keep, and the grace period of the others.
@@ -92,7 +92,7 @@ def _belongs(table: str, name: str) -> bool:
 
 def _why(state: str | None, keep: int) -> str:
     if state in (None, BUILDING):
-        return "it was begun and never loaded"
+        return "it was started but never loaded"
     if state == DROPPED:
         return "it was dropped, but not completely removed"
     return f"{keep} newer releases are kept"

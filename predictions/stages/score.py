@@ -173,12 +173,12 @@ def _fitting(source: ReleaseFolder, folder: ReleaseFolder, cure: str) -> ModelMa
 def _check_counts(counts: dict[str, int], exported: Export) -> None:
     """Raise InternalError unless the job's counters account for every exported line."""
     if not counts.keys() >= COUNTERS:
-        raise InternalError(f"the job's report lacks counters of the scripts; it has {counts or 'none'}")
+        raise InternalError(f"the job's report lacks the scripts' counters; it has {counts or 'none'}")
     if counts["read"] != exported.rows:
         raise InternalError(f"{exported.rows:,} records were exported, but the job read {counts['read']:,}")
     parts = [counts[name] for name in ("scored", "failed", "duplicates", "unreadable")]
     if counts["read"] != sum(parts) or counts["unreadable"] != counts["unreadable_written"]:
-        raise InternalError(f"the job lost records: its own counters do not add up: {counts}")
+        raise InternalError(f"the job lost records: its counters do not add up: {counts}")
 
 
 def _require_fit(counts: dict[str, int], max_failed: float, folder: ReleaseFolder, output: str, run: Runner) -> None:

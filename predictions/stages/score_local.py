@@ -297,7 +297,7 @@ class _Input:
             if number <= lines:
                 return file, first + number - 1
             number -= lines
-        raise ValueError(f"mapper {mapper} did not get so many lines")
+        raise ValueError(f"mapper {mapper} did not get that many lines")
 
 
 def _read(folder: ReleaseFolder) -> Iterator[tuple[str, int, bytes]]:

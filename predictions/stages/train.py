@@ -173,7 +173,9 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Train
         pipeline.fit(fitted, fitted_labels)
     except ValueError as error:  # from scikit-learn's checks of parameters and data
         empty = [str(name) for name in sample.features if sample.features[name].isna().all()]
-        reason = f"{', '.join(empty)}: no value in any labelled record, leave it out" if empty else error
+        reason = (
+            f"{', '.join(empty)}: no value in any labelled record; leave it out of model.features" if empty else error
+        )
         raise InputError(f"model.estimator: cannot be fitted: {reason}") from error
     baseline.fit(fitted, fitted_labels)
     metrics = _classifier_metrics if classify else _regressor_metrics

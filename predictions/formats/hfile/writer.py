@@ -124,7 +124,7 @@ class HFileWriter:
             ValueError: the number of values or times differs from the number of keys.
         """
         if {len(times), *map(len, columns.values())} != {len(keys)}:
-            raise ValueError(f"{len(keys)} keys need as many times, and as many values in each column")
+            raise ValueError(f"{len(keys)} keys need {len(keys)} times, and {len(keys)} values in each column")
         if not keys:
             return
         self._check_keys(keys)
