@@ -142,7 +142,8 @@ def _check(folder: ReleaseFolder, plan: Plan, task: tuple[int, RegionFacts], rep
     first, stop = plan.range(part)
     if facts.bounds[0] < first or (stop and facts.bounds[1] >= stop):
         raise VerificationError(
-            f"{path}: it has rows {facts.first} to {facts.last}, which do not belong to region {part}"
+            f"{path}: it has rows {facts.first} to {facts.last}, which do not belong to region {part}; remove the "
+            "file and load again"
         )
     digest = hashlib.sha256()
     try:
@@ -174,4 +175,4 @@ def _bulk_load(settings: Settings, folder: ReleaseFolder, plan: Plan, is_last: b
         ) from error
     if process.returncode and is_last:
         errors = complaints(process.stderr) or ["no message"]
-        raise InternalError(f"HBase's bulk load of {folder.path}/{HFILES} failed: {errors[-1]}")
+        raise InternalError(f"HBase's bulk load of {folder.path}/{HFILES} failed: {errors[-1]}; load again")

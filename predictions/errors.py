@@ -16,7 +16,7 @@ class InputError(PredictionsError):
 
 
 class RefusedError(PredictionsError):
-    """The step worked but its result must not be used: too many failures, a failed gate, or another run is active."""
+    """The result must not be used, or the request was refused: too many failures, a failed gate, another active run."""
 
     exit_code = 3
 

@@ -126,6 +126,7 @@ def test_unreadable_lines_end_the_run_and_are_kept(project, tmp_path):
     ended = made.run("run")
     assert ended.returncode == 3, ended.stderr
     folder = made.storage.release()
+    assert f"release {folder.release} is not activated; repeat the stage that failed" in ended.stderr
     path = f"{folder.path}/unreadable.txt"
     assert f"2 of {manifest_of(folder).export.rows} lines could not be read" in ended.stderr
     assert path in ended.stderr

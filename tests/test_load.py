@@ -299,7 +299,7 @@ def test_a_copy_of_another_part_is_refused(release):
     with pytest.raises(InputError, match=message):
         release.load()
     assert release.state() == BUILDING
-    assert "is building" in release.run("activate", code=2).stderr
+    assert "is not loaded" in release.run("activate", code=2).stderr
 
 
 def test_a_part_that_was_cut_off_is_refused_before_anything_is_begun(release):
@@ -332,7 +332,7 @@ def test_rows_that_hbase_refuses_are_kept_aside_and_all_others_are_loaded(releas
         b"k" * (1 << 15): b"Internal error processing mutateRowsTs",
     }
     assert release.cells() == expected(lines)
-    assert "is building" in release.run("activate", code=2).stderr
+    assert "is not loaded" in release.run("activate", code=2).stderr
     assert region(poison) not in release.checkpoints()
     with pytest.raises(RefusedError, match="HBase rejected 2 rows"):
         release.load()  # tries the refused rows again

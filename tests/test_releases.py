@@ -401,7 +401,7 @@ def test_expired_releases_are_removed_but_never_the_served_or_the_previous_one(o
     assert operated.pointer == pointer
     for release in listed.keys() - kept - {newest, crashed}:
         refused = project.run("activate", "--release", release)
-        assert (refused.returncode, f"release {release} is dropped" in refused.stderr) == (2, True)
+        assert (refused.returncode, f"release {release} was removed" in refused.stderr) == (2, True)
 
 
 def test_an_incomplete_release_is_refused_even_with_force(operated, two):

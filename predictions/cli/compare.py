@@ -42,7 +42,7 @@ def _show(comparison: Comparison, before: ReleaseFolder, after: ReleaseFolder) -
         f"{comparison.gone:,} records are gone, {comparison.appeared:,} are new"
     )
     console.print(
-        f"population stability index {comparison.stability:.4f} (below 0.1: stable; above 0.25: another population)"
+        f"population stability index {comparison.stability:.4f} (below 0.1: stable; above 0.25: a different population)"
     )
     bounds = [f"below {AMOUNT_EDGES[0]:g}", *(f"from {edge:g}" for edge in AMOUNT_EDGES)]
     counts = comparison.amounts.tolist()

@@ -5,6 +5,7 @@ import click
 from predictions.cli.exits import DONE, WITH_FAILURES
 from predictions.cli.session import Session, changed_option, release_option, runner_option
 from predictions.errors import ServiceError
+from predictions.formats.manifest import Scored
 from predictions.progress import bar, say
 from predictions.settings import Settings
 from predictions.stages.score import check_model, score
@@ -37,6 +38,10 @@ def command(session: Session, release: str | None, runner: str | None, changed: 
 
 def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, changed: bool) -> int:
     """Score a release, and return the exit code."""
+    if folder.has("scored"):
+        scored = folder.scored
+        say(f"release {folder.release} is already scored: {scored.scored:,} records, {scored.failed:,} failed")
+        return _exit_code(scored)
     served, changed = _served_and_changed(settings, folder, runner, changed)
     with bar("score") as progress:
         scored = score(settings, folder, runner, lambda share: progress(share, 1.0), served, changed)
@@ -49,6 +54,10 @@ def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, cha
         )
     else:
         say(f"scored {scored.scored:,} records, {scored.failed:,} failed{more}; it took {scored.seconds:.1f} s")
+    return _exit_code(scored)
+
+
+def _exit_code(scored: Scored) -> int:
     return WITH_FAILURES if scored.failed else DONE
 
 
@@ -66,7 +75,7 @@ def _served_and_changed(
     settings: Settings, folder: ReleaseFolder, runner: str | None, changed: bool
 ) -> tuple[ReleaseFolder | None, bool]:
     """Return the served release, to compare with, and whether only records that changed since then can be scored."""
-    if not changed or folder.has("scored"):
+    if not changed:
         return _served(settings, folder.storage) if runner in (None, "hadoop") else None, False
     served = current_release(settings, folder.storage)
     if not served:

@@ -225,7 +225,9 @@ class Releases:
         """Raise InputError unless a release has one of these states."""
         state = self.state(release)
         if state not in states:
-            raise InputError(f"release {release} is {state or NOT_LOADED}; load it with `predictions load`")
+            if state == DROPPED:
+                raise InputError(f"release {release} was removed; start a new release")
+            raise InputError(f"release {release} is {NOT_LOADED}; load it with `predictions load`")
 
     def _switch(self, old_value: bytes | None, new: Pointer) -> Pointer:
         """Replace the pointer if its cell still has the old value."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from predictions.diagnosis import diagnose
 from predictions.errors import InputError, InternalError, PredictionsError, ServiceError
 from predictions.formats import counters
-from predictions.jobs.yarn import UNREACHABLE, attempt_logs, complaints, kill_application, refused, usable_nodes
+from predictions.jobs.yarn import CLIENT, UNREACHABLE, attempt_logs, complaints, kill_application, refused, usable_nodes
 from predictions.settings import Settings
 from predictions.storage import ReleaseFolder
 
@@ -224,10 +224,11 @@ class JobClient:
 def _failure(report: str, hadoop: str) -> PredictionsError:
     job = _JOB.search(report)
     if job:
-        logs = attempt_logs(f"application_{job[1]}", hadoop)
-        if diagnosis := diagnose(chain(report.splitlines(), logs)):
+        application = f"application_{job[1]}"
+        if diagnosis := diagnose(chain(report.splitlines(), attempt_logs(application, hadoop))):
             return InternalError(f"job_{job[1]} failed: {diagnosis}")
-        return InternalError(f"job_{job[1]} failed: no cause in its logs")
+        command = f"hadoop {CLIENT}.LogsCLI -applicationId {application}"
+        return InternalError(f"job_{job[1]} failed: no cause in its logs; `{command}` prints them")
     if refused(report):
         return ServiceError(UNREACHABLE)
     if diagnosis := diagnose(report.splitlines()):

@@ -128,7 +128,9 @@ def _pictures(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Pictur
         yield Picture("drift", caption, figures.drift(score, *zip(*drift, strict=True)))
         edges = comparison["amounts"]["edges"]
         bins = ["less", *(f"{edge:g}" for edge in edges)]
-        amount = "difference, in units of the values' spread" if manifest.task == "regression" else "moved probability"
+        amount = (
+            "difference in units of the values' spread" if manifest.task == "regression" else "probability changed by"
+        )
         caption = "How much the predictions of the same records changed."
         yield Picture("changes", caption, figures.amounts(f"{amount}, at least", bins, comparison["amounts"]["counts"]))
     if training.calibration:
