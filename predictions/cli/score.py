@@ -40,25 +40,23 @@ def run_score(settings: Settings, folder: ReleaseFolder, runner: str | None, cha
     """Score a release, and return the exit code."""
     if folder.has("scored"):
         scored = folder.scored
-        say(f"release {folder.release} is already scored: {scored.scored:,} records, {scored.failed:,} failed")
-        return _exit_code(scored)
-    served, changed = _served_and_changed(settings, folder, runner, changed)
-    with bar("score") as progress:
-        scored = score(settings, folder, runner, lambda share: progress(share, 1.0), served, changed)
-    more = f", {scored.duplicates:,} came twice" if scored.duplicates else ""
-    if scored.carried_from:
-        say(
-            f"scored {scored.rows - scored.carried:,} of {scored.rows:,} records, {scored.failed:,} of all failed"
-            f"{more}; {scored.carried:,} are unchanged and keep their predictions from release {scored.carried_from}; "
-            f"it took {scored.seconds:.1f} s"
-        )
+        say(f"{folder.path}/scored exists already: {_summary(scored)}")
     else:
-        say(f"scored {scored.scored:,} records, {scored.failed:,} failed{more}; it took {scored.seconds:.1f} s")
-    return _exit_code(scored)
-
-
-def _exit_code(scored: Scored) -> int:
+        served, changed = _served_and_changed(settings, folder, runner, changed)
+        with bar("score") as progress:
+            scored = score(settings, folder, runner, lambda share: progress(share, 1.0), served, changed)
+        say(f"{_summary(scored)}; it took {scored.seconds:.1f} s")
     return WITH_FAILURES if scored.failed else DONE
+
+
+def _summary(scored: Scored) -> str:
+    more = f", {scored.duplicates:,} came twice" if scored.duplicates else ""
+    if not scored.carried_from:
+        return f"scored {scored.scored:,} records, {scored.failed:,} failed{more}"
+    return (
+        f"scored {scored.rows - scored.carried:,} of {scored.rows:,} records, {scored.failed:,} of all failed{more}; "
+        f"{scored.carried:,} are unchanged and keep their predictions from release {scored.carried_from}"
+    )
 
 
 def current_release(settings: Settings, storage: Storage) -> ReleaseFolder | None:
