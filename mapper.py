@@ -22,7 +22,7 @@ from predictions.formats.id_digest import IdDigest
 from predictions.formats.names import scored_at
 from predictions.formats.record_line import read_blocks
 from predictions.formats.unreadable import prediction_lines, sift
-from predictions.scoring.model import load_model
+from predictions.scoring.files import load_model
 from predictions.scoring.predict import Scorer
 from predictions.task import environment, script
 from predictions.task.marks import Marks
@@ -44,7 +44,7 @@ def score(blocks: Iterable[bytes], scorer: Scorer, counts: Counter[str]) -> Iter
 
 def main(*arguments: str) -> int:
     parser = argparse.ArgumentParser("mapper.py", description="Score records: record lines in, prediction lines out.")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="model.json, with model.skops in its folder")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model.json, with the model's file in its folder")
     parser.add_argument("release", metavar="RELEASE", help="ID of the release that the predictions are for")
     parser.add_argument("--marks", type=Path, metavar="FILE", help="do not score records with a mark in FILE")
     parser.add_argument("--split", default=environment.split_name(), metavar="NAME", help="input's name in messages")

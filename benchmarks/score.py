@@ -37,10 +37,13 @@ import pandas as pd
 
 from benchmarks.flights import VAR, machine, make_copies, make_release, score_local
 from predictions.cli import exits
+from predictions.formats.manifest import MODEL_FILE
 from predictions.formats.names import scored_at
 from predictions.formats.record_line import read_blocks
 from predictions.jobs.bundle import script
-from predictions.scoring.model import load_model
+from predictions.scoring.estimator import load
+from predictions.scoring.files import read_manifest
+from predictions.scoring.frame import FrameReader
 from predictions.storage import ReleaseFolder
 
 SPARK = Path(__file__).with_name("spark.py")
@@ -112,16 +115,16 @@ def _seconds_of_mapper(lines: Path, manifest: Path, release: str) -> float:
 
 def _predict(manifest: Path, lines: Path) -> None:
     """Print the seconds of `predict_proba` for all flights at once, and its seconds per row if called for each row."""
-    model = load_model(manifest)
-    frames = [model._reader.read(block)[0] for block in read_blocks(io.BytesIO(lines.read_bytes()))]
+    reader, estimator = FrameReader(read_manifest(manifest).features), load(manifest.with_name(MODEL_FILE))
+    frames = [reader.read(block)[0] for block in read_blocks(io.BytesIO(lines.read_bytes()))]
     frame = pd.concat(frames, ignore_index=True)
     frame = frame.iloc[: len(frame) // REPEATS]
     started = time.perf_counter()
     for _repeat_number in range(REPEATS):
-        model.estimator.predict_proba(frame)
+        estimator.predict_proba(frame)
     predicted = time.perf_counter()
     for row in range(LINE_BY_LINE_ROWS):
-        model.estimator.predict_proba(frame.iloc[row : row + 1])
+        estimator.predict_proba(frame.iloc[row : row + 1])
     line_by_line = (time.perf_counter() - predicted) / LINE_BY_LINE_ROWS
     print(json.dumps([(predicted - started) / REPEATS, line_by_line]))
 

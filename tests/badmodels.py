@@ -16,7 +16,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from predictions.formats.manifest import ModelManifest, Training
 from predictions.formats.record_line import Column
-from predictions.scoring.model import Model, save_model
+from predictions.scoring.files import save_model
 
 FEATURES = [Column("country", "text"), Column("amount", "real"), Column("items", "integer")]
 COUNTRIES = ["AT", "CH", "Côte d'Ivoire", "tab\there", np.nan]  # the countries of the orders
@@ -77,4 +77,4 @@ def _save(pipeline: Pipeline, folder: Path) -> None:
         estimator=f"{type(pipeline[-1]).__module__}.{type(pipeline[-1]).__name__}",
         training=Training(labelled=376, sample=376, fitted=376),
     )
-    save_model(Model(pipeline, manifest), folder)
+    save_model(pipeline, manifest, folder)

@@ -35,7 +35,7 @@ from predictions.formats.record_line import read_blocks, split_lines
 from predictions.formats.row_key import split_points
 from predictions.jobs import streaming
 from predictions.jobs.streaming import Job
-from predictions.scoring.model import MODEL_FILE, load_model
+from predictions.scoring.files import load_model
 from predictions.scoring.predict import Scorer
 from predictions.stages import compare, export, marks, score, score_local, train, verify
 from predictions.task.carry import carry_over
@@ -161,7 +161,7 @@ class OneProcess:
     def run(self, output, progress):
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
-            for name in (MODEL_MANIFEST, MODEL_FILE):
+            for name in self._folder.model.task_files:
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
             model, scored, served_marks = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release), None
             if self._carry:

@@ -19,7 +19,7 @@ from predictions.formats.prediction_line import parse_line
 from predictions.formats.record_line import Column, fingerprints, read_blocks, split_lines, split_records
 from predictions.formats.row_key import record_id, row_keys
 from predictions.scoring import predict as scoring
-from predictions.scoring.model import load_model
+from predictions.scoring.files import load_model
 from predictions.scoring.predict import Scorer
 from predictions.settings import load_settings
 from predictions.stages.export import export

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import time
 import venv
 from collections import Counter
@@ -28,7 +29,7 @@ from examples.flights.make_database import make_database
 from predictions.formats.names import release_table
 from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
-from predictions.scoring.model import TRUSTED
+from predictions.scoring.estimator import TRUSTED
 
 pytestmark = pytest.mark.cluster
 
@@ -113,7 +114,7 @@ def test_every_prediction_in_hbase_equals_scikit_learns_own(flights, tmp_path):
 
 def pipe(folder, model, tmp_path):
     """Run `cat part-* | mapper | sort | reducer` and return its output."""
-    for name in ("model.skops", "model.json"):
+    for name in model.model.task_files:
         (tmp_path / name).write_bytes(model.read(f"model/{name}"))
     with open(tmp_path / "lines", "wb") as lines:
         for path in folder.files("export"):
@@ -204,9 +205,12 @@ def test_installed_from_its_wheel_it_packs_an_environment_scores_in_it_and_looks
         assert process.returncode == 0, stderr
         return stdout
 
-    run("pack", packed)
     for stage in ("export", "train"):
         run(stage)
+    run("pack", packed)
+    with tarfile.open(packed) as archive:
+        folders = {name.split("/")[1] for name in archive.getnames() if name.count("/") > 1}
+    assert {folder for folder in folders if "-" not in folder} <= {"numpy", "numpy.libs", "xxhash", "bin"}
     away = CHECKOUT / ".venv-out-of-reach"
     if own.exists():
         own.rename(away)
@@ -286,7 +290,7 @@ def test_a_release_through_its_life(project, tmp_path):
     # Stages are safe to repeat: work that is done is skipped.
     for stage in ("train", "score", "load", "activate"):
         repeated = made.succeed(stage, code=1 if stage == "score" else 0)
-        assert stage != "score" or "is already scored: 399 records, 1 failed" in repeated.stderr
+        assert stage != "score" or "exists already: scored 399 records, 1 failed" in repeated.stderr
     old = made.storage.release().release
     assert made.get("order-001")[0]["release"] == old
 

@@ -17,7 +17,7 @@ from inprocess import script
 import mapper
 from predictions.errors import InternalError
 from predictions.scoring import predict as faults
-from predictions.scoring.model import load_model
+from predictions.scoring.files import load_model
 from predictions.scoring.predict import Scorer
 
 RELEASE = "20261122T154500Z"

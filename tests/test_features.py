@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictions.formats.record_line import NULL, Column, escape, split_columns, write_rows
-from predictions.scoring.features import LARGEST, MEMO_BYTES, DateDecoder, FrameReader
+from predictions.scoring.features import LARGEST, MEMO_BYTES, DateDecoder
+from predictions.scoring.frame import FrameReader
 
 COLUMNS = [Column("kind", "text"), Column("amount", "real"), Column("kind.1", "integer")]
 DATED = [*COLUMNS, Column("day", "date")]

@@ -14,8 +14,8 @@ from sklearn.dummy import DummyClassifier
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import cells, parse_line
 from predictions.formats.record_line import Column, split_columns
-from predictions.scoring.features import FrameReader
-from predictions.scoring.model import Model, save_model
+from predictions.scoring.files import save_model
+from predictions.scoring.frame import FrameReader
 
 DATA = CHECKOUT / "tests" / "data"
 FEATURES = [Column(name, "text") for name in ("carrier", "origin", "dest")] + [
@@ -28,7 +28,7 @@ def model(tmp_path):
     block = (DATA / "1-records.txt").read_bytes()
     labels = [int(label) for label in split_columns(block, 10)[-1]]
     estimator = DummyClassifier().fit(FrameReader(FEATURES).read(block)[0], labels)
-    save_model(Model(estimator, ModelManifest(features=FEATURES, classes=[0, 1])), tmp_path)
+    save_model(estimator, ModelManifest(features=FEATURES, classes=[0, 1]), tmp_path)
     return tmp_path / "model.json"
 
 

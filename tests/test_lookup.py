@@ -464,7 +464,7 @@ def test_a_model_that_was_missing_is_loaded_later(served, tmp_path, monkeypatch)
         assert client.get("order-001").status == "changed"
         copied = tmp_path / "later" / served.name / folder.release
         (copied / "model").mkdir(parents=True)
-        for name in ("manifest.json", "model/model.json", "model/model.skops"):
+        for name in ("manifest.json", *(f"model/{name}" for name in folder.model.files)):
             (copied / name).write_bytes(folder.read(name))
         time.sleep(0.3)
         answer = client.get("order-001")

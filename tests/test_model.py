@@ -13,14 +13,23 @@ from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import MAX_CELL_BYTES
 from predictions.formats.record_line import Column, write_rows
-from predictions.scoring import model as model_module
-from predictions.scoring.model import LARGEST_VALUE, Model, load_model, save_model, sha256
+from predictions.scoring import estimator as estimators
+from predictions.scoring.estimator import EstimatorPredictor
+from predictions.scoring.files import load_model, save_model, sha256
+from predictions.scoring.model import LARGEST_VALUE, Model
 
 
 @pytest.fixture
 def saved(trained, tmp_path):
     """A copy of a trained model's folder."""
     return shutil.copytree(trained / "model", tmp_path / "model")
+
+
+@pytest.fixture
+def uncompiled(saved):
+    """The same without its compiled form, so that scikit-learn scores."""
+    (saved / "model.npz").unlink()
+    return change(saved, compiled=None).parent
 
 
 def change(saved, **changes):
@@ -31,20 +40,41 @@ def change(saved, **changes):
 
 def test_a_model_comes_back(saved):
     model = load_model(saved / "model.json")
-    assert [column.name for column in model.features] == ["country", "amount", "items"]
+    assert [column.name for column in model.manifest.features] == ["country", "amount", "items"]
     assert len(model.manifest.golden) == 5
 
 
-def test_another_file_is_refused_before_it_is_opened(saved):
-    (saved / "model.skops").write_bytes(b"PK\x03\x04 anything")
+def test_another_file_is_refused_before_it_is_opened(uncompiled):
+    (uncompiled / "model.skops").write_bytes(b"PK\x03\x04 anything")
     with pytest.raises(InputError, match="sha256 is .* was changed or replaced"):
+        load_model(uncompiled / "model.json")
+
+
+def test_another_compiled_file_is_refused_before_it_is_opened(saved):
+    (saved / "model.npz").write_bytes(b"PK\x03\x04 anything")
+    with pytest.raises(InputError, match="model.npz: its sha256 is .* was changed, cut off or replaced"):
         load_model(saved / "model.json")
 
 
-def test_another_scikit_learn_is_refused(saved):
+def test_another_numpy_is_refused_by_a_compiled_model(saved):
     versions = json.loads((saved / "model.json").read_text())["versions"]
+    with pytest.raises(InputError, match=r"trained with numpy 1\.0\.0, this Python has .*install numpy==1\.0\.0"):
+        load_model(change(saved, versions=versions | {"numpy": "1.0.0", "scikit-learn": "1.0.0"}))
+
+
+def test_golden_records_are_replayed_to_the_last_digit_by_a_compiled_model_alone(saved):
+    golden = json.loads((saved / "model.json").read_text())["golden"]
+    probability = golden[2]["probability"]
+    golden[2]["probability"] = probability[:-1] + ("1" if probability[-1] != "1" else "2")
+    with pytest.raises(InputError, match="does not predict what it did"):
+        load_model(change(saved, golden=golden))
+    load_model(change(saved, golden=golden, compiled=None))
+
+
+def test_another_scikit_learn_is_refused(uncompiled):
+    versions = json.loads((uncompiled / "model.json").read_text())["versions"]
     with pytest.raises(InputError, match=r"trained with scikit-learn 1\.0\.0, this Python has .*install"):
-        load_model(change(saved, versions=versions | {"scikit-learn": "1.0.0"}))
+        load_model(change(uncompiled, versions=versions | {"scikit-learn": "1.0.0"}))
 
 
 def test_other_answers_to_the_golden_records_are_refused(saved):
@@ -54,15 +84,15 @@ def test_other_answers_to_the_golden_records_are_refused(saved):
         load_model(change(saved, golden=golden))
 
 
-def test_types_that_were_not_reviewed_are_refused(saved):
-    path = saved / "model.skops"
+def test_types_that_were_not_reviewed_are_refused(uncompiled):
+    path = uncompiled / "model.skops"
     skops.io.dump(FunctionTransformer(print), path)
     with pytest.raises(InputError, match=r"not reviewed: .*print"):
-        load_model(change(saved, sha256=sha256(path)))
+        load_model(change(uncompiled, sha256=sha256(path)))
 
 
 def test_every_trusted_type_exists_and_none_is_a_function():
-    for name in model_module.TRUSTED:
+    for name in estimators.TRUSTED:
         module, _dot, attribute = name.rpartition(".")
         trusted = getattr(__import__(module, fromlist=[attribute]), attribute)
         assert isinstance(trusted, type), name
@@ -81,24 +111,27 @@ def test_a_manifest_that_cannot_be_read_is_named(saved, text, message):
 def test_a_missing_model_is_named(saved, tmp_path):
     with pytest.raises(InputError, match="predictions train"):
         load_model(tmp_path / "model.json")
-    (saved / "model.skops").unlink()
-    with pytest.raises(InputError, match="No such file"):
+    (saved / "model.npz").unlink()
+    with pytest.raises(InputError, match=r"model\.npz: No such file"):
         load_model(saved / "model.json")
+    (saved / "model.skops").unlink()
+    with pytest.raises(InputError, match=r"model\.skops: No such file"):
+        load_model(change(saved, compiled=None))
 
 
 def test_an_estimator_that_skops_cannot_save_is_refused(saved, tmp_path):
-    model = load_model(saved / "model.json")
-    model.estimator = LinearRegression()
-    model.estimator.extra = lambda: None
+    estimator = LinearRegression()
+    estimator.extra = lambda: None
     with pytest.raises(InputError, match="not reviewed|cannot be saved"):
-        model_module.save_model(model, tmp_path)
+        save_model(estimator, load_model(saved / "model.json").manifest, tmp_path)
 
 
 NUMBERS = [Column("a", "real"), Column("b", "real")]
 
 
 def model_of(estimator, classes=None, features=NUMBERS):
-    return Model(estimator, ModelManifest(features=features, classes=classes))
+    manifest = ModelManifest(features=features, classes=classes)
+    return Model(EstimatorPredictor(estimator, manifest), manifest)
 
 
 def lines_of(*rows):
@@ -117,7 +150,7 @@ def exploding():
 def test_a_prediction_that_is_not_finite_fails_that_record_only(exploding):
     rows = [(b"0", b"0"), (b"1e20", b"0"), (b"0", b"1e20"), (b"1e20", b"1e20"), (b"1e-300", b"0")]
     with np.errstate(all="ignore"):
-        values = exploding.estimator.predict(exploding._reader.read(lines_of(*rows))[0])
+        values, _bad_rows = exploding.predictor.predict(lines_of(*rows))
         # Large values of both give infinity or NaN, as the processor multiplies and adds in two steps or in one.
         assert [math.isfinite(value) for value in values] == [True, False, False, False, True]
         scores = exploding.score(lines_of(*rows))
@@ -131,15 +164,16 @@ def test_the_first_reason_is_kept_where_there_are_two():
     # A bad value in the record is the reason, the bad prediction its consequence.
     regressor = LinearRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
     regressor.feature_names_in_ = np.array(["a", "b"], dtype=object)
+    regressor.predict = lambda frame: np.full(len(frame), np.nan)
     model = model_of(regressor)
-    model.estimator.predict = lambda frame: np.full(len(frame), np.nan)
     scores = model.score(lines_of((b"x", b"1"), (b"1", b"1")))
     assert scores.errors == [b"a: not a number", b"prediction: not a finite number"]
 
 
 def test_a_probability_that_is_not_a_number_fails_the_record():
-    model = model_of(DummyClassifier().fit(np.zeros((2, 2)), [0, 1]), [0, 1])
-    model.estimator.predict_proba = lambda frame: np.array([[0.25, 0.75], [np.nan, np.nan]])
+    classifier = DummyClassifier().fit(np.zeros((2, 2)), [0, 1])
+    classifier.predict_proba = lambda frame: np.array([[0.25, 0.75], [np.nan, np.nan]])
+    model = model_of(classifier, [0, 1])
     scores = model.score(lines_of((b"1", b"1"), (b"1", b"1")))
     assert scores.predictions == [b"1", b"\\N"]
     assert scores.probabilities == [b"0.75", b"\\N"]
@@ -162,8 +196,9 @@ def test_a_class_too_long_for_a_cell_fails_the_record():
 
 
 def test_only_records_of_the_class_that_is_too_long_fail():
-    model = model_of(DummyClassifier().fit(np.zeros((2, 2)), [0, 1]), ["short", "x" * (LARGEST_VALUE + 1)])
-    model.estimator.predict_proba = lambda frame: np.array([[0.75, 0.25], [0.25, 0.75]])
+    classifier = DummyClassifier().fit(np.zeros((2, 2)), [0, 1])
+    classifier.predict_proba = lambda frame: np.array([[0.75, 0.25], [0.25, 0.75]])
+    model = model_of(classifier, ["short", "x" * (LARGEST_VALUE + 1)])
     scores = model.score(lines_of((b"1", b"1"), (b"1", b"1")))
     assert scores.predictions == [b"short", b"\\N"]
     assert [error == b"\\N" for error in scores.errors] == [True, False]
@@ -172,5 +207,5 @@ def test_only_records_of_the_class_that_is_too_long_fail():
 def test_a_model_without_golden_records_loads(tmp_path):
     # Like most estimators, this one refuses a frame without rows.
     regressor = LinearRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
-    save_model(model_of(regressor), tmp_path)
+    save_model(regressor, ModelManifest(features=NUMBERS), tmp_path)
     assert load_model(tmp_path / "model.json").manifest.golden == []

@@ -31,6 +31,7 @@ from predictions.formats.record_line import Column, escape, fingerprints, read_b
 from predictions.formats.row_key import record_id, row_keys, why_unfit
 from predictions.formats.unreadable import find
 from predictions.jobs.bundle import bundle
+from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.model import Model
 from predictions.scoring.predict import Scorer
 
@@ -226,8 +227,8 @@ def test_an_input_of_nothing_but_unreadable_lines(task):
 
 
 def test_a_changed_model_stops_the_mapper(task, tmp_path):
-    (tmp_path / "model.skops").unlink()
-    (tmp_path / "model.skops").write_bytes(b"another")
+    (tmp_path / "model.npz").unlink()
+    (tmp_path / "model.npz").write_bytes(b"another")
     ended = task("mapper.py", "model.json", RELEASE, stdin=b"1\tAT\t1\t1\t0\n")
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert ended.stderr.startswith(b"mapper.py: ")
@@ -370,7 +371,7 @@ bad_lines = st.sampled_from([b"", b"\t", b"1\ta\t2", b"1\ta\t2\t0\t", b"\t\t\t",
 @pytest.fixture(scope="module")
 def same_for_all():
     manifest = ModelManifest(features=[Column("kind", "text"), Column("amount", "real")], classes=["yes"])
-    return Model(DummyClassifier().fit(np.zeros((1, 2)), ["yes"]), manifest)
+    return Model(EstimatorPredictor(DummyClassifier().fit(np.zeros((1, 2)), ["yes"]), manifest), manifest)
 
 
 def in_process(model, data, size):

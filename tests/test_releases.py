@@ -237,7 +237,7 @@ def test_a_tampered_release_is_refused_and_never_served(operated, trained):
     project.succeed("score", "--runner", "local")
     scored = folder.files("scored")[0]
     for damage, code, message in (
-        (None, 2, "part-00009: the release has 4 parts, and each may be there only once"),
+        (None, 2, "part-00009: the release has 4 parts, each once; remove extra files"),
         (lambda lines: lines[1:], 5, "but 399 loaded (ID digest "),
         (other_id, 5, "but 400 loaded (ID digest "),
     ):

@@ -370,8 +370,8 @@ def test_a_mapper_that_crashes_is_named_with_its_signal(score, release, runner, 
 
 
 def test_a_model_that_was_replaced_is_refused_by_the_mapper(score, release, one_core):
-    release.storage.fs.pipe_file(f"{release.path}/model/model.skops", b"another model")
-    assert "model.skops: its sha256 is" in message(score(code=6, processes=True))
+    release.storage.fs.pipe_file(f"{release.path}/model/model.npz", b"another model")
+    assert "model.npz: its sha256 is" in message(score(code=6, processes=True))
     assert not release.has("scored")
 
 

@@ -9,7 +9,7 @@ from inprocess import without
 
 from predictions.errors import InputError
 from predictions.formats.record_line import Column
-from predictions.scoring.model import load_model
+from predictions.scoring.files import load_model
 from predictions.settings import load_settings
 from predictions.stages.export import export
 from predictions.stages.train import train
@@ -170,7 +170,7 @@ def test_numbers_survive_with_seven_digits(trained):
     model, _manifest = trained(estimator="sklearn.linear_model.Ridge", label="amount", features=["items"])
     lines = b"".join(b"%d\t%d\t\\N\n" % (number, number) for number in range(-500, 500, 7))
     values = np.array([float(value) for value in model.score(lines).predictions])
-    exact = model.estimator.predict(model._reader.read(lines)[0])
+    exact = model.predictor.predict(lines)[0]
     np.testing.assert_allclose(values, exact, rtol=5e-7)
 
 

@@ -13,6 +13,8 @@ from predictions.formats.record_line import Column
 
 MANIFEST = "manifest.json"
 MODEL_MANIFEST = "model.json"
+MODEL_FILE = "model.skops"
+COMPILED_FILE = "model.npz"
 FORMAT = 1  # of both manifests
 
 
@@ -165,7 +167,8 @@ class ModelManifest:
     """The contents of `model.json`, which describes the model in the same folder.
 
     Args:
-        sha256: SHA-256 of the model's file, in hex.
+        sha256: SHA-256 of `model.skops`, in hex.
+        compiled: SHA-256 of `model.npz`, the model's compiled form; None if it has none, so that scikit-learn scores.
         versions: versions of the libraries that the model was trained with.
         id: the column of the record ID.
         features, label: the other columns of the record lines.
@@ -179,6 +182,7 @@ class ModelManifest:
 
     format: int = FORMAT
     sha256: str = ""
+    compiled: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     id: Column | None = None
     features: list[Column]
@@ -191,6 +195,21 @@ class ModelManifest:
     golden: list[dict[str, str]] = field(default_factory=list)
 
     @property
+    def engine(self) -> str:
+        """Return the name of the library that scores."""
+        return "numpy" if self.compiled else "scikit-learn"
+
+    @property
+    def task_files(self) -> tuple[str, str]:
+        """Return the names of the files that a task needs."""
+        return COMPILED_FILE if self.compiled else MODEL_FILE, MODEL_MANIFEST
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the names of all files of the model."""
+        return (MODEL_FILE, *([COMPILED_FILE] if self.compiled else []), MODEL_MANIFEST)
+
+    @property
     def names(self) -> str:
         """Return the columns as text, for messages."""
         return _names(self.features, self.label)
@@ -198,12 +217,13 @@ class ModelManifest:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The facts about the model that scored a release, copied from its `model.json`."""
+    """The facts about the model that scored a release, copied from its `model.json`; `engine` is what scored."""
 
     estimator: str
     sha256: str
     versions: dict[str, str]
     training: Training
+    engine: str = "scikit-learn"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,14 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from predictions.errors import InputError, InternalError
+from predictions.storage import Storage
 
 PACKAGES = Path(__file__).resolve().parents[2]
 
@@ -22,7 +23,8 @@ FOLDERS = ("formats", "scoring", "comparison", "task")
 TASK_MODULES = ("predictions/errors.py", *(f"predictions/{name}" for name in FOLDERS))
 LOAD_MODULES = (*TASK_MODULES, "predictions/workers.py", "predictions/hbase", "loader")
 LOAD_LIBRARIES = ("happybase",)
-TASK_LIBRARIES = ("numpy", "pandas", "scikit-learn", "skops", "xxhash")
+COMPILED_LIBRARIES = ("numpy", "xxhash")  # of tasks that score with a compiled model
+TASK_LIBRARIES = (*COMPILED_LIBRARIES, "pandas", "scikit-learn", "skops")
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file, so that the same modules give the same bytes
 
@@ -79,10 +81,20 @@ def _libraries(names: Iterable[str]) -> dict[str, Path]:
     return files
 
 
-def pack_environment(path: Path) -> None:
-    """Write a `.tar.gz` with the tasks' libraries, in the versions that are installed here.
+def task_libraries(storage: Storage) -> Sequence[str]:
+    """Return the libraries that tasks need for the newest release's model; all of them if it has no model yet."""
+    newest = storage.release() if storage.releases() else None
+    return COMPILED_LIBRARIES if newest and newest.has("model") and newest.model.compiled else TASK_LIBRARIES
+
+
+def pack_environment(path: Path, libraries: Sequence[str]) -> None:
+    """Write a `.tar.gz` with libraries for tasks, in the versions that are installed here.
 
     The nodes need the same minor version of Python; `PYTHONPATH` must name the folder that it is unpacked to.
+
+    Args:
+        path: the file to write.
+        libraries: their names; what they require is packed too.
 
     Raises:
         InputError: the folder of the path does not exist.
@@ -90,7 +102,7 @@ def pack_environment(path: Path) -> None:
     """
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; create it first")
-    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in TASK_LIBRARIES]
+    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in libraries]
     constraints = [f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name != "predictions"]
     with tempfile.TemporaryDirectory() as folder:
         target, constraints_file = Path(folder) / "environment", Path(folder) / "constraints.txt"

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 
-from threadpoolctl import ThreadpoolController
-
 from predictions.errors import InputError, PredictionsError, ServiceError
 from predictions.formats.manifest import MODEL_MANIFEST
 from predictions.formats.record_line import NULL, SEPARATOR, escape, join_lines, unescape
 from predictions.lookup.answer import Answer, AnswerBuilder
 from predictions.lookup.served import ServedRelease
-from predictions.scoring.model import MODEL_FILE, Model, load_model
+from predictions.scoring.files import load_model
+from predictions.scoring.model import Model
 from predictions.sources.reader import Record
 from predictions.storage import Storage
 
@@ -30,11 +29,11 @@ RETRY_SECONDS = 30.0  # a model that could not be loaded is tried again after th
 class _Loading:
     """A model that a thread is loading; since the storage may hang, the time to wait for it is limited."""
 
-    model: Future[tuple[Model, ThreadpoolController]] = field(default_factory=Future)
+    model: Future[Model] = field(default_factory=Future)
     started: float = field(default_factory=time.monotonic)
 
-    def wait(self) -> tuple[Model, ThreadpoolController]:
-        """Return the model, and the controller that can limit its libraries to one thread."""
+    def wait(self) -> Model:
+        """Return the model."""
         try:
             return self.model.result(max(0.0, self.started + LOAD_SECONDS - time.monotonic()))
         except NotYetError:
@@ -91,13 +90,13 @@ class Scorer:
         builder: AnswerBuilder,
         served: ServedRelease,
     ) -> dict[str, Answer]:
-        model, threads = self._loading(served).wait()
+        model = self._loading(served).wait()
         lines = [
             SEPARATOR.join((escape(record_id.encode()), builder.features(records[record_id]), NULL))
             for record_id in answers
         ]
         # One thread only: a process forked after the libraries have started more would wait for those for ever.
-        with threads.limit(limits=1):
+        with model.predictor.one_thread():
             scores = model.score(join_lines(lines))
         results = zip(answers.values(), scores.predictions, scores.probabilities, scores.errors, strict=True)
         return {answer.id: builder.online_answer(answer, *map(_text, fields)) for answer, *fields in results}
@@ -114,12 +113,9 @@ class Scorer:
             Thread(target=self._load, args=(served, key, new.model), daemon=True).start()
         return loading
 
-    def _load(
-        self, served: ServedRelease, key: tuple[int, str], target: Future[tuple[Model, ThreadpoolController]]
-    ) -> None:
+    def _load(self, served: ServedRelease, key: tuple[int, str], target: Future[Model]) -> None:
         try:
-            model = self._read(served, key[1])
-            target.set_result((model, ThreadpoolController()))  # made here, since it sees only loaded libraries
+            target.set_result(self._read(served, key[1]))
         except BaseException as error:  # raised again in the threads that wait for the model
             target.set_exception(error)
             return
@@ -130,7 +126,7 @@ class Scorer:
         assert served.release
         folder = Storage(self._storage, self._name).release(served.release)
         with tempfile.TemporaryDirectory(prefix="model.") as local:
-            for name in (MODEL_FILE, MODEL_MANIFEST):
+            for name in folder.model.task_files:
                 (Path(local) / name).write_bytes(folder.read(f"model/{name}"))
             model = load_model(Path(local) / MODEL_MANIFEST)
         if model.manifest.sha256 != sha256:

@@ -169,7 +169,7 @@ def _lineage(manifest: Manifest) -> dict[str, str]:
         "features": ", ".join(column.name for column in manifest.features),
         "label": f"{manifest.label.name} ({export.labelled:,} records have one)",
         "IDs": f"{export.rows:,}, digest {export.id_digest}",
-        "model": model.estimator,
+        "model": f"{model.estimator}, scored by {model.engine}",
         "model's SHA-256": model.sha256,
         "trained on": f"{model.training.fitted:,} records, seed {model.training.seed}",
         "versions": ", ".join(f"{name} {version}" for name, version in model.versions.items()),

@@ -6,8 +6,6 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from predictions.errors import InternalError
 from predictions.formats.record_line import (
     BLOCK_BYTES,
@@ -87,9 +85,9 @@ class Scorer:
 
     def _predict(self, block: bytes) -> Scores:
         """Score a block of records; if that fails, raise an error that names the record."""
-        score = self.model.score
-        if environment.attempt() >= TRIAL_FROM and (signal_name := killing_signal(score, block)):
-            line = first_fault(block, lambda lines: killing_signal(score, lines) is not None)
+        score, trial = self.model.score, self._score_in_one_thread
+        if environment.attempt() >= TRIAL_FROM and (signal_name := killing_signal(trial, block)):
+            line = first_fault(block, lambda lines: killing_signal(trial, lines) is not None)
             raise InternalError(f"{self._location(line)}: scoring it kills the process ({signal_name})")
         try:
             return score(block)
@@ -97,6 +95,10 @@ class Scorer:
             line = first_fault(block, lambda lines: raises(score, lines))
             message = " ".join(str(error).split())  # scikit-learn's messages may have several lines
             raise InternalError(f"{self._location(line)}: {type(error).__name__}: {message}") from error
+
+    def _score_in_one_thread(self, block: bytes) -> None:
+        with self.model.predictor.one_thread():  # a fork has no OpenMP threads, and would wait for them for ever
+            self.model.score(block)
 
     def _location(self, line: bytes | None) -> str:
         record = f"record {line.partition(SEPARATOR)[0].decode()}" if line else "no single record"
@@ -132,8 +134,7 @@ def killing_signal(score: Callable[[bytes], Any], block: bytes) -> str | None:
     if not child:
         faulthandler.disable()  # one stack in the log is enough
         try:
-            with threadpool_limits(1):  # the fork has no OpenMP threads, and scoring would wait for them for ever
-                score(block)
+            score(block)
         finally:
             os._exit(0)  # the parent process will see an exception itself, when it scores the block
     _pid, status = os.waitpid(child, 0)

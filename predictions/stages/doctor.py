@@ -14,7 +14,7 @@ from loader.bulk import can_load
 from predictions.diagnosis import diagnose
 from predictions.errors import InputError, PredictionsError
 from predictions.hbase.connection import Connection
-from predictions.jobs.bundle import TASK_LIBRARIES
+from predictions.jobs.bundle import task_libraries
 from predictions.jobs.streaming import find_command, find_streaming_jar, require_hadoop
 from predictions.jobs.yarn import CLIENT, application_report, attempt_logs, usable_nodes
 from predictions.settings import Settings
@@ -52,7 +52,7 @@ def examine_setup(settings: Settings, storage: Storage) -> Iterator[Finding]:
                 lambda: str(find_streaming_jar(require_hadoop(settings.hadoop.bin), settings.hadoop.streaming_jar)),
             ),
             ("YARN", lambda: usable_nodes(require_hadoop(settings.hadoop.bin))),
-            ("tasks' Python", lambda: _python(settings)),
+            ("tasks' Python", lambda: _python(settings, storage)),
         ]
     checks += [("hbase", lambda: _hbase(settings)), ("Thrift", lambda: _thrift(settings))]
     if can_load(settings, storage):
@@ -120,7 +120,7 @@ def _storage(storage: Storage) -> str:
     return f"{storage.folder} on {storage.address} is writable"
 
 
-def _python(settings: Settings) -> str:
+def _python(settings: Settings, storage: Storage) -> str:
     environment, python = settings.hadoop.environment, settings.hadoop.python
     if environment:
         if not environment.is_file() or not tarfile.is_tarfile(environment):
@@ -128,7 +128,9 @@ def _python(settings: Settings) -> str:
                 f"hadoop.environment: {environment}: no such archive; make it with `predictions pack {environment}`"
             )
         return f"{python} with {environment}"
-    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {TASK_LIBRARIES}}}))"
+    libraries = task_libraries(storage)
+    engine = "scikit-learn" if "scikit-learn" in libraries else "numpy"
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {libraries}}}))"
     try:
         process = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except OSError as error:
@@ -139,14 +141,13 @@ def _python(settings: Settings) -> str:
             f"hadoop.python: {python} lacks libraries that tasks need (on this machine): {message}; install them, or "
             "pack them with `predictions pack environment.tar.gz` and set hadoop.environment"
         )
-    own_versions = {name: importlib.metadata.version(name) for name in TASK_LIBRARIES}
-    differing = {name: version for name, version in json.loads(process.stdout).items() if version != own_versions[name]}
-    if "scikit-learn" in differing:
+    version, own_version = json.loads(process.stdout)[engine], importlib.metadata.version(engine)
+    if version != own_version:
         raise InputError(
-            f"hadoop.python: {python} has scikit-learn {differing['scikit-learn']}, but models are trained here with "
-            f"{own_versions['scikit-learn']}: install the same version"
+            f"hadoop.python: {python} has {engine} {version}, but models are trained here with {own_version}: install "
+            "the same version"
         )
-    return f"{python} (on this machine), scikit-learn {own_versions['scikit-learn']}"
+    return f"{python} (on this machine), {engine} {own_version}"
 
 
 def _hbase(settings: Settings) -> str:

@@ -12,7 +12,6 @@ from predictions.formats import unreadable
 from predictions.formats.counters import Outcome
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.manifest import (
-    MODEL_MANIFEST,
     Account,
     Export,
     ModelFacts,
@@ -24,7 +23,6 @@ from predictions.formats.manifest import (
 from predictions.formats.prediction_line import END_OF_SCORED, conflicting_keys, parse_line
 from predictions.formats.record_line import split_lines, unescape
 from predictions.formats.row_key import record_id, split_points
-from predictions.scoring.model import MODEL_FILE
 from predictions.settings import Settings
 from predictions.storage import HFILES, ReleaseFolder
 
@@ -134,7 +132,7 @@ def score(
                 f"{folder.path}: another run has scored this release in the meantime; its result is kept"
             )
         folder.take(output, HFILES)
-        facts = ModelFacts(model.estimator, model.sha256, model.versions, model.training)
+        facts = ModelFacts(model.estimator, model.sha256, model.versions, model.training, model.engine)
         folder.write_manifest(replace(folder.manifest, model=facts, task=model.task, scored=scored))
     run.finish()
     return scored
@@ -154,7 +152,7 @@ def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> ModelManifest:
     """
     model = _fitting(earlier, folder, "train another model (without --model and --changed)")
     with folder.writing("model") as target:
-        for name in (MODEL_FILE, MODEL_MANIFEST):
+        for name in model.files:
             with folder.create(f"{target}/{name}") as file:
                 file.write(earlier.read(f"model/{name}"))
     return model

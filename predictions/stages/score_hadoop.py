@@ -11,7 +11,6 @@ from predictions.formats.unreadable import Unreadable
 from predictions.jobs.bundle import bundle, script
 from predictions.jobs.partitions import partition_file
 from predictions.jobs.streaming import Job, JobClient
-from predictions.scoring.model import MODEL_FILE
 from predictions.settings import Settings
 from predictions.stages.compare import describe_served, keep_reducers_comparison
 from predictions.stages.marks import write_marks
@@ -91,7 +90,7 @@ class ScoreJob:
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
                 *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, CURRENT_FILE, *marks)),
-                *(f"hdfs://{path}/model/{name}" for name in (MODEL_FILE, MODEL_MANIFEST)),
+                *(f"hdfs://{path}/model/{name}" for name in self._folder.model.task_files),
             ],
             archives=archives,
             properties={**_PROPERTIES, **self._settings.hadoop.properties},

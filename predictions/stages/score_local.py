@@ -28,7 +28,6 @@ from predictions.formats.row_key import key_range, split_points
 from predictions.formats.unreadable import Unreadable
 from predictions.jobs.bundle import script
 from predictions.processes import Processes, uninterrupted
-from predictions.scoring.model import MODEL_FILE
 from predictions.stages.compare import bins_of, lines_of
 from predictions.stages.marks import write_marks
 from predictions.storage import ReleaseFolder
@@ -75,7 +74,7 @@ class LocalRun:
         on_disk = None if self._folder.storage.is_hdfs else self._folder.path
         with tempfile.TemporaryDirectory(prefix="_run.", dir=on_disk) as folder:
             scratch = Path(folder)
-            for name in (MODEL_MANIFEST, MODEL_FILE):
+            for name in self._folder.model.task_files:
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
             if self._carry:
                 with open(scratch / MARKS_FILE, "wb") as file:
