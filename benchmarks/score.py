@@ -1,25 +1,29 @@
-"""Compare the mapper with bare `predict_proba` and with a prediction per line, and the runner `local` with Spark.
+"""Compare the mapper with scikit-learn alone, for several models, and the runner `local` with Spark.
 
-All are measured in one run, on the flights with the flights' model. On one thread:
+On one thread, on the flights, for each model of `MODELS`:
 
 - `mapper`: the script as a process, from record lines to prediction lines, less the time of the same process without
   lines (start-up, loading and checking the model).
-- `predict_proba`: the same pipeline in its own process, on a data frame in memory that holds all flights.
-- `line by line`: `predict_proba` of a data frame of one row, as a mapper without blocks would call it.
+- `scikit-learn`: `predict_proba` (of a regressor, `predict`) of the same pipeline in its own process, on a data frame
+  in memory that holds all flights. For the first model, also of a data frame of one row, as a mapper without blocks
+  would call it.
 
-The three are measured in turn, round after round. A ratio is taken within each round, since the machine's speed drifts.
+These are measured in turn, round after round. A ratio is taken within each round, since the machine's speed drifts.
 
-On two cores, once, one after the other, on ten copies of the flights, each process from its start to its end:
+On two cores, once, one after the other, on ten copies of the flights with the first model, each process from its start
+to its end:
 
 - `local`: `predictions score --runner local`, with the export already on disk.
-- `Spark`: `spark.py` on the same lines, in its own virtual environment, which is made once. It must write the same
-  bytes as `local`.
+- `Spark`: `spark.py` on the same lines, in its own virtual environment, which is made once; with scikit-learn, and with
+  the compiled model. Both must write the same bytes as `local`.
 """
 
 import importlib.metadata
 import io
 import json
 import os
+import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +32,7 @@ import time
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 os.environ.update(THREADS)  # before numpy is imported, here and in the measured processes
@@ -35,7 +40,7 @@ os.environ.update(THREADS)  # before numpy is imported, here and in the measured
 import click
 import pandas as pd
 
-from benchmarks.flights import VAR, machine, make_copies, make_release, score_local
+from benchmarks.flights import CHECKOUT, ROWS, SETTINGS, VAR, machine, make_copies, make_release, score_local
 from predictions.cli import exits
 from predictions.formats.manifest import MODEL_FILE
 from predictions.formats.names import scored_at
@@ -53,42 +58,98 @@ SPARK_SHARES = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "xxhash")  
 SPARK_COPIES = 10  # copies of the flights
 REPEATS = 5  # how often a round scores the flights, so that the start-up is the smaller part
 LINE_BY_LINE_ROWS = 300
+FIRST = "HistGradientBoosting"
+OTHER_ROUNDS = 2  # of the models after the first
+MANY_COLUMNS = [f"c{number}" for number in range(92)]  # in addition to the eight of the flights
+LATE = "CASE WHEN arr_delay > 15 THEN 'late' WHEN arr_delay < 0 THEN 'early' WHEN arr_delay >= 0 THEN 'in time' END"
+# Lines of the flights' settings that differ. Where fitting takes long, it takes a sample.
+MODELS: dict[str, dict[str, str]] = {
+    FIRST: {},
+    "GradientBoosting": {
+        "estimator": '"sklearn.ensemble.GradientBoostingClassifier"\nsample = 20_000',
+        "params": "{ n_estimators = 100 }",
+    },
+    "three classes": {"table": f'query = "SELECT *, {LATE} AS arrival FROM flights"', "label": '"arrival"'},
+    "regressor": {
+        "label": '"arr_delay"',
+        "estimator": '"sklearn.ensemble.HistGradientBoostingRegressor"',
+    },
+    "100 columns": {
+        "table": 'query = "SELECT *, {} FROM flights"'.format(
+            ", ".join(
+                f"(distance * {3 + 2 * number} + sched_dep_time) % 97 AS {name}"
+                for number, name in enumerate(MANY_COLUMNS)
+            )
+        ),
+        "features": json.dumps(
+            ["carrier", "origin", "dest", "distance", "month", "day", "sched_dep_time", "sched_arr_time", *MANY_COLUMNS]
+        ),
+    },
+    "RandomForest": {
+        "estimator": '"sklearn.ensemble.RandomForestClassifier"\nsample = 20_000',
+        "params": "{ n_estimators = 50, max_depth = 12 }",
+    },
+}
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Number of rounds on one thread.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds of the first model.")
 def main(as_json: bool, rounds: int) -> None:
-    """Measure the mapper on the flights, and the local runner against Spark."""
+    """Measure the mapper with several models on the flights, and the local runner against Spark."""
     VAR.mkdir(exist_ok=True)
     spark = _install_spark()
-    with tempfile.TemporaryDirectory(prefix="score.", dir=VAR) as local:
-        folder = make_release(Path(local))
-        lines, manifest = Path(folder.files("export")[0]), Path(folder.path) / "model" / "model.json"
-        rows, training = folder.manifest.export.rows, folder.model.training
-        lines = _repeat(lines, Path(local) / "lines")
-        measured = [_round(lines, manifest, folder.release, rows) for _round_number in range(rounds)]
-        seconds = _local_and_spark(make_copies(folder, SPARK_COPIES), spark, Path(local))
-    ratios = {
-        "mapper_vs_predict": statistics.median(times["mapper"] / times["predict"] for times in measured),
-        "line_by_line_vs_mapper": statistics.median(times["line_by_line"] / times["mapper"] for times in measured),
-        "spark_vs_local": seconds["spark"] / seconds["local"],
-    }
-    microseconds = {name: statistics.median(times[name] for times in measured) * 1e6 for name in measured[0]}
+    models = {}
+    with tempfile.TemporaryDirectory(prefix="score.", dir=VAR) as name:
+        local = Path(name)
+        for model in MODELS:
+            folder = make_release(local / model, _settings(local, model))
+            models[model] = _measure(folder, local, rounds if model == FIRST else OTHER_ROUNDS)
+            if model == FIRST:
+                copies = make_copies(folder, SPARK_COPIES)
+                seconds = _local_and_spark(copies, spark, local)
+            shutil.rmtree(local / model)
     result = {
-        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
-        "microseconds_per_row": {name: round(value, 3) for name, value in microseconds.items()},
-        "rows": rows,
+        "models": models,
+        "rows": ROWS,
         "rounds": rounds,
         "machine": machine(),
-        "by_round": [round(times["mapper"] / times["predict"], 3) for times in measured],
-        "roc_auc": round(training.metrics["roc_auc"], 4),
         "beside_spark": {
-            "rows": SPARK_COPIES * rows,
-            "seconds": {name: round(value, 2) for name, value in seconds.items()},
+            "rows": SPARK_COPIES * ROWS,
+            "seconds": {way: round(value, 2) for way, value in seconds.items()},
+            "ratios": {way: round(value / seconds["local"], 3) for way, value in seconds.items()},
         },
     }
     print(json.dumps(result) if as_json else _table(result))
+
+
+def _settings(local: Path, model: str) -> Path:
+    """Write the settings of a model, and return their path."""
+    text = SETTINGS.read_text()
+    for name, value in {"url": f'"sqlite:///{VAR}/flights.db"', **MODELS[model]}.items():
+        line = value if value.startswith("query") else f"{name} = {value}"
+        text = re.sub(rf"(?m)^{name} .*", lambda _match, line=line: line, text)
+    path = local / f"{model}.toml"
+    path.write_text(text)
+    return path
+
+
+def _measure(folder: ReleaseFolder, local: Path, rounds: int) -> dict[str, Any]:
+    """Return what a release's model takes, as medians over the rounds."""
+    [lines], manifest = folder.files("export"), Path(folder.path) / "model" / "model.json"
+    repeated = _repeat(Path(lines), local / "lines")
+    measured = [_round(repeated, manifest, folder.release) for _round_number in range(rounds)]
+    ratios = [times["mapper"] / times["predict"] for times in measured]
+    return {
+        "engine": folder.model.engine,
+        "ratio": round(statistics.median(ratios), 3),
+        "by_round": [round(ratio, 3) for ratio in ratios],
+        "microseconds_per_row": {
+            way: round(statistics.median(times[way] for times in measured) * 1e6, 3)
+            for way in ("mapper", "predict", "line_by_line")
+        },
+        "seconds_to_start": round(statistics.median(times["start"] for times in measured), 3),
+    }
 
 
 def _repeat(lines: Path, target: Path) -> Path:
@@ -96,13 +157,14 @@ def _repeat(lines: Path, target: Path) -> Path:
     return target
 
 
-def _round(lines: Path, manifest: Path, release: str, rows: int) -> dict[str, float]:
-    """Return the seconds per row of each way, measured in turn; `lines` repeats `rows` lines `REPEATS` times."""
+def _round(lines: Path, manifest: Path, release: str) -> dict[str, float]:
+    """Return the seconds per row of each way, measured in turn; `lines` repeats the flights `REPEATS` times."""
     empty = _seconds_of_mapper(Path(os.devnull), manifest, release)
     full = _seconds_of_mapper(lines, manifest, release)
     probe = [sys.executable, __file__, "--predict", str(manifest), str(lines)]
     predict, line_by_line = json.loads(subprocess.run(probe, capture_output=True, check=True).stdout)
-    return {"mapper": (full - empty) / (REPEATS * rows), "predict": predict / rows, "line_by_line": line_by_line}
+    mapper = (full - empty) / (REPEATS * ROWS)
+    return {"mapper": mapper, "predict": predict / ROWS, "line_by_line": line_by_line, "start": empty}
 
 
 def _seconds_of_mapper(lines: Path, manifest: Path, release: str) -> float:
@@ -114,17 +176,18 @@ def _seconds_of_mapper(lines: Path, manifest: Path, release: str) -> float:
 
 
 def _predict(manifest: Path, lines: Path) -> None:
-    """Print the seconds of `predict_proba` for all flights at once, and its seconds per row if called for each row."""
-    reader, estimator = FrameReader(read_manifest(manifest).features), load(manifest.with_name(MODEL_FILE))
-    frames = [reader.read(block)[0] for block in read_blocks(io.BytesIO(lines.read_bytes()))]
-    frame = pd.concat(frames, ignore_index=True)
-    frame = frame.iloc[: len(frame) // REPEATS]
+    """Print the seconds of scikit-learn for all flights at once, and its seconds per row if called for each row."""
+    model, estimator = read_manifest(manifest), load(manifest.with_name(MODEL_FILE))
+    predict = estimator.predict_proba if model.classes else estimator.predict
+    reader, text = FrameReader(model.features), lines.read_bytes()
+    blocks = read_blocks(io.BytesIO(text[: len(text) // REPEATS]))
+    frame = pd.concat([reader.read(block)[0] for block in blocks], ignore_index=True)
     started = time.perf_counter()
     for _repeat_number in range(REPEATS):
-        estimator.predict_proba(frame)
+        predict(frame)
     predicted = time.perf_counter()
     for row in range(LINE_BY_LINE_ROWS):
-        estimator.predict_proba(frame.iloc[row : row + 1])
+        predict(frame.iloc[row : row + 1])
     line_by_line = (time.perf_counter() - predicted) / LINE_BY_LINE_ROWS
     print(json.dumps([(predicted - started) / REPEATS, line_by_line]))
 
@@ -142,25 +205,29 @@ def _install_spark() -> Path:
 
 
 def _local_and_spark(folder: ReleaseFolder, spark: Path, local: Path) -> dict[str, float]:
-    """Return the seconds of the runner `local` and of Spark for a release; both must write the same lines."""
-    seconds = {"local": score_local(folder).seconds, "spark": _seconds_of_spark(folder, spark, local)}
-    local_lines, spark_lines = _lines(Path(folder.path) / "scored"), _lines(local / "output")
-    different = next((pair for pair in zip_longest(local_lines, spark_lines) if pair[0] != pair[1]), None)
-    if different:
-        raise click.ClickException(f"Spark wrote {different[1]!r}, the runner local {different[0]!r}")
+    """Return the seconds of the runner `local` and of Spark for a release; all must write the same lines."""
+    seconds = {"local": score_local(folder).seconds}
+    for engine in ("scikit-learn", "compiled"):
+        output = local / f"spark-{engine}"
+        seconds[f"Spark, {engine}"] = _seconds_of_spark(engine, folder, spark, local, output)
+        for own, other in zip_longest(_lines(Path(folder.path) / "scored"), _lines(output)):
+            if own != other:
+                raise click.ClickException(f"Spark wrote {other!r}, the runner local {own!r}")
     return seconds
 
 
-def _seconds_of_spark(folder: ReleaseFolder, spark: Path, local: Path) -> float:
-    manifest, lines, output = f"{folder.path}/model/model.json", f"{folder.path}/export", local / "output"
-    command = [spark, SPARK, manifest, scored_at(folder.release), lines, output]
+def _seconds_of_spark(engine: str, folder: ReleaseFolder, spark: Path, local: Path, output: Path) -> float:
+    command = [
+        *(spark, SPARK, engine, f"{folder.path}/model/model.json", scored_at(folder.release)),
+        *(f"{folder.path}/export", output),
+    ]
     # os.environ has THREADS: each worker has one core.
     environment = os.environ | {
         "PYSPARK_PYTHON": str(spark),
         "SPARK_LOCAL_DIRS": str(local),
         "SPARK_LOCAL_IP": "127.0.0.1",
+        "PYTHONPATH": str(CHECKOUT),  # of this package, `compiled` imports what needs numpy alone
     }
-    environment.pop("PYTHONPATH", None)  # Spark's environment has its own libraries, and needs none of ours
     os.sync()
     started = time.perf_counter()
     process = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -175,21 +242,25 @@ def _lines(folder: Path) -> Iterator[bytes]:
             yield from file
 
 
-def _table(result: dict) -> str:
-    micro, ratios = result["microseconds_per_row"], result["ratios"]
-    beside_spark = result["beside_spark"]
+def _table(result: dict[str, Any]) -> str:
+    first, spark = result["models"][FIRST], result["beside_spark"]
+    line_by_line = first["microseconds_per_row"]["line_by_line"]
     return "\n".join(
         [
-            f"{result['rows']:,} flights, one thread, median of {result['rounds']} rounds; {result['machine']}",
-            f"{'':24}{'us a row':>12}{'ratio':>24}",
-            f"{'predict_proba, in memory':24}{micro['predict']:12.2f}{'1':>24}",
-            f"{'mapper, start-up aside':24}{micro['mapper']:12.2f}{ratios['mapper_vs_predict']:24.2f}",
-            f"{'line by line':24}{micro['line_by_line']:12.0f}{ratios['line_by_line_vs_mapper']:17.0f} x mapper",
+            f"{result['rows']:,} flights, one thread, median of {result['rounds']} rounds, of {OTHER_ROUNDS} for the "
+            f"models after the first; {result['machine']}",
+            f"{'us a row':24}{'scikit-learn':>14}{'mapper':>14}{'ratio':>10}{'start, s':>10}  engine of the mapper",
+            *(
+                f"{name:24}{model['microseconds_per_row']['predict']:14.2f}"
+                f"{model['microseconds_per_row']['mapper']:14.2f}{model['ratio']:10.2f}"
+                f"{model['seconds_to_start']:10.2f}  {model['engine']}"
+                for name, model in result["models"].items()
+            ),
+            f"{FIRST}, scikit-learn line by line: {line_by_line:,.0f} us a row",
             "",
-            f"{beside_spark['rows']:,} records, two cores, from text to text sorted by row key, once",
-            f"{'':24}{'seconds':>12}{'ratio':>24}",
-            f"{'runner local':24}{beside_spark['seconds']['local']:12.1f}{'1':>24}",
-            f"{'Spark, mapInPandas':24}{beside_spark['seconds']['spark']:12.1f}{ratios['spark_vs_local']:24.2f}",
+            f"{spark['rows']:,} records, two cores, from text to text sorted by row key, once",
+            f"{'':24}{'seconds':>14}{'ratio':>14}",
+            *(f"{way:24}{seconds:14.1f}{spark['ratios'][way]:14.2f}" for way, seconds in spark["seconds"].items()),
         ]
     )
 

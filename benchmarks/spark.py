@@ -1,24 +1,26 @@
 """Do the same work with Spark: from record lines to prediction lines sorted by row key, by `mapInPandas` on `local[2]`.
 
-    python spark.py MODEL.JSON SCORED LINES OUTPUT [ARROW_ROWS]
+    python spark.py ENGINE MODEL.JSON SCORED LINES OUTPUT [ARROW_ROWS]
+
+ENGINE is what computes the probabilities: `scikit-learn`, or `compiled`, this package's tables.
 
 It is written as a Spark expert would: the JVM computes what it can (the row key, the types, joining the fields), a
 worker loads the model once per partition and takes Arrow batches, and the records are sorted before they are scored.
 `orderBy` reads its input twice, first to find the ranges: after `mapInPandas`, every record would be scored twice, or
 the predictions would have to be persisted in between.
 
-It needs pyspark, and from this package only the model's files. It assumes that no field needs escapes or is NULL, which
-is true of the flights.
+It needs pyspark, and from this package the model's files and, for `compiled`, the module that reads them. It assumes
+that no field needs escapes or is NULL, which is true of the flights.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import skops.io
 import xxhash
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
@@ -34,21 +36,22 @@ SETTINGS = {
 }
 
 
-def main(manifest: str, scored: str, lines: str, output: str, arrow_rows: str = ARROW_ROWS) -> None:
-    features = json.loads(Path(manifest).read_text())["features"]
+def main(engine: str, manifest: str, scored: str, lines: str, output: str, arrow_rows: str = ARROW_ROWS) -> None:
+    model = json.loads(Path(manifest).read_text())
+    features, classes = model["features"], np.array(list(map(str, model["classes"])))
     names = [column["name"] for column in features]
     types = ["string" if column["type"] == "text" else "double" for column in features]
-    model = Path(manifest).with_name("model.skops")
+    load = {"scikit-learn": scikit_learn, "compiled": compiled}[engine]
 
     def predict(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        estimator = skops.io.load(model, trusted=skops.io.get_untrusted_types(file=model))
+        probabilities = load(Path(manifest), model)
         for batch in batches:
-            shares = estimator.predict_proba(batch[names])
+            shares = probabilities(batch[names])
             best = shares.argmax(axis=1)
             yield pd.DataFrame(
                 {
                     "key": batch["key"],
-                    "prediction": estimator.classes_[best].astype(str),
+                    "prediction": classes[best],
                     "probability": [f"{share:.7g}" for share in shares[np.arange(len(best)), best].tolist()],
                     "record": [xxhash.xxh3_64_hexdigest(fields.encode()) for fields in batch["fields"]],
                 }
@@ -72,6 +75,31 @@ def main(manifest: str, scored: str, lines: str, output: str, arrow_rows: str = 
     columns = ("key", "prediction", "probability", "record", f.lit(scored), f.lit("\\N"))
     predictions.select(f.concat_ws("\t", *columns)).write.text(output)
     spark.stop()
+
+
+def scikit_learn(manifest: Path, _model: dict[str, Any]) -> Callable[[pd.DataFrame], np.ndarray]:
+    """Return what computes the probabilities of a batch, by scikit-learn."""
+    import skops.io
+
+    path = manifest.with_name("model.skops")
+    return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path)).predict_proba
+
+
+def compiled(manifest: Path, model: dict[str, Any]) -> Callable[[pd.DataFrame], np.ndarray]:
+    """Return what computes the probabilities of a batch, by the compiled model."""
+    from predictions.scoring.compiled import NumberColumn, load
+
+    tables = load(manifest.with_name("model.npz"), model["compiled"], model["sha256"])
+
+    def bins(batch: pd.DataFrame) -> Iterator[np.ndarray]:
+        for index, column in enumerate(tables.columns):
+            values = batch.iloc[:, index]
+            if isinstance(column, NumberColumn):
+                yield tables.bins_of_numbers(index, values.to_numpy(np.float64))
+            else:
+                yield tables.bins_of_categories(index, values.tolist())
+
+    return lambda batch: tables.predict(list(bins(batch)))
 
 
 if __name__ == "__main__":
