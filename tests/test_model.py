@@ -1,11 +1,16 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
+from conftest import CHECKOUT
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import FunctionTransformer
 
@@ -17,6 +22,7 @@ from predictions.scoring import estimator as estimators
 from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.files import load_model, save_model, sha256
 from predictions.scoring.model import LARGEST_VALUE, Model
+from predictions.stages.train import make_pipeline_for
 
 
 @pytest.fixture
@@ -82,6 +88,42 @@ def test_other_answers_to_the_golden_records_are_refused(saved):
     golden[2]["probability"] = "0.9999"
     with pytest.raises(InputError, match="does not predict what it did"):
         load_model(change(saved, golden=golden))
+
+
+def test_the_same_estimator_gives_the_same_file(tmp_path):
+    files = []
+    for number in range(2):
+        made = [np.arange(number)]  # so that memory addresses differ
+        trees = RandomForestClassifier(n_estimators=3, random_state=0).fit(np.eye(8), [0, 1] * 4)
+        path = tmp_path / f"{number}.skops"
+        estimators.save(trees, path)
+        files.append(path.read_bytes())
+        assert made
+    assert files[0] == files[1]
+    code = "import sys, numpy as np; from pathlib import Path; from predictions.scoring.estimator import load; "
+    code += "print(load(Path(sys.argv[1])).predict_proba(np.eye(8)).tolist())"
+    fresh = subprocess.run(
+        [sys.executable, "-c", code, path],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(fresh.stdout) == trees.predict_proba(np.eye(8)).tolist()
+
+
+def test_a_number_that_makes_scikit_learn_raise_fails_its_record_alone():
+    columns = [Column("kind", "text"), Column("small", "real"), Column("large", "real")]
+    frame = pd.DataFrame({"kind": ["a", "b"] * 20, "small": np.linspace(0, 1e-3, 40), "large": np.linspace(0, 1e6, 40)})
+    estimator = GradientBoostingClassifier(n_estimators=2, init="zero")  # which has no compiled form
+    pipeline = make_pipeline_for(estimator, columns).fit(frame, [0, 1] * 20)
+    manifest = ModelManifest(features=columns, classes=[0, 1])
+    model = Model(EstimatorPredictor(pipeline, manifest), manifest)
+    lines = lines_of((b"a", b"1e-4", b"5"), (b"b", b"3e38", b"5"), (b"a", b"1", b"3e38"), (b"a", b"1e-4", b"5"))
+    scores = model.score(lines)
+    assert scores.errors == [b"\\N", b"small: too large a number", b"\\N", b"\\N"]
+    alone = model.score(lines_of((b"a", b"1e-4", b"5")))
+    assert scores.probabilities[0] == scores.probabilities[3] == alone.probabilities[0]
 
 
 def test_types_that_were_not_reviewed_are_refused(uncompiled):

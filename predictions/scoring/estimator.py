@@ -5,18 +5,26 @@ need a few more. Those in `TRUSTED` were reviewed one by one: they hold numbers,
 that the file names. A file with any other type is refused.
 """
 
+import json
+import zipfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import skops.io
+from sklearn.pipeline import Pipeline
 from skops.io.exceptions import UntrustedTypesFoundException
 from threadpoolctl import ThreadpoolController
 
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
+from predictions.scoring.features import TOO_LARGE
 from predictions.scoring.frame import FrameReader
+
+_SCHEMA = "schema.json"  # of a file of skops
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 TRUSTED = (
     "numpy.dtype",
@@ -56,7 +64,27 @@ class EstimatorPredictor:
     def predict(self, block: bytes) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
         frame, bad_rows = self._reader.read(block)
+        try:
+            return self._predict(frame), bad_rows
+        except ValueError:
+            # A number that fits its column may not fit a float32 once it is scaled. scikit-learn raises for the block.
+            too_large = self._too_large(frame)
+            if not too_large:
+                raise
+        for row, name in too_large.items():
+            bad_rows.setdefault(row, f"{name}: {TOO_LARGE}")
+        frame.iloc[list(too_large)] = np.nan
         return self._predict(frame), bad_rows
+
+    def _too_large(self, frame: pd.DataFrame) -> dict[int, str]:
+        """Return the rows with a number that is not a finite float32 after the preparation, with its column."""
+        if not isinstance(self.estimator, Pipeline) or len(self.estimator) < 2:
+            return {}
+        preparation = self.estimator[:-1]
+        with np.errstate(over="ignore"):
+            is_too_large = np.isinf(np.asarray(preparation.transform(frame), dtype=np.float32))
+        names = [str(name).partition("__")[2] for name in preparation.get_feature_names_out()]
+        return {row: names[is_too_large[row].argmax()] for row in np.flatnonzero(is_too_large.any(axis=1)).tolist()}
 
     def one_thread(self) -> AbstractContextManager[object]:
         """See `predictions.scoring.model.Predictor`."""
@@ -64,7 +92,7 @@ class EstimatorPredictor:
 
 
 def save(estimator: Any, path: Path) -> None:
-    """Write an estimator.
+    """Write an estimator; the same estimator gives the same bytes.
 
     Raises:
         InputError: skops cannot save it, or it holds a type that was not reviewed.
@@ -74,6 +102,7 @@ def save(estimator: Any, path: Path) -> None:
     except Exception as error:  # skops raises whatever an object's own state raises
         raise InputError(f"model.estimator: cannot be saved with skops: {error}") from error
     _check_types(path)
+    _make_canonical(path)
 
 
 def load(path: Path) -> Any:
@@ -84,6 +113,29 @@ def load(path: Path) -> Any:
         # Names the types. It is only called here, since it takes half as long as loading the model.
         _check_types(path)
         raise
+
+
+def _make_canonical(path: Path) -> None:
+    """Replace what differs from one run to the next in a file of skops: memory addresses, and the time."""
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(files.pop(_SCHEMA))
+    ids: dict[int, int] = {}
+    names: dict[str, str] = {}
+
+    def number(node: Any) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("__id__"), int):
+                node["__id__"] = ids.setdefault(node["__id__"], len(ids) + 1)
+            if isinstance(node.get("file"), str) and node["file"] in files:  # an array, named after its address
+                node["file"] = names.setdefault(node["file"], f"{len(names)}{Path(node['file']).suffix}")
+        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            number(child)
+
+    number(schema)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in ((_SCHEMA, json.dumps(schema).encode()), *((names[name], files[name]) for name in names)):
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), content)
 
 
 def _check_types(path: Path) -> None:
