@@ -9,6 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
+from sklearn.datasets import load_digits
 from sklearn.ensemble import (
     GradientBoostingClassifier,
     GradientBoostingRegressor,
@@ -139,6 +140,23 @@ def test_predictions_are_scikit_learns_to_the_last_bit(estimator, outcomes, tmp_
     compiled.save(tmp_path / "model.npz", MODEL_SHA256, 7)
     loaded = load(tmp_path / "model.npz", sha256(tmp_path / "model.npz"), MODEL_SHA256)
     assert_same_bits(loaded, pipeline, other)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ten_classes_of_64_columns_and_two_of_100(seed):
+    images = load_digits()
+    columns = [Column(f"c{number}", "real") for number in range(images.data.shape[1])]
+    frame = pd.DataFrame(images.data, columns=[column.name for column in columns])
+    estimator = HistGradientBoostingClassifier(max_iter=3) if seed else GradientBoostingClassifier(n_estimators=2)
+    pipeline = fitted(estimator, images.target, frame, columns)
+    assert check(compile_pipeline(pipeline, columns), pipeline, frame) > len(frame)
+
+    random = np.random.default_rng(seed)
+    columns = [Column(f"c{number}", "real") for number in range(100)]
+    frame = pd.DataFrame(random.normal(size=(1_000, 100)), columns=[column.name for column in columns])
+    labels = (frame.sum(axis=1) > 0).to_numpy().astype(int)
+    pipeline = fitted(HistGradientBoostingClassifier(max_iter=10), labels, frame, columns)
+    assert check(compile_pipeline(pipeline, columns), pipeline, frame) > len(frame)
 
 
 @pytest.mark.parametrize(

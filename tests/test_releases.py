@@ -244,7 +244,7 @@ def test_a_tampered_release_is_refused_and_never_served(operated, trained):
         with damaged(folder, scored, damage):
             assert message in project.succeed("load", "--via", "puts", code=code).stderr
             refused = project.succeed("activate", "--force", "now", code=2).stderr
-            assert f"release {release} is {'building' if damage else 'not loaded'}" in refused
+            assert f"release {release} is not loaded" in refused
     assert operated.pointer == pointer
     assert project.get("order-001")[0]["release"] == pointer.current
     # The undamaged files are loaded whole, in place of the rows that the refused loads have left.

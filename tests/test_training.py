@@ -166,6 +166,13 @@ def test_the_trained_model_was_tried_in_a_process_of_its_own(trained, monkeypatc
         trained(processes=True)
 
 
+def test_training_twice_gives_the_same_files(trained):
+    _model, first = trained()
+    _model, second = trained()
+    assert (first.sha256, first.compiled) == (second.sha256, second.compiled)
+    assert first.compiled
+
+
 def test_numbers_survive_with_seven_digits(trained):
     model, _manifest = trained(estimator="sklearn.linear_model.Ridge", label="amount", features=["items"])
     lines = b"".join(b"%d\t%d\t\\N\n" % (number, number) for number in range(-500, 500, 7))

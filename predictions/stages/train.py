@@ -1,6 +1,7 @@
 """Train a release's model: fit a scikit-learn pipeline on record lines, measure it on a holdout, save it and try it."""
 
 import importlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -22,6 +24,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.utils import get_tags
+from threadpoolctl import threadpool_limits
 
 from predictions.comparison.distribution import SHARES
 from predictions.errors import InputError
@@ -42,6 +45,8 @@ from predictions.storage import ReleaseFolder
 HOLDOUT = 0.2  # share of the sample that the model never sees and is measured on
 GOLDEN_RECORDS = 5
 CALIBRATION_BINS = 10
+CELLS_PER_THREAD = 500_000  # features times records
+BUSY_SECONDS = 0.2  # for which the use of the cores is measured
 MAX_CATEGORIES = 254  # of a column; the rarest share one. HistGradientBoosting accepts 255 at most
 
 
@@ -77,7 +82,9 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
     sample = _read_sample(folder, features, label, release.export.labelled, settings.model)
     _check_labels(sample, label, estimator)
     progress(f"training on {len(sample.lines):,} of {sample.labelled:,} labelled records, seed {settings.model.seed}")
-    pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
+    with threadpool_limits(_threads(sample.features)):
+        pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
+        compiled = _compile(pipeline, features, sample.features, progress)
     manifest = ModelManifest(
         id=release.id,
         features=features,
@@ -87,7 +94,6 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
         estimator=settings.model.estimator,
         params=settings.model.params,
     )
-    compiled = _compile(pipeline, features, sample.features, progress)
     predictor: Predictor = (
         CompiledPredictor(compiled[0], features) if compiled else EstimatorPredictor(pipeline, manifest)
     )
@@ -164,6 +170,19 @@ def try_in_fresh_process(manifest: Path, release: str) -> None:
     if process.returncode:
         reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise InputError(f"the trained model does not work in a new process: {reason}")
+
+
+def _threads(features: pd.DataFrame) -> int:
+    """Return how many threads to fit with: no more than there are free cores, and than the features are worth.
+
+    OpenMP's threads wait for one another many times, and spin meanwhile. Without a free core for each, fitting takes
+    several times as long; for few records, one thread is about as fast as two.
+    """
+    worth = features.size // CELLS_PER_THREAD
+    if worth <= 1:
+        return 1
+    free = round(len(os.sched_getaffinity(0)) * (1 - psutil.cpu_percent(interval=BUSY_SECONDS) / 100))
+    return max(1, min(free, worth))
 
 
 def _compile(
