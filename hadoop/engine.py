@@ -151,6 +151,8 @@ class Cluster:
             report("formatting HDFS")
             self._format_namenode()
         for daemon in missing:
+            if daemon.name == "master":
+                self._wait_for_namenode()
             self._launch(daemon)
         report(f"starting {', '.join(daemon.name for daemon in missing)}")
         self._wait_until_ready(wanted, report)
@@ -217,6 +219,15 @@ class Cluster:
             )
         entry = {"pid": process.pid, "created": process.create_time()}
         (self._run / daemon.name).write_text(json.dumps(entry))
+
+    def _wait_for_namenode(self) -> None:
+        """Wait until the NameNode accepts connections, or has died: HBase's master ends if it cannot reach HDFS."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while self.process("namenode") and time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.config.port("namenode"))) == 0:
+                    return
+            time.sleep(0.1)
 
     def _wait_until_ready(self, wanted: list[Daemon], report: Callable[[str], None]) -> None:
         waiting = {
