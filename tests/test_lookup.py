@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from conftest import make_orders, manifest_of
+from conftest import CHECKOUT, make_orders, manifest_of
 from thrift_servers import Listener, Relay
 
 from predictions.errors import InputError
@@ -428,6 +429,24 @@ def test_online_predictions_equal_those_of_the_job(served, truth, tmp_path):
     assert [answer.source for answer in answers] == ["online"] * 150 + [None] * 351
     assert values(answers[:150]) == {name: truth[original] for name, original in copies.items()}
     assert values(answers[150:500]) == {name: truth[name] for name in ids[150:500]}
+
+
+ONLINE = """
+import sys
+from predictions import Client
+with Client(sys.argv[1], model=True) as client:
+    answer = client.get("order-001")
+print(answer.status, answer.source, *sorted({"pandas", "scipy", "sklearn", "skops"} & set(sys.modules)))
+"""
+
+
+def test_a_compiled_model_scores_online_without_scikit_learn(served, tmp_path):
+    change_order(make_orders(tmp_path) / "orders.db")
+    database = f"sqlite:///{tmp_path / 'orders.db'}"
+    command = [sys.executable, "-c", ONLINE, str(served.path)]
+    process = served.start(command, tmp_path, PYTHONPATH=str(CHECKOUT), PREDICTIONS_DATABASE_URL=database)
+    stdout, stderr = process.communicate(timeout=120)
+    assert (stdout, stderr) == ("fresh online\n", "")
 
 
 def test_without_its_model_the_answer_stays_as_it_is(served, tmp_path):
