@@ -302,6 +302,13 @@ def test_what_has_no_compiled_form_has_a_reason(estimator, reason):
         compile_pipeline(fitted(estimator, classes(2)), FEATURES)
 
 
+def test_a_scikit_learn_with_other_attributes_is_no_compiled_form():
+    other = fitted(HistGradientBoostingClassifier(max_iter=2), classes(2))
+    del other[-1]._predictors
+    with pytest.raises(NoCompiledFormError, match=r"scikit-learn \d\S+ is not known to the compiler: .*_predictors"):
+        compile_pipeline(other, FEATURES)
+
+
 def test_a_bin_out_of_range_is_an_error(compiled):
     bins = bins_of(compiled, FRAME)
     for column, limit in enumerate(column.bins for column in compiled.columns):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import sklearn
 from sklearn._loss.loss import (
     AbsoluteError,
     HalfBinomialLoss,
@@ -175,6 +176,15 @@ def compile_pipeline(pipeline: Pipeline, features: Sequence[Column]) -> Compiled
     Raises:
         NoCompiledFormError: the estimator is not one of those that can be compiled, or not with these parameters.
     """
+    try:
+        return _compile(pipeline, features)
+    except AttributeError as error:  # scikit-learn's trees are in private attributes, which another version may rename
+        raise NoCompiledFormError(
+            f"scikit-learn {sklearn.__version__} is not known to the compiler: {error}"
+        ) from error
+
+
+def _compile(pipeline: Pipeline, features: Sequence[Column]) -> CompiledModel:
     estimator = pipeline.steps[-1][1]
     _check_types(pipeline, estimator)
     trees, baseline = _histogram_trees(estimator) if type(estimator) in _HISTOGRAM else _gradient_trees(estimator)
