@@ -98,7 +98,7 @@ def test_every_first_attempt_killed(orders_project, tmp_path):
     """Of three mappers and four reducers: in turn the script or its JVM is killed, at a random moment."""
     project = orders_project
     folder = project.train()
-    lines = copies(lines_of(folder), 100)
+    lines = copies(lines_of(folder), 1_000)  # so many that no script ends before it is killed
     replace_export(folder, [lines[0::3], lines[1::3], lines[2::3]])
     expected = undisturbed(project, folder)
     killed = []
@@ -106,7 +106,7 @@ def test_every_first_attempt_killed(orders_project, tmp_path):
     def kill(attempt, script, jvm):
         if attempt.endswith("_0"):
             victim = (script, jvm)[len(killed) % 2]
-            time.sleep(random.uniform(0, 0.5))
+            time.sleep(random.uniform(0, 0.2))
             victim.kill()
             killed.append((attempt, victim is script))
 
