@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_columns_of_few_and_of_many_values(distinct):
     lines = [(b"%d" % (number % 9), b"%d.25" % (number % distinct), b"1", b"\\N") for number in range(20_000)]
     for _time in range(2):
         assert_same(predictors, lines_of(lines))
-    words = predictors[0]._columns[1]._table._words
+    words = predictors[0]._columns[1]._known.table.words
     assert (words != bins._NOTHING).sum() == (distinct if distinct < 20_000 else 0)
 
 
@@ -100,7 +101,7 @@ def test_what_is_kept_of_fields_is_bounded(predictors, monkeypatch):
     monkeypatch.setattr(bins, "MEMO_BYTES", 100_000)
     for start in range(0, 20_000, 1_000):
         assert_same(predictors, lines_of((b"a", b"%d" % (start + number), b"1", b"\\N") for number in range(1_000)))
-        assert len(predictors[0]._columns[1]._bins) < 3_000
+        assert len(predictors[0]._columns[1]._known.bins) < 3_000
 
 
 def test_a_number_that_makes_scikit_learn_raise_fails_its_record_alone():
@@ -110,6 +111,43 @@ def test_a_number_that_makes_scikit_learn_raise_fails_its_record_alone():
     block = lines_of([good, bad, good])
     assert predictors[0].predict(block)[1] == {1: "amount: too large a number"}
     assert_same(predictors, block)
+    # A value that is not of its column's type is the reason, whichever column comes first.
+    assert_same(predictors, lines_of([(b"a", b"-3e38", b"x", b"2026-01-01"), good]))
+
+
+def test_threads_share_a_predictor(predictors, monkeypatch):
+    monkeypatch.setattr(bins, "MEMO_BYTES", 20_000)  # so that what is known is replaced all the time
+    errors = []
+
+    def look_up(thread):
+        for number in range(300):
+            value = b"x%d" % number if number % 3 else b"%d.%d" % (number, thread)
+            reason = {0: "amount: not a number"} if number % 3 else {}
+            try:
+                found = predictors[0].predict(lines_of([(b"a", value, b"1", b"\\N")]))[1]
+            except Exception as error:
+                found = error
+            if found != reason:
+                errors.append((value, found))
+
+    threads = [Thread(target=look_up, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_a_table_is_made_for_large_blocks_alone_and_when_it_has_grown(monkeypatch):
+    made, make = [], bins._make_table
+    monkeypatch.setattr(bins, "_make_table", lambda known: made.append(known.short) or make(known))
+    compiled, _exact = predictors_of("sklearn.ensemble.HistGradientBoostingClassifier", max_iter=2)
+    for number in range(50):
+        compiled.predict(lines_of([(b"a", b"%d" % number, b"bad", b"\\N")]))
+    assert made == []
+    for last in (100, 500, 520, 900):
+        compiled.predict(lines_of((b"\\N", b"%d" % (number % last), b"bad", b"\\N") for number in range(1_000)))
+    assert [short for short in made if short > 10] == [100, 500, 900]
 
 
 def test_a_task_with_a_compiled_model_imports_neither_pandas_nor_scikit_learn(trained):

@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from predictions.errors import InputError
 from predictions.formats.record_line import Column
 from predictions.scoring import compiled as compiled_module
+from predictions.scoring import compiler as compiler_module
 from predictions.scoring.compiled import CategoryColumn, CompiledModel, NumberColumn, load
 from predictions.scoring.compiler import NoCompiledFormError, bins_of, check, compile_pipeline
 from predictions.scoring.files import sha256
@@ -300,6 +301,12 @@ class Subclass(HistGradientBoostingClassifier):
 def test_what_has_no_compiled_form_has_a_reason(estimator, reason):
     with pytest.raises(NoCompiledFormError, match=reason):
         compile_pipeline(fitted(estimator, classes(2)), FEATURES)
+
+
+def test_tables_that_are_too_large_are_no_compiled_form(monkeypatch, pipeline):
+    monkeypatch.setattr(compiler_module, "MAX_TABLE_BYTES", 1_000)
+    with pytest.raises(NoCompiledFormError, match=r"its tables would take 0 MB; column place has \d+ values"):
+        compile_pipeline(pipeline, FEATURES)
 
 
 def test_a_scikit_learn_with_other_attributes_is_no_compiled_form():

@@ -3,6 +3,7 @@ import math
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,22 @@ def test_another_numpy_is_refused_by_a_compiled_model(saved):
     versions = json.loads((saved / "model.json").read_text())["versions"]
     with pytest.raises(InputError, match=r"trained with numpy 1\.0\.0, this Python has .*install numpy==1\.0\.0"):
         load_model(change(saved, versions=versions | {"numpy": "1.0.0", "scikit-learn": "1.0.0"}))
+
+
+def test_a_compiled_model_of_other_columns_or_classes_is_refused(saved):
+    manifest = json.loads((saved / "model.json").read_text())
+    for changes in ({"features": manifest["features"][::-1]}, {"classes": [0, 1, 2]}, {"classes": None}):
+        with pytest.raises(InputError, match=r"model\.npz: is for other columns or classes"):
+            load_model(change(saved, **manifest | changes))
+
+
+def test_a_python_without_the_library_that_scores_is_told_what_to_do(uncompiled, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    with pytest.raises(InputError, match=r"needs scikit-learn \d.*, and this Python has none: .*predictions pack"):
+        load_model(uncompiled / "model.json")
 
 
 def test_golden_records_are_replayed_to_the_last_digit_by_a_compiled_model_alone(saved):

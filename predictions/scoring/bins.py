@@ -21,9 +21,11 @@ _MASKS = np.array([(1 << 8 * length) - 1 for length in range(_SHORT + 1)] + [0],
 _LENGTHS = np.arange(_SHORT + 2, dtype=_WORD) << np.uint64(8 * _SHORT)
 _LONG = _LENGTHS[-1]  # the word of every field that is longer
 _NOTHING = np.uint64(2**64 - 1)  # no field's word
-_MAX_WORDS = 2048  # in a table, which then has a million slots, 16 MB
+_MAX_WORDS = 2048  # in a table, which then has a million slots of two bytes
+_MAX_ALL_WORDS = 1 << 16  # in the tables of all columns, so that they take no more than 64 MB
 _TRIES = 64
-_MANY = 1 / 64  # of a block's fields: if more are not in the table, it is made anew
+_TABLE_ROWS = 1000  # of a block: for a smaller one, a table is not worth making
+_GROWTH = 1.2  # a table is made anew once it could have so many times its words
 
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
@@ -38,7 +40,8 @@ class CompiledPredictor:
 
     def __init__(self, compiled: CompiledModel, features: Sequence[Column]) -> None:
         self._compiled = compiled
-        self._columns = [_BinReader(compiled, index, column) for index, column in enumerate(features)]
+        max_words = min(_MAX_WORDS, _MAX_ALL_WORDS // len(features))
+        self._columns = [_BinReader(compiled, index, column, max_words) for index, column in enumerate(features)]
 
     def predict(self, block: bytes) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
@@ -46,13 +49,14 @@ class CompiledPredictor:
         starts = ends[:-2] + 1
         words = _words(block, starts, ends[1:-1] - starts)
         bad_rows: dict[int, str] = {}
+        too_large: dict[int, str] = {}
         bins = [
-            column.read(block, column_starts, column_ends, column_words, bad_rows)
+            column.read(block, column_starts, column_ends, column_words, bad_rows, too_large)
             for column, column_starts, column_ends, column_words in zip(
                 self._columns, starts, ends[1:-1], words, strict=True
             )
         ]
-        return self._compiled.predict(bins), bad_rows
+        return self._compiled.predict(bins), too_large | bad_rows
 
     def one_thread(self) -> AbstractContextManager[object]:
         """See `predictions.scoring.model.Predictor`."""
@@ -80,14 +84,16 @@ class _Table:
 
     def __init__(self, words: Words, bins: Bins) -> None:
         self._multiplier, self._shift, slots = _perfect_hash(words)
-        self._words = np.full(1 << (64 - int(self._shift)), _NOTHING)
-        self._bins = np.zeros(len(self._words), dtype=np.intp)
-        self._words[slots], self._bins[slots] = words, bins
+        # Each slot has the index of a word. The last one is of no word, and of every slot without one.
+        self.words = np.append(words, _NOTHING)
+        self._bins = np.append(bins, 0)
+        self._slots = np.full(1 << (64 - int(self._shift)), len(words), dtype=np.int16)
+        self._slots[slots] = np.arange(len(words))
 
     def look_up(self, words: Words) -> tuple[Bins, Bins]:
         """Return the bins of words, and the indexes of those that are not in the table."""
-        slots = _hash(words, self._multiplier, self._shift)
-        return self._bins.take(slots, mode="clip"), np.flatnonzero(self._words.take(slots, mode="clip") != words)
+        indexes = self._slots.take(_hash(words, self._multiplier, self._shift), mode="clip")
+        return self._bins.take(indexes, mode="clip"), np.flatnonzero(self.words.take(indexes, mode="clip") != words)
 
 
 def _hash(words: Words, multiplier: np.uint64, shift: np.uint64) -> Bins:
@@ -109,6 +115,22 @@ def _perfect_hash(words: Words) -> tuple[np.uint64, np.uint64, Bins]:
         slots *= 2
 
 
+class _Known:
+    """What is known of a column's fields. Threads share it, so nothing is ever removed: a new one replaces it."""
+
+    def __init__(self) -> None:
+        self.bins: dict[bytes, int] = {}
+        self.bad: dict[bytes, str] = {}  # fields that are not a value of the column's type, with the reason
+        self.too_large: set[bytes] = set()  # numbers on which scikit-learn raises
+        self.short = 0  # number of fields that a table can have
+        self.bytes = 0
+        self.table = _Table(np.empty(0, dtype=_WORD), np.empty(0, dtype=np.intp))
+
+    def in_table(self, field: bytes) -> bool:
+        """Return whether a table can have a field."""
+        return len(field) <= _SHORT and field not in self.bad and field not in self.too_large
+
+
 class _BinReader:
     """Read the fields of one column into bins.
 
@@ -116,80 +138,85 @@ class _BinReader:
         compiled: the compiled model.
         index: the column's index.
         column: its name and type.
+        max_words: number of fields in its table, at most; a column with more values is looked up field by field.
     """
 
-    def __init__(self, compiled: CompiledModel, index: int, column: Column) -> None:
+    def __init__(self, compiled: CompiledModel, index: int, column: Column, max_words: int) -> None:
         self._compiled = compiled
         self._index = index
         self._name = column.name
         self._decoder = decoder_for(column)
-        self._start()
+        self._max_words = max_words
+        self._known = _Known()
 
-    def _start(self) -> None:
-        self._bins: dict[bytes, int] = {}
-        self._bad: dict[bytes, str] = {}  # fields that are not a value of the column's type, with the reason
-        self._bytes = 0
-        self._table = _Table(np.empty(0, dtype=_WORD), np.empty(0, dtype=np.intp))
-
-    def read(self, block: bytes, starts: Bins, ends: Bins, words: Words, bad_rows: dict[int, str]) -> Bins:
-        """Return the bins of a block's fields, and add the rows with a bad value to `bad_rows`.
+    def read(
+        self,
+        block: bytes,
+        starts: Bins,
+        ends: Bins,
+        words: Words,
+        bad_rows: dict[int, str],
+        too_large: dict[int, str],
+    ) -> Bins:
+        """Return the bins of a block's fields.
 
         Args:
             block: the lines.
             starts, ends: where the fields are in the block.
             words: the fields' words.
-            bad_rows: to add to.
+            bad_rows: to add the rows to whose field is not a value of the column's type, with the reason.
+            too_large: to add the rows to whose number scikit-learn refuses.
         """
-        if self._bytes > MEMO_BYTES:
-            self._start()
-        bins, others = self._table.look_up(words)
+        known = self._known
+        if known.bytes > MEMO_BYTES:
+            known = self._known = _Known()
+        bins, others = known.table.look_up(words)
         if len(others):
-            fields = [
-                block[start:end] for start, end in zip(starts[others].tolist(), ends[others].tolist(), strict=True)
-            ]
-            bins[others] = self._bins_of(fields)
-            if self._bad:
-                for row, field in zip(others.tolist(), fields, strict=True):
-                    if field in self._bad:
-                        bad_rows.setdefault(row, f"{self._name}: {self._bad[field]}")
-            if (words[others] != _LONG).sum() > _MANY * len(words):
-                self._make_table()
+            rows, bounds = others.tolist(), zip(starts[others].tolist(), ends[others].tolist(), strict=True)
+            fields = [block[start:end] for start, end in bounds]
+            if new := list(set(fields).difference(known.bins)):
+                self._decode(new, known)
+            bins[others] = np.fromiter(map(known.bins.__getitem__, fields), np.intp, len(fields))
+            if known.bad or known.too_large:
+                for row, field in zip(rows, fields, strict=True):
+                    if field in known.bad:
+                        bad_rows.setdefault(row, f"{self._name}: {known.bad[field]}")
+                    elif field in known.too_large:
+                        too_large.setdefault(row, f"{self._name}: {TOO_LARGE}")
+            if len(words) >= _TABLE_ROWS and _GROWTH * len(known.table.words) < known.short <= self._max_words:
+                _make_table(known)
         return bins
 
-    def _bins_of(self, fields: Sequence[bytes]) -> Bins:
-        if new := list(set(fields).difference(self._bins)):
-            self._decode(new)
-        return np.fromiter(map(self._bins.__getitem__, fields), np.intp, len(fields))
-
-    def _decode(self, fields: list[bytes]) -> None:
-        values = list(map(self._value_of, fields))
+    def _decode(self, fields: list[bytes], known: _Known) -> None:
+        values = [self._value_of(field, known) for field in fields]
         column = self._compiled.columns[self._index]
         if isinstance(column, NumberColumn):
             numbers = np.array(values)
             # scikit-learn would raise, and the whole block would have no predictions.
-            out_of_range = (numbers < column.lowest) | (numbers > column.highest)
-            self._bad.update((fields[index], TOO_LARGE) for index in np.flatnonzero(out_of_range).tolist())
-            bins = self._compiled.bins_of_numbers(self._index, np.where(out_of_range, np.nan, numbers))
+            is_too_large = (numbers < column.lowest) | (numbers > column.highest)
+            known.too_large.update(fields[index] for index in np.flatnonzero(is_too_large).tolist())
+            bins = self._compiled.bins_of_numbers(self._index, np.where(is_too_large, np.nan, numbers))
         else:
             bins = self._compiled.bins_of_categories(self._index, values)
-        self._bins.update(zip(fields, bins.tolist(), strict=True))
-        self._bytes += sum(map(len, fields)) + len(fields) * ENTRY_BYTES
+        # Last, since another thread takes a field with a bin for one whose faults are known.
+        known.bins.update(zip(fields, bins.tolist(), strict=True))
+        known.short += sum(map(known.in_table, fields))
+        known.bytes += sum(map(len, fields)) + len(fields) * ENTRY_BYTES
 
-    def _value_of(self, field: bytes) -> Any:
+    def _value_of(self, field: bytes, known: _Known) -> Any:
         """Return a field's value; a bad value counts as missing."""
         if field == NULL:
             return np.nan
         try:
             return self._decoder.decode(field)
         except ValueError as error:
-            self._bad[field] = str(error)
+            known.bad[field] = str(error)
             return np.nan
 
-    def _make_table(self) -> None:
-        if len(self._bins) > _MAX_WORDS:
-            return  # the table would be too large, and no faster than looking up field by field
-        fields = [field for field in self._bins if len(field) <= _SHORT and field not in self._bad]
-        block = b"\t".join(fields)
-        lengths = np.fromiter(map(len, fields), np.intp, len(fields))
-        words = _words(block, np.cumsum(lengths + 1) - lengths - 1, lengths)
-        self._table = _Table(words, self._bins_of(fields))
+
+def _make_table(known: _Known) -> None:
+    fields = list(filter(known.in_table, list(known.bins)))
+    lengths = np.fromiter(map(len, fields), np.intp, len(fields))
+    words = _words(b"\t".join(fields), np.cumsum(lengths + 1) - lengths - 1, lengths)
+    bins = np.fromiter(map(known.bins.__getitem__, fields), np.intp, len(fields))
+    known.table = _Table(words, bins)

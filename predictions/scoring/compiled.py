@@ -124,6 +124,11 @@ class CompiledModel:
         self._leaves[:, _BIAS:-1] = leaves
         self._starts = np.arange(len(leaves)) * self._leaves.shape[1]
 
+    @property
+    def classes(self) -> int:
+        """Return the number of a classifier's classes; 0 for a regressor."""
+        return {"logit": 2, "softmax": len(self.baseline)}.get(self.link, 0)
+
     def bins_of_numbers(self, column: int, values: Array) -> Bins:
         """Return the bins of a number column's values.
 
@@ -411,9 +416,11 @@ def _check(
                 raise ValueError("thresholds do not ascend")
         elif len(set(column.categories)) != len(column.categories):
             raise ValueError("a category comes twice")
+    if leaves.ndim != 2:
+        raise ValueError(f"leaves are of shape {leaves.shape}")
     if masks.dtype not in MAX_LEAVES or masks.shape != (sum(column.bins for column in columns), leaves.shape[0]):
         raise ValueError(f"masks are {masks.dtype} of shape {masks.shape}")
-    if leaves.dtype != np.float64 or leaves.ndim != 2 or not 1 <= leaves.shape[1] <= MAX_LEAVES[masks.dtype]:
+    if leaves.dtype != np.float64 or not 1 <= leaves.shape[1] <= MAX_LEAVES[masks.dtype]:
         raise ValueError(f"leaves are {leaves.dtype} of shape {leaves.shape}")
     if (masks < 0).any() or (masks >> leaves.shape[1]).any():
         raise ValueError("masks have bits for leaves that do not exist")

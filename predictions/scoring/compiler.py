@@ -51,6 +51,8 @@ _LINKS = {
 }
 _PREPARATIONS = ((FunctionTransformer,), (SimpleImputer, StandardScaler), (OrdinalEncoder,), (OneHotEncoder,))
 
+MAX_TABLE_BYTES = 64 << 20  # a task holds the tables about three times
+
 _LARGEST = np.finfo(np.float64).max
 _LARGEST_SINGLE = float(np.finfo(np.float32).max)
 _SEED = 0  # of the rows that fill up the made-up ones
@@ -192,6 +194,10 @@ def _compile(pipeline: Pipeline, features: Sequence[Column]) -> CompiledModel:
     dtype = next(dtype for dtype, leaves in MAX_LEAVES.items() if largest <= leaves)
     preparation = _Preparation(pipeline, features)
     columns = _columns(preparation, trees)
+    table_bytes = sum(column.bins for column in columns) * len(trees) * dtype.itemsize
+    if table_bytes > MAX_TABLE_BYTES:
+        values, name = max((column.bins, name) for column, name in zip(columns, preparation.names, strict=True))
+        raise NoCompiledFormError(f"its tables would take {table_bytes >> 20} MB; column {name} has {values:,} values")
     leaves = np.zeros((len(trees), largest))
     for row, tree in zip(leaves, trees, strict=True):
         row[: len(tree.leaves)] = tree.leaves

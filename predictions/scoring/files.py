@@ -15,7 +15,7 @@ from predictions.errors import InputError
 from predictions.formats.document import read, to_file
 from predictions.formats.manifest import COMPILED_FILE, MODEL_FILE, MODEL_MANIFEST, ModelManifest
 from predictions.scoring.bins import CompiledPredictor
-from predictions.scoring.compiled import CompiledModel
+from predictions.scoring.compiled import CompiledModel, NumberColumn
 from predictions.scoring.compiled import load as load_compiled
 from predictions.scoring.model import Model, Predictor
 
@@ -76,6 +76,14 @@ def load_model(manifest_path: Path) -> Model:
     if manifest.compiled:
         compiled = load_compiled(folder / COMPILED_FILE, manifest.compiled, manifest.sha256)
         _check_version(manifest)
+        is_number = [column.is_number for column in manifest.features]
+        if [isinstance(column, NumberColumn) for column in compiled.columns] != is_number or (
+            compiled.classes != len(manifest.classes or ())
+        ):
+            raise InputError(
+                f"{folder / COMPILED_FILE}: is for other columns or classes than {manifest_path}; restore them, or "
+                "start a new release"
+            )
         predictor = CompiledPredictor(compiled, manifest.features)
     else:
         _check_hash(folder / MODEL_FILE, manifest.sha256, manifest_path)
@@ -117,7 +125,14 @@ def _check_hash(path: Path, expected: str, manifest_path: Path) -> None:
 
 def _check_version(manifest: ModelManifest) -> None:
     """Raise InputError unless the library that scores has the version of the training."""
-    trained_with, installed = manifest.versions[manifest.engine], importlib.metadata.version(manifest.engine)
+    trained_with = manifest.versions.get(manifest.engine, "of an unknown version")
+    try:
+        installed = importlib.metadata.version(manifest.engine)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(
+            f"the model needs {manifest.engine} {trained_with}, and this Python has none: install it, or pack it with "
+            "`predictions pack environment.tar.gz` and set hadoop.environment"
+        ) from error
     if trained_with != installed:
         raise InputError(
             f"the model was trained with {manifest.engine} {trained_with}, this Python has {installed}: install "
