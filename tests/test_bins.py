@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictions.formats.manifest import ModelManifest
-from predictions.formats.record_line import Column, write_rows
+from predictions.formats.record_line import Column, field_ends, write_rows
 from predictions.scoring import bins
 from predictions.scoring.bins import CompiledPredictor
 from predictions.scoring.compiler import compile_pipeline
@@ -60,8 +60,12 @@ def predictors():
     return predictors_of("sklearn.ensemble.HistGradientBoostingClassifier", max_iter=8)
 
 
+def predict(predictor, block):
+    return predictor.predict(block, field_ends(block, len(FEATURES) + 2))
+
+
 def assert_same(predictors, block):
-    (compiled, bad_rows), (exact, exact_bad_rows) = (predictor.predict(block) for predictor in predictors)
+    (compiled, bad_rows), (exact, exact_bad_rows) = (predict(predictor, block) for predictor in predictors)
     assert bad_rows == exact_bad_rows
     good = [row for row in range(len(exact)) if row not in bad_rows]
     assert compiled[good].tobytes() == np.ascontiguousarray(exact[good]).tobytes()
@@ -109,7 +113,7 @@ def test_a_number_that_makes_scikit_learn_raise_fails_its_record_alone():
     predictors = predictors_of("sklearn.ensemble.GradientBoostingClassifier", largest=0.1, n_estimators=5)
     good, bad = (b"a", b"0.01", b"2", b"2026-01-01"), (b"a", b"-3e38", b"2", b"2026-01-01")
     block = lines_of([good, bad, good])
-    assert predictors[0].predict(block)[1] == {1: "amount: too large a number"}
+    assert predict(predictors[0], block)[1] == {1: "amount: too large a number"}
     assert_same(predictors, block)
     # A value that is not of its column's type is the reason, whichever column comes first.
     assert_same(predictors, lines_of([(b"a", b"-3e38", b"x", b"2026-01-01"), good]))
@@ -124,7 +128,7 @@ def test_threads_share_a_predictor(predictors, monkeypatch):
             value = b"x%d" % number if number % 3 else b"%d.%d" % (number, thread)
             reason = {0: "amount: not a number"} if number % 3 else {}
             try:
-                found = predictors[0].predict(lines_of([(b"a", value, b"1", b"\\N")]))[1]
+                found = predict(predictors[0], lines_of([(b"a", value, b"1", b"\\N")]))[1]
             except Exception as error:
                 found = error
             if found != reason:
@@ -143,10 +147,10 @@ def test_a_table_is_made_for_large_blocks_alone_and_when_it_has_grown(monkeypatc
     monkeypatch.setattr(bins, "_make_table", lambda known: made.append(known.short) or make(known))
     compiled, _exact = predictors_of("sklearn.ensemble.HistGradientBoostingClassifier", max_iter=2)
     for number in range(50):
-        compiled.predict(lines_of([(b"a", b"%d" % number, b"bad", b"\\N")]))
+        predict(compiled, lines_of([(b"a", b"%d" % number, b"bad", b"\\N")]))
     assert made == []
     for last in (100, 500, 520, 900):
-        compiled.predict(lines_of((b"\\N", b"%d" % (number % last), b"bad", b"\\N") for number in range(1_000)))
+        predict(compiled, lines_of((b"\\N", b"%d" % (number % last), b"bad", b"\\N") for number in range(1_000)))
     assert [short for short in made if short > 10] == [100, 500, 900]
 
 

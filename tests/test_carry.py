@@ -16,7 +16,15 @@ import mapper
 from predictions.errors import InputError, InternalError
 from predictions.formats.names import scored_at
 from predictions.formats.prediction_line import parse_line
-from predictions.formats.record_line import Column, fingerprints, read_blocks, split_lines, split_records
+from predictions.formats.record_line import (
+    Column,
+    feature_fields,
+    field_ends,
+    fingerprints,
+    first_fields,
+    read_blocks,
+    split_lines,
+)
 from predictions.formats.row_key import record_id, row_keys
 from predictions.scoring import predict as scoring
 from predictions.scoring.files import load_model
@@ -171,8 +179,10 @@ def test_only_changed_records_are_scored(project, second, first_marks, monkeypat
 
 
 def test_a_mark_is_of_the_row_key_and_of_the_fingerprint(first_marks, project):
-    ids, features = split_records(blocks_of(project[2], "export"), 5)
-    keys, prints = row_keys(ids), fingerprints(features)
+    lines = blocks_of(project[2], "export")
+    ends = field_ends(lines, 5)
+    ids = first_fields(lines, ends)
+    keys, prints = row_keys(ids), fingerprints(feature_fields(lines, ends))
     assert first_marks.have(keys, prints).all()
     assert not first_marks.have(keys, [*prints[1:], prints[0]]).any()
     assert not first_marks.have(row_keys([name + b"x" for name in ids]), prints).any()

@@ -157,7 +157,7 @@ class Raising:
 
     fields = 3
 
-    def score(self, block):
+    def score(self, block, _ends=None):
         if b"bad\t" in block:
             raise ValueError("Input X contains NaN.\n  Another line\nthe last")
 

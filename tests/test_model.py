@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import skops.io
 from conftest import CHECKOUT
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression
@@ -18,11 +20,11 @@ from sklearn.preprocessing import FunctionTransformer
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import MAX_CELL_BYTES
-from predictions.formats.record_line import Column, write_rows
+from predictions.formats.record_line import Column, field_ends, write_rows
 from predictions.scoring import estimator as estimators
 from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.files import load_model, save_model, sha256
-from predictions.scoring.model import LARGEST_VALUE, Model
+from predictions.scoring.model import LARGEST_VALUE, Model, format_numbers, format_probabilities
 from predictions.stages.train import make_pipeline_for
 
 
@@ -209,7 +211,7 @@ def exploding():
 def test_a_prediction_that_is_not_finite_fails_that_record_only(exploding):
     rows = [(b"0", b"0"), (b"1e20", b"0"), (b"0", b"1e20"), (b"1e20", b"1e20"), (b"1e-300", b"0")]
     with np.errstate(all="ignore"):
-        values, _bad_rows = exploding.predictor.predict(lines_of(*rows))
+        values, _bad_rows = exploding.predictor.predict(lines_of(*rows), field_ends(lines_of(*rows), 4))
         # Large values of both give infinity or NaN, as the processor multiplies and adds in two steps or in one.
         assert [math.isfinite(value) for value in values] == [True, False, False, False, True]
         scores = exploding.score(lines_of(*rows))
@@ -217,6 +219,19 @@ def test_a_prediction_that_is_not_finite_fails_that_record_only(exploding):
     assert scores.errors == [b"\\N", failed, failed, failed, b"\\N"]
     assert scores.predictions == [b"1", b"\\N", b"\\N", b"\\N", b"2"]
     assert scores.probabilities == [b"\\N"] * 5
+
+
+@given(st.lists(st.floats(0, 1) | st.floats()))
+def test_probabilities_have_the_digits_of_printf(values):
+    values = np.array(values, dtype=np.float64)
+    assert format_probabilities(values) == format_numbers(values) == [b"%.7g" % value for value in values]
+
+
+def test_digits_next_to_a_tie_are_those_of_printf():
+    # Times 10**7, many of these are exactly a half, though they are above or below it.
+    halves = (np.random.default_rng(0).integers(10**6, 10**7, 20_000) + 0.5) / 10**7
+    for values in (halves, np.nextafter(halves, 0), np.nextafter(halves, 1)):
+        assert format_probabilities(values) == format_numbers(values)
 
 
 def test_the_first_reason_is_kept_where_there_are_two():

@@ -27,7 +27,16 @@ from predictions.formats import counters
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import NOT_UNIQUE, parse_line
-from predictions.formats.record_line import Column, escape, fingerprints, read_blocks, split_lines, split_records
+from predictions.formats.record_line import (
+    Column,
+    escape,
+    feature_fields,
+    field_ends,
+    fingerprints,
+    first_fields,
+    read_blocks,
+    split_lines,
+)
 from predictions.formats.row_key import record_id, row_keys, why_unfit
 from predictions.formats.unreadable import find
 from predictions.jobs.bundle import bundle
@@ -110,8 +119,9 @@ def test_the_pipe(process, trained):
     assert reduced.returncode == 0
     rows = [line.split(b"\t") for line in reduced.stdout.splitlines()]
     assert len(rows) == 400
-    ids, features = split_records(lines, 5)
-    by_id = dict(zip(ids, fingerprints(features), strict=True))
+    ends = field_ends(lines, 5)
+    ids = first_fields(lines, ends)
+    by_id = dict(zip(ids, fingerprints(feature_fields(lines, ends)), strict=True))
     for key, prediction, probability, record, scored_at, error in rows:
         assert prediction in (b"0", b"1")
         assert 0.5 <= float(probability) <= 1

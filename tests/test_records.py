@@ -9,13 +9,13 @@ from predictions.formats.id_digest import IdDigest
 from predictions.formats.record_line import (
     NULL,
     escape,
+    feature_fields,
     field_ends,
     fingerprints,
     first_fields,
     read_blocks,
     split_columns,
     split_lines,
-    split_records,
     unescape,
     write_rows,
 )
@@ -73,7 +73,9 @@ def test_a_megabyte_comes_back():
     assert unescape(field) == value
     block = write_rows([[b"1", field, b"0"], [b"2", field, b"1"]])
     assert split_columns(block, 3) == [[b"1", b"2"], [field, field], [b"0", b"1"]]
-    assert split_records(block, 3) == ([b"1", b"2"], [field, field])
+    ends = field_ends(block, 3)
+    assert first_fields(block, ends) == [b"1", b"2"]
+    assert list(feature_fields(block, ends)) == [field, field]
 
 
 @pytest.mark.parametrize(
@@ -95,8 +97,8 @@ def test_lines_come_back_whatever_the_block_size(rows, size):
     lines = [line for block in blocks for line in split_lines(block)]
     assert lines == [b"\t".join(row) for row in rows]
     assert list(map(list, zip(*split_columns(data, 3), strict=True))) == rows
-    assert split_records(data, 3) == ([row[0] for row in rows], [row[1] for row in rows])
     assert first_fields(data, field_ends(data, 3)) == [row[0] for row in rows]
+    assert list(feature_fields(data, field_ends(data, 3))) == [row[1] for row in rows]
 
 
 def test_a_last_line_without_line_feed_is_a_line():
@@ -116,9 +118,11 @@ def test_only_a_line_feed_ends_a_line():
     assert split_lines(next(read_blocks(io.BytesIO(text)))) == [text]
 
 
-def test_split_records():
+def test_the_id_and_the_features_of_each_line():
     block = b"1\ta\t2\t0\n\xc3\xa9\t\t\\N\t\\N\n"
-    assert split_records(block, 4) == ([b"1", b"\xc3\xa9"], [b"a\t2", b"\t\\N"])
+    ends = field_ends(block, 4)
+    assert first_fields(block, ends) == [b"1", b"\xc3\xa9"]
+    assert list(feature_fields(block, ends)) == [b"a\t2", b"\t\\N"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_split_records():
 )
 def test_a_line_with_another_number_of_fields_is_found(block, index, fields):
     with pytest.raises(ValueError, match=rf"\({index}, {fields}\)"):
-        split_records(block, 3)
+        field_ends(block, 3)
 
 
 def test_field_ends():
@@ -146,10 +150,10 @@ def test_fields_are_never_taken_from_the_next_line(rows):
     bad_rows = [(index, len(row)) for index, row in enumerate(rows) if len(row) != 3]
     if bad_rows:
         with pytest.raises(ValueError, match=r"^\(\d+, \d+\)$") as raised:
-            split_records(data, 3)
+            field_ends(data, 3)
         assert raised.value.args == bad_rows[0]
     else:
-        assert split_records(data, 3)[0] == [row[0] for row in rows]
+        assert first_fields(data, field_ends(data, 3)) == [row[0] for row in rows]
 
 
 def test_fingerprint_vectors():

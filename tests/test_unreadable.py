@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictions.formats.prediction_line import parse_line
-from predictions.formats.record_line import escape, fingerprints, split_lines, write_rows
+from predictions.formats.record_line import escape, feature_fields, fingerprints, split_lines, write_rows
 from predictions.formats.row_key import row_keys
 from predictions.formats.unreadable import KEY, Unreadable, file_lines, find, prediction_lines, sift
 
@@ -20,9 +20,15 @@ def block_of(lines):
     return b"".join(line + b"\n" for line in lines)
 
 
+def features_of(sifted):
+    return list(feature_fields(sifted.block, sifted.ends))
+
+
 def test_a_block_of_records_is_left_as_it_is():
     block = "1\ta\t0\né\t\t\\N\n".encode()
-    assert sift(block, FIELDS, "stdin", 1) == (block, [b"1", "é".encode()], [b"a", b""], [])
+    sifted = sift(block, FIELDS, "stdin", 1)
+    assert (sifted.block, sifted.record_ids, sifted.unreadable) == (block, [b"1", "é".encode()], [])
+    assert features_of(sifted) == [b"a", b""]
 
 
 def test_unreadable_lines_are_sorted_out_with_their_reasons():
@@ -33,7 +39,7 @@ def test_unreadable_lines_are_sorted_out_with_their_reasons():
     sifted = sift(block_of(lines), FIELDS, "part-00001+0", 8)
     assert sifted.block == b"1\ta\t0\n4\ta\t0\n"
     assert sifted.record_ids == [b"1", b"4"]
-    assert sifted.features == [b"a", b"a"]
+    assert features_of(sifted) == [b"a", b"a"]
     assert sifted.unreadable == [
         Unreadable("part-00001+0", 8 + index, reason, lines[index])
         for index, reason in {
@@ -51,7 +57,9 @@ def test_unreadable_lines_are_sorted_out_with_their_reasons():
 
 def test_a_block_may_have_no_record_at_all():
     unreadable = [Unreadable("stdin", number, "1 fields, not 3", b"") for number in (1, 2)]
-    assert sift(b"\n\n", FIELDS, "stdin", 1) == (b"", [], [], unreadable)
+    sifted = sift(b"\n\n", FIELDS, "stdin", 1)
+    assert (sifted.block, sifted.record_ids, sifted.unreadable) == (b"", [], unreadable)
+    assert features_of(sifted) == []
 
 
 @given(st.lists(raw_lines | record_lines, min_size=1))
@@ -61,7 +69,7 @@ def test_each_line_is_a_record_or_is_sorted_out_whatever_its_neighbours(lines):
     assert sifted.unreadable == [line for single in single_lines for line in single.unreadable]
     assert sifted.block == b"".join(single.block for single in single_lines)
     assert sifted.record_ids == [record_id for single in single_lines for record_id in single.record_ids]
-    assert sifted.features == [features for single in single_lines for features in single.features]
+    assert features_of(sifted) == [features for single in single_lines for features in features_of(single)]
     assert len(sifted.record_ids) + len(sifted.unreadable) == len(lines)
 
 
@@ -97,4 +105,4 @@ def test_the_file_for_a_person_shows_each_line_as_it_stands():
 
 def test_the_fingerprint_of_a_record_does_not_depend_on_what_was_sorted_out():
     sifted = sift(b"short\n1\ta\t0\n", FIELDS, "stdin", 1)
-    assert fingerprints(sifted.features) == fingerprints([b"a"])
+    assert fingerprints(features_of(sifted)) == fingerprints([b"a"])

@@ -125,22 +125,15 @@ def first_fields(block: bytes, ends: np.ndarray) -> list[bytes]:
     return [block[start:end] for start, end in zip(starts, ends[:, 0].tolist(), strict=True)]
 
 
-def split_records(block: bytes, fields: int) -> tuple[list[bytes], list[bytes]]:
-    """Return the record IDs and the features of a block of record lines.
+def feature_fields(block: bytes, ends: np.ndarray) -> Iterator[bytes]:
+    """Yield the feature fields of each record line of a block, with tabs between them: all but the ID and the label.
 
     Args:
-        block: whole lines, at least one.
-        fields: the number of fields of each line: ID, features, label.
-
-    Returns:
-        The first field of each line; and for each line the bytes of its features, escaped and with tabs between them.
-
-    Raises:
-        ValueError: as in `field_ends`.
+        block: whole record lines, at least one.
+        ends: the result of `field_ends`.
     """
-    ends = field_ends(block, fields)
     bounds = zip((ends[:, 0] + 1).tolist(), ends[:, -2].tolist(), strict=True)
-    return first_fields(block, ends), [block[start:end] for start, end in bounds]
+    return (block[start:end] for start, end in bounds)
 
 
 def bytes_before(block: bytes, key: bytes) -> int:

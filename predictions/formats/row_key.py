@@ -5,9 +5,10 @@ the upper half of the CRC-32 of the escaped ID. They spread IDs of any kind even
 data. Keys and IDs are compared as bytes everywhere, so Hadoop Streaming, `LC_ALL=C sort` and HBase sort them alike.
 """
 
-import struct
 from collections.abc import Sequence
 from zlib import crc32
+
+import numpy as np
 
 from predictions.formats.record_line import NULL, escape, unescape
 
@@ -20,8 +21,8 @@ _UNUSUAL = (b"\\", b"\b", b"\f", b"\r", b"\v")  # an ID without these bytes need
 
 def row_keys(record_ids: Sequence[bytes]) -> list[bytes]:
     """Return the row keys of escaped record IDs, at least one."""
-    prefixes = struct.pack(f">{len(record_ids)}H", *(crc32(record_id) >> 16 for record_id in record_ids))
-    digits = prefixes.hex("\n", PREFIX_DIGITS // 2).encode().split(b"\n")
+    checksums = np.fromiter(map(crc32, record_ids), np.uint32, len(record_ids))
+    digits = (checksums >> 16).astype(">u2").tobytes().hex("\n", PREFIX_DIGITS // 2).encode().split(b"\n")
     return list(map(b":".join, zip(digits, record_ids, strict=True)))
 
 

@@ -9,14 +9,17 @@ takes them out of the job's output, writes them to one file, and refuses the job
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from predictions.formats.prediction_line import parse_line
 from predictions.formats.record_line import (
     NULL,
     SEPARATOR,
     escape,
+    field_ends,
+    first_fields,
     join_lines,
     split_lines,
-    split_records,
     unescape,
     write_rows,
 )
@@ -38,11 +41,11 @@ class Unreadable(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """The records of a block (as a block, by ID and by features), and its unreadable lines."""
+    """The records of a block: their lines, where the fields end and the IDs; and the block's unreadable lines."""
 
     block: bytes
+    ends: np.ndarray
     record_ids: list[bytes]
-    features: list[bytes]
     unreadable: list[Unreadable]
 
 
@@ -64,12 +67,13 @@ def sift(block: bytes, fields: int, split: str, first: int) -> Sifted:
         first: the line number of the block's first line in that split.
     """
     try:
-        record_ids, features = split_records(block, fields)
+        ends = field_ends(block, fields)
     except ValueError:
         pass
     else:
+        record_ids = first_fields(block, ends)
         if not unfit(record_ids):
-            return Sifted(block, record_ids, features, [])
+            return Sifted(block, ends, record_ids, [])
     readable, unreadable = [], []
     for number, line in enumerate(split_lines(block), first):
         if reason := _why_unreadable(line, fields):
@@ -77,9 +81,10 @@ def sift(block: bytes, fields: int, split: str, first: int) -> Sifted:
         else:
             readable.append(line)
     if not readable:
-        return Sifted(b"", [], [], unreadable)
+        return Sifted(b"", np.empty((0, fields), dtype=np.intp), [], unreadable)
     block = join_lines(readable)
-    return Sifted(block, *split_records(block, fields), unreadable)
+    ends = field_ends(block, fields)
+    return Sifted(block, ends, first_fields(block, ends), unreadable)
 
 
 def _why_unreadable(line: bytes, fields: int) -> str | None:

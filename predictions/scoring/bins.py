@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from predictions.formats.record_line import NULL, Column, field_ends
+from predictions.formats.record_line import NULL, Column
 from predictions.scoring.compiled import Bins, CompiledModel, NumberColumn
 from predictions.scoring.features import ENTRY_BYTES, MEMO_BYTES, TOO_LARGE, decoder_for
 
@@ -43,18 +43,16 @@ class CompiledPredictor:
         max_words = min(_MAX_WORDS, _MAX_ALL_WORDS // len(features))
         self._columns = [_BinReader(compiled, index, column, max_words) for index, column in enumerate(features)]
 
-    def predict(self, block: bytes) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
+    def predict(self, block: bytes, ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
-        ends = np.ascontiguousarray(field_ends(block, len(self._columns) + 2).T)
-        starts = ends[:-2] + 1
-        words = _words(block, starts, ends[1:-1] - starts)
+        by_column = np.ascontiguousarray(ends.T)
+        starts, ends = by_column[:-2] + 1, by_column[1:-1]
+        words = _words(block, starts, ends - starts)
         bad_rows: dict[int, str] = {}
         too_large: dict[int, str] = {}
         bins = [
             column.read(block, column_starts, column_ends, column_words, bad_rows, too_large)
-            for column, column_starts, column_ends, column_words in zip(
-                self._columns, starts, ends[1:-1], words, strict=True
-            )
+            for column, column_starts, column_ends, column_words in zip(self._columns, starts, ends, words, strict=True)
         ]
         return self._compiled.predict(bins), too_large | bad_rows
 

@@ -7,6 +7,7 @@ column, the tables have it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ _PREPARATIONS = ((FunctionTransformer,), (SimpleImputer, StandardScaler), (Ordin
 
 MAX_TABLE_BYTES = 64 << 20  # a task holds the tables about three times
 
+_CHECKED_ROWS = 50_000  # compared at a time: prepared, a row has a value for each category of its columns
 _LARGEST = np.finfo(np.float64).max
 _LARGEST_SINGLE = float(np.finfo(np.float32).max)
 _SEED = 0  # of the rows that fill up the made-up ones
@@ -229,7 +231,7 @@ def check(compiled: CompiledModel, pipeline: Pipeline, frame: pd.DataFrame) -> i
         NoCompiledFormError: a prediction differs.
     """
     rows = 0
-    for compared in (frame, _made_up(compiled, frame)):
+    for compared in chain(_blocks(frame), _blocks(_made_up(compiled, frame))):
         with np.errstate(over="ignore", invalid="ignore"):  # of numbers that are not finite
             expected = pipeline.predict_proba(compared) if is_classifier(pipeline) else pipeline.predict(compared)
         found = compiled.predict(bins_of(compiled, compared))
@@ -238,6 +240,10 @@ def check(compiled: CompiledModel, pipeline: Pipeline, frame: pd.DataFrame) -> i
             raise NoCompiledFormError("its predictions are not scikit-learn's to the last bit")
         rows += len(compared)
     return rows
+
+
+def _blocks(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    return (frame.iloc[start : start + _CHECKED_ROWS] for start in range(0, len(frame), _CHECKED_ROWS))
 
 
 def bins_of(compiled: CompiledModel, frame: pd.DataFrame) -> list[Array]:

@@ -61,7 +61,7 @@ class EstimatorPredictor:
         # Made once the estimator's libraries are loaded: it limits those that it sees.
         self._threads = ThreadpoolController()
 
-    def predict(self, block: bytes) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
+    def predict(self, block: bytes, _ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
         frame, bad_rows = self._reader.read(block)
         try:

@@ -11,21 +11,23 @@ import numpy as np
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import MAX_CELL_BYTES
-from predictions.formats.record_line import NULL, escape, join_lines
+from predictions.formats.record_line import NULL, escape, field_ends, join_lines
 
 DIGITS = 7  # significant digits of a number: the last bits of a matrix product differ with the size of the block
 LARGEST_VALUE = MAX_CELL_BYTES - (64 << 10)  # bytes; the row key and the column count towards a cell's size, too
+_NEAR_TIE = 1e-6  # a product of up to 10**7 is off by less than 1e-9, so further from a tie it is rounded correctly
 GOLDEN_TOLERANCE = 1e-5  # relative difference allowed when scikit-learn scores a golden record on another machine
 
 
 class Predictor(Protocol):
     """What computes the predictions: scikit-learn (`estimator.py`), or the tables of a compiled model (`bins.py`)."""
 
-    def predict(self, block: bytes) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
+    def predict(self, block: bytes, ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """Predict the records of one block.
 
         Args:
-            block: whole record lines, at least one, whose fields have been counted.
+            block: whole record lines, at least one.
+            ends: where their fields end (`record_line.field_ends`).
 
         Returns:
             float64: of a classifier the probabilities, shape (rows, classes), of a regressor the values, shape (rows);
@@ -64,18 +66,19 @@ class Model:
         """The number of fields of a record line: ID, features, label."""
         return len(self.manifest.features) + 2
 
-    def score(self, block: bytes) -> Scores:
+    def score(self, block: bytes, ends: np.ndarray | None = None) -> Scores:
         """Predict the records of one block.
 
         Args:
-            block: whole record lines, at least one, whose fields have been counted.
+            block: whole record lines, at least one, each with the right number of fields.
+            ends: where their fields end (`record_line.field_ends`), if that is known already.
         """
-        values, bad_rows = self.predictor.predict(block)
+        values, bad_rows = self.predictor.predict(block, field_ends(block, self.fields) if ends is None else ends)
         if self._classes:
             best = values.argmax(axis=1)
             values = values[np.arange(len(best)), best]
             predictions = list(map(self._classes.__getitem__, best.tolist()))
-            probabilities = format_numbers(values)
+            probabilities = format_probabilities(values)
             for row in np.flatnonzero(self._class_is_too_large[best]).tolist():
                 bad_rows.setdefault(row, f"prediction: {len(predictions[row]):,} bytes, more than HBase takes")
         else:
@@ -129,6 +132,25 @@ class Model:
 def format_numbers(values: np.ndarray[Any, Any]) -> list[bytes]:
     """Return floats as text of 7 significant digits."""
     return (b"%.7g\n" * len(values) % tuple(values.tolist())).split(b"\n")[:-1]
+
+
+def format_probabilities(values: np.ndarray[Any, Any]) -> list[bytes]:
+    """Return the same text as `format_numbers`, in a third of its time, where most numbers are from 0.1 to 1."""
+    # Those have seven digits after the point. All others, and those that end with a zero, are formatted at the end.
+    scaled = np.where((values >= 0.1) & (values < 1), values, 0) * 10**DIGITS
+    rounded = np.rint(scaled)
+    texts = np.empty((len(values), DIGITS + 3), dtype=np.uint8)
+    texts[:, :2], texts[:, -1] = (ord("0"), ord(".")), ord("\n")
+    rest = rounded.astype(np.int32)
+    for place in range(DIGITS + 1, 1, -1):
+        tens = rest // 10
+        texts[:, place] = rest - 10 * tens + ord("0")
+        rest = tens
+    formatted = texts.tobytes().split(b"\n")[:-1]
+    others = np.flatnonzero((rounded % 10 == 0) | (np.abs(np.abs(scaled - rounded) - 0.5) <= _NEAR_TIE))
+    for row, text in zip(others.tolist(), format_numbers(values[others]), strict=True):
+        formatted[row] = text
+    return formatted
 
 
 def _is_close(then: str, now: str) -> bool:

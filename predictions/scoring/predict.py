@@ -6,14 +6,18 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from predictions.errors import InternalError
 from predictions.formats.record_line import (
     BLOCK_BYTES,
     SEPARATOR,
+    feature_fields,
+    field_ends,
     fingerprints,
+    first_fields,
     join_lines,
     split_lines,
-    split_records,
     write_rows,
 )
 from predictions.formats.row_key import row_keys
@@ -52,8 +56,9 @@ class Scorer:
         of them are collected; `rest` yields the last ones.
         """
         if not self._marks:
-            return self._score(records.block, records.record_ids, records.features)
-        keys, prints = row_keys(records.record_ids), fingerprints(records.features)
+            return self._score(records.block, records.ends, records.record_ids)
+        keys = row_keys(records.record_ids)
+        prints = fingerprints(feature_fields(records.block, records.ends))
         marked = self._marks.have(keys, prints).tolist()
         if not all(marked):
             lines = split_lines(records.block)
@@ -69,28 +74,29 @@ class Scorer:
         if self._changed_lines:
             block = join_lines(self._changed_lines)
             self._changed_lines, self._changed_bytes = [], 0
-            yield self._score(block, *split_records(block, self.model.fields))
+            ends = field_ends(block, self.model.fields)
+            yield self._score(block, ends, first_fields(block, ends))
 
-    def _score(self, block: bytes, record_ids: list[bytes], features: list[bytes]) -> bytes:
-        scores = self._predict(block)
+    def _score(self, block: bytes, ends: np.ndarray, record_ids: list[bytes]) -> bytes:
+        scores = self._predict(block, ends)
         columns = (
             row_keys(record_ids),
             scores.predictions,
             scores.probabilities,
-            fingerprints(features),
+            fingerprints(feature_fields(block, ends)),
             [self.scored] * len(record_ids),
             scores.errors,
         )
         return write_rows(zip(*columns, strict=True))
 
-    def _predict(self, block: bytes) -> Scores:
+    def _predict(self, block: bytes, ends: np.ndarray) -> Scores:
         """Score a block of records; if that fails, raise an error that names the record."""
         score, trial = self.model.score, self._score_in_one_thread
         if environment.attempt() >= TRIAL_FROM and (signal_name := killing_signal(trial, block)):
             line = first_fault(block, lambda lines: killing_signal(trial, lines) is not None)
             raise InternalError(f"{self._location(line)}: scoring it kills the process ({signal_name})")
         try:
-            return score(block)
+            return score(block, ends)
         except Exception as error:
             line = first_fault(block, lambda lines: raises(score, lines))
             message = " ".join(str(error).split())  # scikit-learn's messages may have several lines
