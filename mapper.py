@@ -8,55 +8,76 @@ Out:  rowkey TAB prediction TAB probability TAB record TAB scored TAB error   (p
 
 Before the first line, the model's hash, its library versions and its golden records are checked. A record that the
 model cannot score gets a prediction line with an `error`. An input line that is not a record gets one with a key of its
-own (predictions/formats/unreadable.py).
+own (predictions/formats/unreadable.py). With --unscored, no model is loaded: records become unscored lines
+(predictions/formats/unscored.py), of which the reducer scores those that have changed.
 """
 
 import argparse
 import gc
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.names import scored_at
 from predictions.formats.record_line import read_blocks
-from predictions.formats.unreadable import prediction_lines, sift
-from predictions.scoring.files import load_model
+from predictions.formats.unreadable import Sifted, prediction_lines, sift
+from predictions.formats.unscored import unscored_lines
+from predictions.scoring.files import load_model, read_manifest
 from predictions.scoring.predict import Scorer
 from predictions.task import environment, script
-from predictions.task.marks import Marks
 
 
-def score(blocks: Iterable[bytes], scorer: Scorer, counts: Counter[str]) -> Iterator[bytes]:
-    """Yield prediction lines for blocks of record lines."""
+class Split(NamedTuple):
+    """The mapper's input: its name, the number of fields of a record line, and the time of the lines written for it."""
+
+    name: str
+    fields: int
+    scored: bytes
+
+
+def map_records(
+    blocks: Iterable[bytes], split: Split, lines: Callable[[Sifted], bytes], counts: Counter[str]
+) -> Iterator[bytes]:
+    """Yield prediction lines for blocks of record lines; `lines` returns those of a block's records."""
     for block in blocks:
-        records = sift(block, scorer.model.fields, scorer.split, counts["read"] + 1)
+        records = sift(block, split.fields, split.name, counts["read"] + 1)
         if records.unreadable:
-            yield prediction_lines(records.unreadable, scorer.scored)
+            yield prediction_lines(records.unreadable, split.scored)
         if records.record_ids:
-            yield scorer.lines(records)
+            yield lines(records)
         counts["read"] += len(records.record_ids) + len(records.unreadable)
         counts["read_digest"] += IdDigest.of(records.record_ids)
         counts["unreadable"] += len(records.unreadable)
-    yield from scorer.rest()  # with --marks, changed records are collected into larger blocks
+
+
+def pass_on(records: Sifted) -> bytes:
+    """Return the unscored lines of a block's records."""
+    return unscored_lines(records.block, records.ends, records.record_ids)
 
 
 def main(*arguments: str) -> int:
     parser = argparse.ArgumentParser("mapper.py", description="Score records: record lines in, prediction lines out.")
     parser.add_argument("model", type=Path, metavar="MODEL", help="model.json, with the model's file in its folder")
     parser.add_argument("release", metavar="RELEASE", help="ID of the release that the predictions are for")
-    parser.add_argument("--marks", type=Path, metavar="FILE", help="do not score records with a mark in FILE")
+    parser.add_argument("--unscored", action="store_true", help="score nothing: reducer.py --score does")
     parser.add_argument("--split", default=environment.split_name(), metavar="NAME", help="input's name in messages")
     options = parser.parse_args(arguments)
 
-    def score_input(counts: Counter[str]) -> None:
-        marks = Marks(options.marks) if options.marks else None
-        scorer = Scorer(load_model(options.model), scored_at(options.release), options.split, marks)
-        gc.freeze()  # the model stays in memory: spare the garbage collector from walking through it
-        sys.stdout.buffer.writelines(score(read_blocks(sys.stdin.buffer), scorer, counts))
+    def map_input(counts: Counter[str]) -> None:
+        scored = scored_at(options.release)
+        if options.unscored:
+            manifest, lines = read_manifest(options.model), pass_on
+        else:
+            model = load_model(options.model)
+            gc.freeze()  # the model stays in memory: spare the garbage collector from walking through it
+            manifest, lines = model.manifest, Scorer(model, scored, f"split {options.split}").lines
+        split = Split(options.split, manifest.fields, scored)
+        sys.stdout.buffer.writelines(map_records(read_blocks(sys.stdin.buffer), split, lines, counts))
 
-    return script.run(parser.prog, score_input, "read", "unreadable", "read_digest")
+    return script.run(parser.prog, map_input, "read", "unreadable", "read_digest")
 
 
 if __name__ == "__main__":

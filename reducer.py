@@ -7,13 +7,18 @@ In, out: rowkey TAB prediction TAB probability TAB record TAB scored TAB error (
 
 A record that comes twice is written once. An ID that different records share gets one line without a prediction, with
 an `error`. Unreadable lines come last. With either, a pipe ends with an error, and a job's driver refuses the output.
+
+With --score, the input has unscored lines (predictions/formats/unscored.py). A record that the served release of
+--current has with the same fingerprint keeps its line there; the others are scored.
 """
 
 import argparse
+import gc
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import groupby, islice
 from operator import itemgetter, lt
 from pathlib import Path
@@ -21,7 +26,9 @@ from pathlib import Path
 from predictions.errors import InputError, PredictionsError, RefusedError
 from predictions.formats import prediction_line, record_line, unreadable
 from predictions.formats.id_digest import IdDigest
+from predictions.formats.names import scored_at
 from predictions.formats.row_key import record_id
+from predictions.formats.unscored import END_OF_UNSCORED
 from predictions.task import environment, script
 from predictions.task.current import Current
 from predictions.task.region import write_region
@@ -39,11 +46,11 @@ def one_line_a_key(blocks: Iterable[bytes], counts: Counter[str], examples: list
     for block in blocks:
         lines, keys = merge_block(last_line + block, counts)
         last_start = lines.rfind(b"\n", 0, -1) + 1
-        count(lines[:last_start], keys[:-1], counts, examples)
+        count_ids(lines[:last_start], keys[:-1], counts, examples)
         yield lines[:last_start]
         last_line = lines[last_start:]
     if last_line:
-        count(last_line, [prediction_line.parse_line(last_line).row_key], counts, examples)
+        count_ids(last_line, [prediction_line.parse_line(last_line).row_key], counts, examples)
         yield last_line
 
 
@@ -66,19 +73,25 @@ def merge_block(block: bytes, counts: Counter[str]) -> tuple[bytes, Sequence[byt
     return record_line.join_lines(line for _key, line in merged), [key for key, _line in merged]
 
 
-def count(lines: bytes, keys: Sequence[bytes], counts: Counter[str], examples: list[str]) -> None:
-    """Count the lines that are written, given with their row keys in order."""
-    if prediction_line.END_OF_UNSCORED in lines:
-        raise InputError("the input has unscored lines; pass --current with the release that holds their predictions")
+def count_ids(lines: bytes, keys: Sequence[bytes], counts: Counter[str], examples: list[str]) -> None:
+    """Count the IDs of the lines that are written, given with their row keys in order."""
     records = bisect_left(keys, unreadable.KEY)
-    scored = lines.count(prediction_line.END_OF_SCORED)
-    counts["scored"] += scored
-    counts["failed"] += records - scored
     counts["conflicts"] += lines.count(prediction_line.END_OF_CONFLICT)
     counts["written_digest"] += IdDigest.of(map(record_id, keys[:records]))
     counts["unreadable_written"] += len(keys) - records
     conflicts = (record_id(key).decode(errors="replace") for key in prediction_line.conflicting_keys(lines))
     examples += islice(conflicts, EXAMPLES - len(examples))
+
+
+def count_predictions(blocks: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
+    """Yield blocks of the lines that are written, and count predictions and failures."""
+    for block in blocks:
+        if END_OF_UNSCORED in block:
+            raise InputError("the input has unscored lines; pass --score with a model and --current with a release")
+        scored = block.count(prediction_line.END_OF_SCORED)
+        counts["scored"] += scored
+        counts["failed"] += unreadable.records(block).count(b"\n") - scored
+        yield block
 
 
 def refusal(counts: Counter[str], examples: list[str]) -> PredictionsError | None:
@@ -91,19 +104,46 @@ def refusal(counts: Counter[str], examples: list[str]) -> PredictionsError | Non
     return None
 
 
+def late_scorer(model: Path, scored: bytes, region: int) -> Callable[[bytes], bytes]:
+    """Return a function that scores a block of record lines, and loads the model when it is first called."""
+    # Imported here, since only a job with --changed needs it.
+    from predictions.scoring.files import load_model
+    from predictions.scoring.predict import Scorer
+
+    @cache
+    def scorer() -> Scorer:
+        scorer = Scorer(load_model(model), scored, f"region {region}")
+        gc.freeze()  # as in the mapper
+        return scorer
+
+    return lambda block: scorer().score(block)
+
+
 def main(*arguments: str) -> int:
     parser = argparse.ArgumentParser("reducer.py", description="Keep one prediction line for each row key.")
     parser.add_argument("--hfiles", metavar="FOLDER", help="also write the region's HFile and comparison to it")
     parser.add_argument("--current", type=Path, metavar="FILE", help="JSON file: where the served release's lines are")
+    parser.add_argument(
+        "--score",
+        nargs=2,
+        metavar=("MODEL", "RELEASE"),
+        help="keep the served release's lines of unchanged records, and score the others with the model of model.json",
+    )
+    parser.add_argument("--region", type=int, default=environment.partition(), metavar="N", help="the region's number")
     options = parser.parse_args(arguments)
+    if options.score and not options.current:
+        parser.error("--score needs --current")
 
     def reduce_input(counts: Counter[str]) -> PredictionsError | None:
         examples: list[str] = []
-        blocks: Iterable[bytes] = record_line.read_blocks(sys.stdin.buffer)
-        served = Current.read(options.current).region(environment.partition()) if options.current else None
-        if served:
-            blocks = served.fill_in(blocks, counts)
-        lines = one_line_a_key(blocks, counts, examples)
+        served = Current.read(options.current).region(options.region) if options.current else None
+        lines = one_line_a_key(record_line.read_blocks(sys.stdin.buffer), counts, examples)
+        if served and options.score:
+            model, release = options.score
+            scored = scored_at(release)
+            score = late_scorer(Path(model), scored, options.region)
+            lines = served.carry_over(lines, score, scored, counts, comparing=bool(options.hfiles))
+        lines = count_predictions(lines, counts)
         if options.hfiles:
             write_region(lines, sys.stdout.buffer, options.hfiles, served)
         else:

@@ -37,9 +37,8 @@ from predictions.jobs import streaming
 from predictions.jobs.streaming import Job
 from predictions.scoring.files import load_model
 from predictions.scoring.predict import Scorer
-from predictions.stages import compare, export, marks, score, score_local, train, verify
+from predictions.stages import compare, export, score, score_local, train, verify
 from predictions.task.carry import carry_over
-from predictions.task.marks import MARKS_FILE, Marks
 
 
 def call(arguments, folder, stdin=b"", processes=False, **environment):
@@ -68,7 +67,7 @@ def without(processes=False):
         if not processes:
             patch.setattr(train, "try_in_fresh_process", lambda manifest, _release: load_model(manifest))
             patch.setattr(score_local, "LocalRun", OneProcess)
-            for module in (compare, export, bulk, puts, marks, verify):
+            for module in (compare, export, bulk, puts, verify):
                 patch.setattr(module, "run_tasks", run_tasks)
         yield
 
@@ -163,24 +162,23 @@ class OneProcess:
             scratch = Path(folder)
             for name in self._folder.model.task_files:
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
-            model, scored, served_marks = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release), None
-            if self._carry:
-                with open(scratch / MARKS_FILE, "wb") as file:
-                    marks.write_marks(self._carry, file)
-                served_marks = Marks(scratch / MARKS_FILE)
+            model, scored = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release)
             counts, examples, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
             for path in self._folder.files("export"):
-                file_counts, split = Counter(), f"{path.rpartition('/')[2]}+0"
-                blocks = mapper.score(
-                    self._folder.blocks(path), Scorer(model, scored, split, served_marks), file_counts
-                )
+                file_counts = Counter()
+                split = mapper.Split(f"{path.rpartition('/')[2]}+0", model.manifest.fields, scored)
+                scorer = Scorer(model, scored, f"split {split.name}")
+                to_lines = mapper.pass_on if self._carry else scorer.lines
+                blocks = mapper.map_records(self._folder.blocks(path), split, to_lines, file_counts)
                 lines += split_lines(b"".join(blocks))
                 counts.update(file_counts)
             lines.sort(key=lambda line: line.partition(b"\t")[0])
             ordered = read_blocks(io.BytesIO(b"".join(line + b"\n" for line in lines)))
+            reduced = reducer.one_line_a_key(ordered, counts, examples)
             if self._carry:
-                ordered = carry_over(ordered, compare.lines_of(self._carry, b"", b""), counts)
-            reduced = b"".join(reducer.one_line_a_key(ordered, counts, examples))
+                served = compare.lines_of(self._carry, b"", b"")
+                reduced = carry_over(reduced, served, Scorer(model, scored, "region 0").score, scored, counts)
+            reduced = b"".join(reducer.count_predictions(reduced, counts))
         score_local.cut(io.BytesIO(reduced), self._points, partial(self._part, output))
         progress(1.0)
         return Outcome(counts)

@@ -1,6 +1,7 @@
 """Scoring only the changed records gives the same lines as scoring all, except for the time of scoring."""
 
 import io
+import json
 import shutil
 import sqlite3
 from collections import Counter
@@ -8,34 +9,46 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import badmodels
 import pytest
 from conftest import make_orders, manifest_of, replace_export
-from inprocess import without
+from hypothesis import given
+from hypothesis import strategies as st
+from inprocess import script, without
 
 import mapper
+import reducer
+from predictions.comparison.comparison import Comparison, compare
 from predictions.errors import InputError, InternalError
+from predictions.formats.document import to_file
 from predictions.formats.names import scored_at
-from predictions.formats.prediction_line import parse_line
+from predictions.formats.prediction_line import not_unique, parse_line
 from predictions.formats.record_line import (
     Column,
+    escape,
     feature_fields,
     field_ends,
     fingerprints,
     first_fields,
     read_blocks,
     split_lines,
+    write_rows,
 )
-from predictions.formats.row_key import record_id, row_keys
-from predictions.scoring import predict as scoring
+from predictions.formats.row_key import record_id
+from predictions.formats.unreadable import Unreadable, prediction_lines
+from predictions.formats.unscored import record_lines, unscored_lines
 from predictions.scoring.files import load_model
 from predictions.scoring.predict import Scorer
 from predictions.settings import load_settings
+from predictions.stages.compare import bins_of
 from predictions.stages.export import export
 from predictions.stages.score import score, take_model
 from predictions.stages.train import train
 from predictions.storage import Storage
-from predictions.task import carry, marks
-from reducer import one_line_a_key
+from predictions.task import carry
+from predictions.task.carry import carry_over
+from predictions.task.current import Current
+from reducer import count_predictions, one_line_a_key
 
 GONE, NEW, CHANGED = 10, 9, 7  # of the 400 orders; of eight changed ones, one has no amount and so stays the same
 
@@ -141,83 +154,151 @@ def blocks_of(folder, part):
     return b"".join(block for path in folder.files(part) for block in folder.blocks(path))
 
 
-@pytest.fixture
-def first_marks(project, tmp_path):
-    """The marks of the first release."""
-    path = tmp_path / "marks"
-    path.write_bytes(marks.marks_of([blocks_of(project[2], "scored")]))
-    return marks.Marks(path)
+SCORED_AT = b"7"
 
 
-@pytest.mark.parametrize("batch", [1, 1 << 20])
-def test_only_changed_records_are_scored(project, second, first_marks, monkeypatch, batch):
+def mapped_of(folder):
+    """Return the unscored lines of a release, sorted, and how many lines the mapper read."""
+    blocks = [line + b"\n" for line in split_lines(blocks_of(folder, "export"))]
+    counts = Counter()
+    mapped = b"".join(mapper.map_records(blocks, mapper.Split("stdin", 5, SCORED_AT), mapper.pass_on, counts))
+    lines = sorted(split_lines(mapped))
+    assert counts["read"] == len(lines) == len(blocks)
+    return lines
+
+
+def join(lines, served, score, size=1 << 20, **options):
+    """Return the lines that a reducer writes, without line feeds, and its counters."""
+    counts = Counter(carried=0)
+    blocks = one_line_a_key(read_blocks(io.BytesIO(b"".join(line + b"\n" for line in lines)), size), counts, [])
+    served_blocks = read_blocks(io.BytesIO(served), max(size // 2, 1))
+    carried = carry_over(blocks, served_blocks, score, SCORED_AT, counts, **options)
+    return split_lines(b"".join(count_predictions(carried, counts))), counts
+
+
+def refuse(_block):
+    raise AssertionError("nothing has changed")
+
+
+@pytest.mark.parametrize("limit", ["BLOCK_BYTES", "WAITING_BYTES", None])
+def test_only_changed_records_are_scored(project, second, monkeypatch, limit):
     _settings, _storage, first = project
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", batch)
+    if limit:
+        monkeypatch.setattr(carry, limit, 1)
     model = load_model(Path(second.path, "model", "model.json"))
     scored_counts = []
-    score_block = model.score
-    monkeypatch.setattr(model, "score", lambda block: scored_counts.append(block.count(b"\n")) or score_block(block))
-    blocks = [line + b"\n" for line in split_lines(blocks_of(second, "export"))]
-    counts = Counter()
-    mapped = b"".join(mapper.score(blocks, Scorer(model, b"7", "stdin", first_marks), counts))
-    assert sum(scored_counts) == NEW + CHANGED + 1
-    # Changed records of many blocks go to the model together.
-    assert len(scored_counts) == (1 if batch > 1 else sum(scored_counts))
-    assert counts["read"] == len(blocks) == len(split_lines(mapped))
-    ordered = b"".join(line + b"\n" for line in sorted(split_lines(mapped)))
-    current = blocks_of(first, "scored")
+
+    def score(block):
+        scored_counts.append(block.count(b"\n"))
+        return Scorer(model, SCORED_AT, "region 0").score(block)
+
+    lines, served = mapped_of(second), blocks_of(first, "scored")
     results = []
     for size in (100, 3_000, 1 << 20):
-        counts = Counter(carried=0)
-        sides = read_blocks(io.BytesIO(ordered), size), read_blocks(io.BytesIO(current), size // 2)
-        results.append(b"".join(carry.carry_over(*sides, counts)))
-        assert counts["carried"] == len(blocks) - sum(scored_counts)
+        scored_counts.clear()
+        result, counts = join(lines, served, score, size)
+        results.append(result)
+        assert sum(scored_counts) == NEW + CHANGED + 1
+        assert counts["carried"] == len(lines) - sum(scored_counts)
+        assert (counts["scored"], counts["failed"]) == (len(lines) - 1, 1)
+        # Changed records of many blocks go to the model together, unless too much would wait.
+        assert len(scored_counts) == 1 or (limit and size < 1 << 20)
     assert results[0] == results[1] == results[2]
-    assert not any(line.endswith(b"\t\\N\t\\N") for line in split_lines(results[0]))  # no line is left unscored
-    with pytest.raises(InputError, match="the input has unscored lines; pass --current"):
-        list(one_line_a_key([ordered], Counter(), []))
+    assert [line.partition(b"\t")[0] for line in results[0]] == [line.partition(b"\t")[0] for line in lines]
 
 
-def test_a_mark_is_of_the_row_key_and_of_the_fingerprint(first_marks, project):
-    lines = blocks_of(project[2], "export")
-    ends = field_ends(lines, 5)
-    ids = first_fields(lines, ends)
-    keys, prints = row_keys(ids), fingerprints(feature_fields(lines, ends))
-    assert first_marks.have(keys, prints).all()
-    assert not first_marks.have(keys, [*prints[1:], prints[0]]).any()
-    assert not first_marks.have(row_keys([name + b"x" for name in ids]), prints).any()
+def test_a_reducer_that_gets_no_model_refuses_unscored_lines(second):
+    with pytest.raises(InputError, match="the input has unscored lines; pass --score"):
+        list(count_predictions([line + b"\n" for line in mapped_of(second)], Counter()))
 
 
-def test_marks_are_kept_with_test_vectors():
-    """A mark is the CRC (8359, e8b7), then the upper 48 bits of xxh3_64(b"8359:1\t4907185d0406025b") and so on."""
-    assert marks.marks_of([]) == b""
-    lines = b"e8b7:42\t1\t0.5\tb8e4428ef77c16b4\t7\t\\N\n8359:1\t0\t0.5\t4907185d0406025b\t7\t\\N\n"
-    assert marks.marks_of([lines]).hex(" ", 8) == "9631265ac5c45983 855e89474aa6b7e8"
-    assert marks.marks_of(read_blocks(io.BytesIO(lines), 1)) == marks.marks_of([lines])
+def test_unscored_lines_are_kept_with_a_test_vector():
+    block = b"42\tUA\ta\\tb\t\\N\t\\\\\t1\n"
+    line = b"3224:42\t\\N\tUA\\ta\\\\tb\\t\\\\N\\t\\\\\\\\\t%b\t\\N\t\\N\n"
+    [fingerprint] = fingerprints([b"UA\ta\\tb\t\\N\t\\\\"])
+    assert unscored_lines(block, field_ends(block, 6), [b"42"]) == line % fingerprint
+    parsed = parse_line(line % fingerprint)
+    assert record_lines([(parsed.row_key, parsed.probability)]) == block[:-2] + b"\\N\n"
 
 
-def test_a_release_without_records_has_no_marks(tmp_path):
-    path = tmp_path / "marks"
-    path.write_bytes(b"")
-    assert marks.Marks(path).have([b"e8b7:42"], [b"b8e4428ef77c16b4"]).tolist() == [False]
+@given(st.lists(st.lists(st.text(), min_size=3, max_size=3), min_size=1))
+def test_an_unscored_line_has_the_features_of_any_record(rows):
+    texts = [[escape(text.encode()) for text in row] for row in rows]
+    block = write_rows([b"%d" % number, *fields, b"1"] for number, fields in enumerate(texts))
+    ends = field_ends(block, 5)
+    lines = list(map(parse_line, split_lines(unscored_lines(block, ends, first_fields(block, ends)))))
+    assert [line.record for line in lines] == fingerprints(feature_fields(block, ends))
+    restored = record_lines((line.row_key, line.probability) for line in lines)
+    assert restored == write_rows([b"%d" % number, *fields, b"\\N"] for number, fields in enumerate(texts))
 
 
-@pytest.mark.parametrize("data", [None, b"\0" * 9])
-def test_marks_that_are_not_there_or_cut_off_are_refused(tmp_path, data):
-    path = tmp_path / "marks"
-    if data:
-        path.write_bytes(data)
-    with pytest.raises(InputError, match="cannot read the file of marks"):
-        marks.Marks(path)
-
-
-def test_a_mark_that_belongs_to_another_record_ends_the_run(project):
-    """If two records share a mark, the row key or the fingerprint of the second differs: no wrong line is written."""
+@pytest.mark.parametrize("field", ["row_key", "record"])
+def test_a_line_is_kept_only_if_row_key_and_fingerprint_are_the_same(project, field):
     current = blocks_of(project[2], "scored")
-    key, _prediction, _probability, record, *_rest = split_lines(current)[3].split(b"\t")
-    for line in carry.unscored_lines([key, key + b"x"], [b"0" * 16, record]):
-        with pytest.raises(InternalError, match=r"record .*: it has a mark, but .*\(without --changed\)"):
-            list(carry.carry_over([line + b"\n"], [current], Counter()))
+    lines = mapped_of(project[2])
+    assert join(lines, current, refuse)[0] == split_lines(current)
+    line = parse_line(lines[3])
+    other = line._replace(**{field: getattr(line, field)[:-1] + b"~"})
+    scored = []
+
+    def score(block):
+        scored.append(block)
+        return b"%b\t1\t1\t0\t7\t\\N\n" % other.row_key
+
+    join([b"\t".join(other)], current, score)
+    assert scored == [record_lines([(other.row_key, line.probability)])]
+
+
+@pytest.mark.parametrize("gone", [0, 7])
+def test_the_same_pass_compares_the_releases(project, second, gone):
+    """Whatever the blocks, it counts what a comparison of the written lines counts."""
+    _settings, _storage, first = project
+    lines, served = mapped_of(second), blocks_of(first, "scored")
+    if gone:
+        lines = lines[::gone]
+    scorer = Scorer(load_model(Path(second.path, "model", "model.json")), SCORED_AT, "region 0")
+    for size in (100, 3_000, 1 << 20):
+        comparison = Comparison.of(bins_of(first))
+        written, _counts = join(lines, served, scorer.score, size, comparison=comparison)
+        expected = compare([served], [b"".join(line + b"\n" for line in written)], bins_of(first))
+        assert rounded(comparison) == rounded(expected)
+        assert (comparison.before.rows, comparison.after.rows) == (400, len(lines))
+        assert comparison.gone >= GONE - 1
+        assert comparison.appeared > 0
+
+
+def rounded(comparison):
+    # The sum of the scores depends on the blocks in its last digits.
+    return json.loads(json.dumps(comparison.as_json()), parse_float=lambda text: round(float(text), 9))
+
+
+@pytest.mark.parametrize("rest", ["unchanged", "gone"])
+def test_little_waits_for_a_record_to_be_scored(project, monkeypatch, rest):
+    """One record has changed; the lines after it do not pile up until there is more to score."""
+    limit = 1000
+    monkeypatch.setattr(carry, "WAITING_BYTES", limit)
+    lines, served = mapped_of(project[2]), split_lines(blocks_of(project[2], "scored"))
+    changed = parse_line(lines[0])
+    lines[0] = b"\t".join(changed._replace(record=b"0" * 16))
+    waiting = []
+    read = 0
+
+    def reading():
+        nonlocal read
+        for line in served:
+            read += len(line) + 1
+            yield line + b"\n"
+
+    def score(_block):
+        waiting.append(read)
+        return b"%b\t1\t0.5\t%b\t7\t\\N\n" % (changed.row_key, b"0" * 16)
+
+    blocks = [line + b"\n" for line in (lines if rest == "unchanged" else lines[:1])]
+    comparison = Comparison.of(bins_of(project[2]))
+    written = list(carry_over(blocks, reading(), score, SCORED_AT, Counter(), comparison))
+    assert len(written) == len(blocks)
+    [most] = waiting
+    assert abs(limit - most) < 3 * max(map(len, served)) < read - limit
 
 
 def test_a_model_for_other_columns_is_not_taken(project, second):
@@ -239,14 +320,6 @@ def test_a_model_for_another_label_is_not_taken(project, second):
         take_model(second, project[2])
 
 
-def test_only_a_blocks_lines_of_the_served_release_are_held(project):
-    current = blocks_of(project[2], "scored")
-    lines = carry._ServedLines(read_blocks(io.BytesIO(current), 1000))
-    last = parse_line(split_lines(current)[-1])
-    [wanted] = carry.unscored_lines([last.row_key], [last.record])
-    assert lines.read_until(last.row_key, {wanted}).keys() == {wanted}
-
-
 def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_path):
     settings, storage, first = project
     damaged = storage.new_release()
@@ -261,25 +334,87 @@ def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_pat
         shutil.rmtree(damaged.path)
 
 
-def test_a_record_that_comes_twice_keeps_its_line_twice(project):
+def test_a_record_that_comes_twice_keeps_its_line_once(project):
     current = blocks_of(project[2], "scored")
-    parsed_lines = list(map(parse_line, split_lines(current)))
-    unscored = carry.unscored_lines([line.row_key for line in parsed_lines], [line.record for line in parsed_lines])
-    unscored_blocks = [line + b"\n" for line in unscored for _time in range(2)]  # each line is a block
-    counts = Counter(carried=0)
-    current_blocks = [line + b"\n" for line in split_lines(current)]
-    assert split_lines(b"".join(carry.carry_over(unscored_blocks, current_blocks, counts))) == [
-        line for line in split_lines(current) for _time in range(2)
-    ]
-    assert counts["carried"] == 800
+    lines = [line for line in mapped_of(project[2]) for _time in range(2)]
+    for size in (1, 1000):
+        written, counts = join(lines, current, refuse, size)
+        assert written == split_lines(current)
+        assert (counts["carried"], counts["duplicates"]) == (400, 400)
 
 
-def test_lines_of_one_row_key_may_be_scored_and_not(project):
-    """Two records with one ID, one of them unchanged, in different blocks: the reducer reports the conflict later."""
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0)])
+def test_an_id_for_different_records_is_a_conflict_though_one_is_unchanged(project, order):
+    """It gets the line of a full run, even if its fingerprint there is that of the unchanged record."""
     current = blocks_of(project[2], "scored")
-    served_line = parse_line(split_lines(current)[5])
-    [unscored] = carry.unscored_lines([served_line.row_key], [served_line.record])
-    scored = b"\t".join(served_line._replace(record=b"0" * 16))
-    for order in ([unscored, scored, unscored], [scored, unscored, scored]):
-        carried = b"".join(carry.carry_over([line + b"\n" for line in order], [current], Counter()))
-        assert split_lines(carried) == [split_lines(current)[5] if line == unscored else line for line in order]
+    lines = mapped_of(project[2])
+    unchanged = parse_line(lines[5])
+    for record in (b"0" * 16, b"f" * 16):
+        both = lines[5], b"\t".join(unchanged._replace(record=record))
+        written, counts = join([*lines[:5], *(both[number] for number in order), *lines[6:]], current, refuse)
+        assert (counts["conflicts"], counts["failed"], counts["carried"]) == (1, 1, 399)
+        conflict = not_unique(unchanged._replace(record=min(record, unchanged.record), scored=SCORED_AT))
+        assert written[5] == conflict
+        assert [*written[:5], *written[6:]] == [
+            line for line in split_lines(current) if line != split_lines(current)[5]
+        ]
+
+
+def test_unreadable_lines_and_lines_with_a_prediction_pass(project):
+    current = blocks_of(project[2], "scored")
+    lines, served = mapped_of(project[2]), split_lines(current)
+    scored = served[5].replace(b"\t\\N", b"\tanother error")
+    unreadable = split_lines(prediction_lines([Unreadable("stdin", 7, "the ID is empty", b"\tx")], SCORED_AT))
+    written, counts = join([*lines[:5], scored, *lines[6:], *unreadable], current, refuse)
+    assert written == [*served[:5], scored, *served[6:], *unreadable]
+    assert (counts["carried"], counts["unreadable_written"]) == (399, 1)
+
+
+def reduce_script(folder, model, stdin, served, tmp_path, **environment):
+    (tmp_path / "served").write_bytes(served)
+    current = Current.of(folder.release, bins_of(folder), [], [str(tmp_path / "served")], [])
+    (tmp_path / "current.json").write_bytes(to_file(current))
+    options = ["--current", tmp_path / "current.json", "--score", model, "20261122T154500Z"]
+    return script(reducer.main, *options, stdin=stdin, **environment)
+
+
+def test_the_model_is_loaded_once_a_record_needs_it(project, tmp_path):
+    folder = project[2]
+    stdin, served = b"".join(line + b"\n" for line in mapped_of(folder)), blocks_of(folder, "scored")
+    ended = reduce_script(folder, tmp_path / "missing" / "model.json", stdin, served, tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, served)
+    rest = served[served.index(b"\n") + 1 :]
+    ended = reduce_script(folder, tmp_path / "missing" / "model.json", stdin, rest, tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(b"missing/model.json: No such file or directory; `predictions train` writes it\n")
+    ended = reduce_script(folder, Path(folder.path, "model", "model.json"), stdin, rest, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith(b"\n" + rest)
+    assert b"predictions,carried,399" in ended.stderr
+
+
+def test_a_model_for_other_columns_than_the_mappers_is_named(project, tmp_path):
+    folder = project[2]
+    stdin = unscored_lines(b"1\tAT\t5\t0\n", field_ends(b"1\tAT\t5\t0\n", 4), [b"1"])
+    ended = reduce_script(folder, Path(folder.path, "model", "model.json"), stdin, b"", tmp_path)
+    assert ended.returncode == 2
+    assert b"reducer.py: region 0: a record has 4 fields, but the model takes 5: give" in ended.stderr
+
+
+@pytest.mark.parametrize("attempt", [0, 2])
+def test_the_record_at_which_the_model_raises_is_named_with_its_region(project, tmp_path, attempt):
+    model, unknown = tmp_path / "model.json", badmodels.raising(tmp_path)
+    block = unknown + b"\n"
+    stdin = unscored_lines(block, field_ends(block, 5), [b"unknown"])
+    environment = {
+        "mapreduce_task_attempt_id": f"attempt_1_0001_r_000000_{attempt}",
+        "mapreduce_task_partition": "0",
+    }
+    ended = reduce_script(project[2], model, stdin, b"", tmp_path, **environment)
+    assert ended.returncode == 6
+    assert b"reducer.py: region 0, record unknown: ValueError: Found unknown categories" in ended.stderr
+
+
+def test_scoring_needs_a_served_release():
+    ended = script(reducer.main, "--score", "model.json", "20261122T154500Z")
+    assert (ended.returncode, b"--score needs --current" in ended.stderr) == (2, True)

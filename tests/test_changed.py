@@ -151,8 +151,9 @@ def test_a_dry_run_prints_a_command_that_keeps_lines_and_the_local_runner_keeps_
     assert made.get("x")[0]["release"] == first.release
     made.succeed("train", "--model", first.release)
     command = made.succeed("score", "--changed", "--dry-run").stdout
-    assert "--current=current.json" in command
-    assert f"{made.storage.release().release} --marks=marks" in command
+    release = made.storage.release().release
+    assert f"mapper.py model.json {release} --unscored" in command
+    assert f"--current=current.json --score model.json {release}" in command
     made.succeed("score", "--changed", "--runner", "local", processes=True)
     second = made.storage.release()
     assert (manifest_of(second).scored.carried, made.scored(second)) == (orders, made.scored(first))

@@ -11,9 +11,9 @@ from test_comparison import BINARY, blocks, by_number
 from predictions.comparison.comparison import compare
 from predictions.errors import InputError, InternalError
 from predictions.formats.document import to_file
+from predictions.formats.prediction_line import parse_line
 from predictions.formats.record_line import split_lines
 from predictions.task import webhdfs
-from predictions.task.carry import unscored_lines
 from predictions.task.current import Current, comparison_name, read_state
 
 BEFORE = by_number(*[(b"0", b"0.9"), (b"1", b"0.8"), (b"1", b"0.7")] * 30)
@@ -111,14 +111,18 @@ LINES = split_lines(b"".join(blocks(BEFORE, iter([]))))
 
 
 def unscored(part):
-    """Return what mappers pass on for lines of unchanged records."""
-    rows = [line.split(b"\t") for line in part]
-    return [line + b"\n" for line in unscored_lines([row[0] for row in rows], [row[3] for row in rows])]
+    """Return what mappers write for the records of prediction lines."""
+    for line in map(parse_line, part):
+        yield b"%b\t\\N\tfeatures\t%b\t\\N\t\\N\n" % (line.row_key, line.record)
 
 
-def test_lines_are_filled_in_and_compared_block_by_block(tmp_path, monkeypatch):
+def refuse(_block):
+    raise AssertionError("nothing has changed")
+
+
+def test_lines_are_carried_over_and_compared_block_by_block_in_one_pass(tmp_path, monkeypatch):
     """Only a few blocks are in memory at a time, of the served release as well as of the new one."""
-    alive, most = 0, 0
+    alive, most, reads = 0, 0, 0
 
     class Block(bytes):
         def __del__(self):
@@ -126,7 +130,8 @@ def test_lines_are_filled_in_and_compared_block_by_block(tmp_path, monkeypatch):
             alive -= 1
 
     def read(_path):
-        nonlocal alive, most
+        nonlocal alive, most, reads
+        reads += 1
         for line in LINES:
             alive += 1
             most = max(most, alive)
@@ -135,15 +140,15 @@ def test_lines_are_filled_in_and_compared_block_by_block(tmp_path, monkeypatch):
     monkeypatch.setattr(webhdfs, "blocks", read)
     region = Current.of("20261121T154500Z", BINARY, [], ["hdfs:///0"], []).region(0)
     written = []
-    filled = region.fill_in(unscored(LINES), Counter())
-    region.compare((written.append(block) or block for block in filled), str(tmp_path))
+    lines = region.carry_over(unscored(LINES), refuse, b"7", Counter(), comparing=True)
+    region.compare((written.append(block) or block for block in lines), str(tmp_path))
     found = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
     assert written == [line + b"\n" for line in LINES]
     assert (found.both, found.changed, found.gone, found.appeared) == (len(LINES), 0, 0, 0)
-    assert most < 10
+    assert (reads, most < 10) == (1, True)
 
 
-def test_without_the_lines_nothing_is_filled_in(tmp_path, monkeypatch):
+def test_without_the_lines_nothing_is_carried_over(tmp_path, monkeypatch):
     def broken(_path):
         raise ConnectionRefusedError("no")
         yield
@@ -153,9 +158,8 @@ def test_without_the_lines_nothing_is_filled_in(tmp_path, monkeypatch):
     with pytest.raises(
         InternalError, match="cannot read the prediction lines of the served release 20261121T154500Z: Conn.*: no"
     ):
-        list(region.fill_in(unscored(LINES), Counter()))
-    scored = [line + b"\n" for line in LINES]
-    assert list(region.fill_in(scored, Counter())) == scored  # they are not needed
+        region.compare(region.carry_over(unscored(LINES), refuse, b"7", Counter(), comparing=True), str(tmp_path))
+    assert not (tmp_path / comparison_name(1)).exists()
 
 
 def test_an_unreachable_server_is_one_of_the_failures(monkeypatch):

@@ -155,15 +155,14 @@ def test_a_record_at_which_the_model_raises_is_named(raising, attempt):
 class Raising:
     """A model that raises on each block with a record `bad`."""
 
-    fields = 3
-
     def score(self, block, _ends=None):
         if b"bad\t" in block:
             raise ValueError("Input X contains NaN.\n  Another line\nthe last")
 
 
 def test_the_message_is_one_line_and_an_unreadable_line_before_does_not_move_the_blame():
-    lines = mapper.score([b"too\tfew\na\t1\t0\nbad\t1\t0\nc\t1\t0\n"], Scorer(Raising(), b"1", "stdin"), Counter())
+    block, split = b"too\tfew\na\t1\t0\nbad\t1\t0\nc\t1\t0\n", mapper.Split("stdin", 3, b"1")
+    lines = mapper.map_records([block], split, Scorer(Raising(), b"1", "split stdin").lines, Counter())
     assert b"unreadable:stdin:000000000001" in next(lines)
     with pytest.raises(InternalError) as raised:
         next(lines)

@@ -302,7 +302,7 @@ def test_a_malformed_prediction_line_is_refused(task):
     ("name", "arguments", "message"),
     [
         ("mapper.py", [], b"the following arguments are required: MODEL, RELEASE"),
-        ("mapper.py", ["model.json", RELEASE, "marks"], b"unrecognized arguments: marks"),
+        ("mapper.py", ["model.json", RELEASE, "more"], b"unrecognized arguments: more"),
         ("reducer.py", ["hfiles"], b"unrecognized arguments: hfiles"),
     ],
 )
@@ -389,11 +389,14 @@ def in_process(model, data, size):
     counts = Counter(
         dict.fromkeys(("read", "unreadable", "read_digest", "scored", "failed", "duplicates", "conflicts"), 0)
     )
-    mapped = b"".join(mapper.score(read_blocks(io.BytesIO(data), size), Scorer(model, SCORED, "stdin"), counts))
+    split = mapper.Split("stdin", model.manifest.fields, SCORED)
+    lines_of = Scorer(model, SCORED, "split stdin").lines
+    mapped = b"".join(mapper.map_records(read_blocks(io.BytesIO(data), size), split, lines_of, counts))
     # sorted() gives the order of the pipe's sort: tests/test_rowkey.py compares them.
     lines = sorted(split_lines(mapped), key=lambda line: line.partition(b"\t")[0])
     ordered = b"".join(line + b"\n" for line in lines)
-    return lines, b"".join(reducer.one_line_a_key(read_blocks(io.BytesIO(ordered), size), counts, [])), counts
+    reduced = reducer.one_line_a_key(read_blocks(io.BytesIO(ordered), size), counts, [])
+    return lines, b"".join(reducer.count_predictions(reduced, counts)), counts
 
 
 @given(st.lists(record_lines | bad_lines), st.sampled_from([7, 100, 1 << 20]))

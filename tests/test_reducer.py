@@ -34,7 +34,7 @@ def reduce(lines, size=1 << 20, in_order=True):
     counts, conflicts = Counter(dict.fromkeys(NAMES, 0)), []
     ordered = sorted(lines, key=lambda line: line.partition(b"\t")[0]) if in_order else lines
     blocks = read_blocks(io.BytesIO(b"".join(ordered)), size)
-    output = b"".join(reducer.one_line_a_key(blocks, counts, conflicts))
+    output = b"".join(reducer.count_predictions(reducer.one_line_a_key(blocks, counts, conflicts), counts))
     return output, {name: count % 2**64 for name, count in counts.items()}, conflicts
 
 

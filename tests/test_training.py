@@ -177,7 +177,7 @@ def test_numbers_survive_with_seven_digits(trained):
     model, _manifest = trained(estimator="sklearn.linear_model.Ridge", label="amount", features=["items"])
     lines = b"".join(b"%d\t%d\t\\N\n" % (number, number) for number in range(-500, 500, 7))
     values = np.array([float(value) for value in model.score(lines).predictions])
-    exact = model.predictor.predict(lines, field_ends(lines, model.fields))[0]
+    exact = model.predictor.predict(lines, field_ends(lines, model.manifest.fields))[0]
     np.testing.assert_allclose(values, exact, rtol=5e-7)
 
 

@@ -82,6 +82,8 @@ def _served_and_changed(
     if served.model.sha256 != folder.model.sha256:
         say(f"the served release {served.release} has another model: scoring every record")
         return served, False
+    if folder.model.compiled:
+        say("the model has a compiled form: scoring every record, without --changed, takes about as long")
     return served, True
 
 

@@ -216,7 +216,7 @@ class Comparison:
         self._keep_largest(other.examples)
 
 
-EMPTY = Rows((), (), (), ())
+EMPTY = Rows(*[()] * 6)
 
 
 def compare(before: Iterable[bytes], after: Iterable[bytes], bins: Bins) -> Comparison:
@@ -228,7 +228,7 @@ def compare(before: Iterable[bytes], after: Iterable[bytes], bins: Bins) -> Comp
         bins: the bins of the earlier release.
     """
     comparison = Comparison.of(bins)
-    for old, new in _aligned(map(Rows.of, filter(None, before)), map(Rows.of, filter(None, after))):
+    for old, new in aligned(map(Rows.of, filter(None, before)), map(Rows.of, filter(None, after))):
         comparison.add(old, new)
     return comparison
 
@@ -257,7 +257,7 @@ def lines_between(
                 return
 
 
-def _aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Rows, Rows]]:
+def aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Rows, Rows]]:
     """Yield pairs of rows; each pair has all rows of both releases in one range of row keys."""
     old, new = next(before, None), next(after, None)
     while old and new:

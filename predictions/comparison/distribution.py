@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from predictions.formats.manifest import ModelManifest
-from predictions.formats.prediction_line import split_block
+from predictions.formats.prediction_line import PredictionLine, split_block
 from predictions.formats.record_line import NULL, escape, unescape
 
 REASONS = 100  # how many different reasons of failures are counted; the rest count as `OTHERS`
@@ -27,19 +27,25 @@ class Rows(NamedTuple):
     keys: Sequence[bytes]
     predictions: Sequence[bytes]
     probabilities: Sequence[bytes]
+    records: Sequence[bytes]
+    scored: Sequence[bytes]
     errors: Sequence[bytes]
 
     def take(self, rows: slice | Values) -> "Rows":
         """Return some of the rows."""
         if isinstance(rows, slice):
             return Rows(*(column[rows] for column in self))
-        return Rows(*([column[row] for row in rows.tolist()] for column in self))
+        indexes = rows.tolist()
+        return Rows(*(list(map(column.__getitem__, indexes)) for column in self))
 
     @classmethod
     def of(cls, block: bytes) -> "Rows":
         """Parse a block of prediction lines; InputError if a line does not have six fields."""
-        keys, predictions, probabilities, _record, _scored, errors = split_block(block)
-        return cls(keys, predictions, probabilities, errors)
+        return cls(*split_block(block))
+
+    def line(self, row: int) -> PredictionLine:
+        """Return the prediction line of a row."""
+        return PredictionLine(*(column[row] for column in self))
 
     def answer(self, row: int) -> tuple[bytes, bytes]:
         """Return the prediction and the probability of a row."""

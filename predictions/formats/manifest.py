@@ -195,6 +195,11 @@ class ModelManifest:
     golden: list[dict[str, str]] = field(default_factory=list)
 
     @property
+    def fields(self) -> int:
+        """Return the number of fields of a record line: ID, features, label."""
+        return len(self.features) + 2
+
+    @property
     def engine(self) -> str:
         """Return the name of the library that scores."""
         return "numpy" if self.compiled else "scikit-learn"

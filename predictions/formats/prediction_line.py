@@ -41,7 +41,6 @@ class PredictionLine(NamedTuple):
 FIELDS = len(PredictionLine._fields)
 NOT_UNIQUE = b"the ID stands for different records"
 END_OF_SCORED = SEPARATOR + NULL + b"\n"  # every line without an error ends like this, and no other line does
-END_OF_UNSCORED = SEPARATOR + NULL + END_OF_SCORED  # no time either: the reducer fills this line in
 END_OF_CONFLICT = SEPARATOR + NOT_UNIQUE + b"\n"
 
 

@@ -61,11 +61,6 @@ class Model:
         self._classes = [escape(str(label).encode()) for label in manifest.classes or ()]
         self._class_is_too_large = np.array([len(label) > LARGEST_VALUE for label in self._classes], dtype=bool)
 
-    @property
-    def fields(self) -> int:
-        """The number of fields of a record line: ID, features, label."""
-        return len(self.manifest.features) + 2
-
     def score(self, block: bytes, ends: np.ndarray | None = None) -> Scores:
         """Predict the records of one block.
 
@@ -73,7 +68,9 @@ class Model:
             block: whole record lines, at least one, each with the right number of fields.
             ends: where their fields end (`record_line.field_ends`), if that is known already.
         """
-        values, bad_rows = self.predictor.predict(block, field_ends(block, self.fields) if ends is None else ends)
+        if ends is None:
+            ends = field_ends(block, self.manifest.fields)
+        values, bad_rows = self.predictor.predict(block, ends)
         if self._classes:
             best = values.argmax(axis=1)
             values = values[np.arange(len(best)), best]

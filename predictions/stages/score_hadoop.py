@@ -1,6 +1,5 @@
 """Score a release by a Hadoop Streaming job (the runner `hadoop`)."""
 
-import tempfile
 from collections.abc import Callable
 
 from predictions.formats.counters import Outcome
@@ -13,11 +12,9 @@ from predictions.jobs.partitions import partition_file
 from predictions.jobs.streaming import Job, JobClient
 from predictions.settings import Settings
 from predictions.stages.compare import describe_served, keep_reducers_comparison
-from predictions.stages.marks import write_marks
 from predictions.storage import HFILES, ReleaseFolder
 from predictions.task import environment as task
 from predictions.task.current import CURRENT_FILE
-from predictions.task.marks import MARKS_FILE
 
 SCRIPTS = ("mapper.py", "reducer.py")
 BUNDLE = "bundle.zip"
@@ -48,14 +45,14 @@ class ScoreJob:
     makes_output = True
 
     def __init__(self, settings: Settings, folder: ReleaseFolder, served: ReleaseFolder | None, changed: bool) -> None:
-        self._carry = served if changed else None
+        self._changed = changed and served is not None
         self._settings = settings
         self._folder = folder
         self._served = describe_served(served, folder, settings.hbase.regions)
         self._client = JobClient(settings, folder)
 
     def ship(self) -> None:
-        """Put the files that the job ships next to the model: scripts, bundle, split points, `current.json`, marks."""
+        """Put the files that the job ships next to the model: scripts, bundle, split points and `current.json`."""
         shipped = {
             **{name: script(name).read_bytes() for name in SCRIPTS},
             BUNDLE: bundle(),
@@ -67,29 +64,26 @@ class ScoreJob:
             self._folder.remove("job")
             with self._folder.writing("job") as target:
                 self._client.put(target, shipped)
-        # The marks are those of the release that CURRENT_FILE names.
-        if self._carry and MARKS_FILE not in self._folder.storage.names(f"{self._folder.path}/job"):
-            with tempfile.TemporaryFile() as file:
-                write_marks(self._carry, file)
-                file.seek(0)
-                self._folder.put(f"job/{MARKS_FILE}", file)
 
     def job(self, output: str) -> Job:
         """Return the job that writes into this folder of the release."""
         path, release = self._folder.path, self._folder.release
         python = self._settings.hadoop.python
-        marks = [MARKS_FILE] if self._carry else []
+        mapper, reducer = [MODEL_MANIFEST, release], [f"--hfiles={HFILES}", f"--current={CURRENT_FILE}"]
+        if self._changed:
+            mapper.append("--unscored")
+            reducer += ["--score", MODEL_MANIFEST, release]
         archives, python_path = self._client.modules(f"{path}/job/{BUNDLE}")
         return Job(
             name=f"predictions {self._settings.name} {release}",
             input=f"{path}/export/part-*",
             output=output,
-            mapper=" ".join([python, "mapper.py", MODEL_MANIFEST, release, *(f"--marks={name}" for name in marks)]),
-            reducer=f"{python} reducer.py --hfiles={HFILES} --current={CURRENT_FILE}",
+            mapper=" ".join([python, "mapper.py", *mapper]),
+            reducer=" ".join([python, "reducer.py", *reducer]),
             reduces=self._settings.hbase.regions,
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
-                *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, CURRENT_FILE, *marks)),
+                *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, CURRENT_FILE)),
                 *(f"hdfs://{path}/model/{name}" for name in self._folder.model.task_files),
             ],
             archives=archives,

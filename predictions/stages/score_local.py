@@ -3,8 +3,7 @@
 The runner `pipe` is the plain pipe, `mapper | sort | reducer`. The runner `local` works like a job on one machine: each
 core has a mapper, which takes the next block of lines as soon as it is free; its output is sorted and cut into pieces
 at the split points; then each region has a reducer, which gets the merged pieces of the region. Memory does not grow
-with the release: it holds blocks and sort's buffers, and with --changed the marks of some regions while the file of
-marks is written (`predictions.stages.marks`).
+with the release: it holds blocks and sort's buffers.
 """
 
 import os
@@ -29,11 +28,9 @@ from predictions.formats.unreadable import Unreadable
 from predictions.jobs.bundle import script
 from predictions.processes import Processes, uninterrupted
 from predictions.stages.compare import bins_of, lines_of
-from predictions.stages.marks import write_marks
 from predictions.storage import ReleaseFolder
 from predictions.task.current import Current
 from predictions.task.environment import ONE_THREAD
-from predictions.task.marks import MARKS_FILE
 
 SORT_MEMORY = "96M"  # of each process; sort merges more than that from files
 MAP_SHARE = 0.9  # of the progress; the rest is for the reducers
@@ -76,9 +73,6 @@ class LocalRun:
             scratch = Path(folder)
             for name in self._folder.model.task_files:
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
-            if self._carry:
-                with open(scratch / MARKS_FILE, "wb") as file:
-                    write_marks(self._carry, file)
             processes = Processes(scratch)
             # A mapper needs a thread that feeds it and one that reads its output; a reducer needs one.
             with ThreadPoolExecutor(2 * self._cores) as maps, ThreadPoolExecutor(self._cores) as reduces:
@@ -110,7 +104,7 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> None:
-        options = self._reducer_options(scratch, 0, (b"", b""))
+        options = self._reducer_options(scratch, 0, [])
         with uninterrupted():
             feed, mapped = self._map(0, processes, scratch, pool, progress)
             ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
@@ -127,17 +121,17 @@ class LocalRun:
         reduces: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> None:
+        points = [point.decode() for point in self._points]
+
         def reduce(region: int) -> None:
             pieces = [str(_piece(scratch, core, region)) for core in range(self._cores)]
-            options = self._reducer_options(
-                scratch, region, key_range([point.decode() for point in self._points], region)
-            )
+            options = self._reducer_options(scratch, region, points)
             merged = processes.start([*_sort(scratch), "--merge", *pieces], subprocess.DEVNULL, _BYTES)
             with _reduce(processes, merged.stdout, options) as reduced, self._part(output, region) as part:
                 shutil.copyfileobj(reduced, part, COPY_BYTES)
             for piece in pieces:
                 os.unlink(piece)
-            _served_lines(scratch, region).unlink(missing_ok=True)
+            _served_lines(scratch, region).unlink(missing_ok=True)  # the next regions' lines need the room
 
         tasks = []
         with uninterrupted():
@@ -160,24 +154,24 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> "tuple[Future[None], IO[bytes]]":
-        options = ["--split", str(core), *(["--marks", str(scratch / MARKS_FILE)] if self._carry else [])]
+        options = ["--split", str(core), *(["--unscored"] if self._carry else [])]
         command = _script("mapper.py", str(scratch / MODEL_MANIFEST), self._folder.release, *options)
         mapper = processes.start(command, subprocess.PIPE, ONE_THREAD)
         assert mapper.stdin
         assert mapper.stdout
         return pool.submit(self._input.feed, core, mapper.stdin, progress), mapper.stdout
 
-    def _reducer_options(self, scratch: Path, region: int, bounds: tuple[bytes, bytes]) -> list[str]:
-        """Write the served release's lines between two row keys; return the options that make a reducer read them."""
+    def _reducer_options(self, scratch: Path, region: int, points: list[str]) -> list[str]:
+        """Write the served release's lines of a region; return the options that make its reducer carry them over."""
         if not self._carry:
             return []
-        path = _served_lines(scratch, region)
-        with open(path, "wb") as file:
-            file.writelines(lines_of(self._carry, *bounds))
-        served = Current.of(self._carry.release, bins_of(self._carry), [], [str(path)], [])
-        current_file = Path(f"{path}.json")
-        current_file.write_bytes(to_file(served))
-        return ["--current", str(current_file)]
+        with open(_served_lines(scratch, region), "wb") as file:
+            file.writelines(lines_of(self._carry, *key_range(points, region)))
+        paths = [str(_served_lines(scratch, part)) for part in range(len(points) + 1)]
+        current_file = scratch / f"current.{region}.json"
+        current_file.write_bytes(to_file(Current.of(self._carry.release, bins_of(self._carry), points, paths, points)))
+        model = ["--score", str(scratch / MODEL_MANIFEST), self._folder.release]
+        return ["--current", str(current_file), *model, "--region", str(region)]
 
     def _part(self, output: str, region: int) -> BinaryIO:
         return self._folder.create(f"{output}/part-{region:05d}")

@@ -1,95 +1,115 @@
-"""Carry-over: a record that is unchanged since the served release was scored keeps its prediction line.
+"""Carry-over: a record that is unchanged since the served release was scored keeps its prediction line, byte for byte.
 
-The mapper scores only records without a mark (`predictions.task.marks`). For a record with a mark it writes an unscored
-line, which has neither a prediction nor a time:
-
-    a01b:42 TAB \\N TAB \\N TAB fingerprint TAB \\N TAB \\N
-
-The reducer gets its lines in the order of the served release's lines. It reads both together, and replaces each
-unscored line by the served release's line if row key and fingerprint are the same, byte for byte.
+The mapper writes an unscored line for each record (`predictions.formats.unscored`). The reducer reads these lines
+together with the served release's, in the order of their row keys, each once: if row key and fingerprint are the same,
+the served release's line is kept. All other records are scored. The same pass compares the two releases.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, repeat
+from typing import NamedTuple
 
-from predictions.errors import InternalError
-from predictions.formats.prediction_line import END_OF_UNSCORED, PredictionLine, split_block
-from predictions.formats.record_line import NULL, SEPARATOR, join_lines, split_lines
-from predictions.formats.row_key import record_id
+import numpy as np
 
-_BETWEEN = SEPARATOR.join((b"", NULL, NULL, b""))  # the row key and the fingerprint
-_END = END_OF_UNSCORED[:-1]
-_KEY, _RECORD = (PredictionLine._fields.index(name) for name in ("row_key", "record"))
+from predictions.comparison.comparison import EMPTY, Comparison, aligned
+from predictions.comparison.distribution import Rows
+from predictions.formats.record_line import BLOCK_BYTES, NULL, SEPARATOR, join_lines, split_lines, write_rows
+from predictions.formats.unscored import record_lines
 
-
-def unscored_lines(keys: Iterable[bytes], fingerprints: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the unscored lines, without line feeds, of records given by their row keys and fingerprints."""
-    return (
-        b"%b%b%b%b" % (key, _BETWEEN, fingerprint, _END) for key, fingerprint in zip(keys, fingerprints, strict=True)
-    )
+WAITING_BYTES = 16 << 20  # limit of the lines that wait for the records before them to be scored
 
 
-def carry_over(blocks: Iterable[bytes], served: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
-    """Yield the blocks with each unscored line replaced by the served release's line.
+class _Range(NamedTuple):
+    """The lines of both releases in one range of row keys, of which some records wait to be scored.
 
     Args:
-        blocks: sorted lines of the mappers.
-        served: blocks of the served release's prediction lines, in the same order.
-        counts: the number of replaced lines is added to `carried`.
-
-    Raises:
-        InternalError: the served release has no line with the same row key and fingerprint.
+        is_waiting: for each of the new lines 1 if its record is to be scored, else 0.
+        records: the record lines to score.
+        lines: the other new lines.
+        before: the served release's lines that are not carried over.
     """
-    served_lines = _ServedLines(served)
-    for block in blocks:
-        if END_OF_UNSCORED not in block:
-            yield block
-            continue
-        lines = split_lines(block)
-        unscored = {number: line for number, line in enumerate(lines) if line.endswith(_END)}
-        replacements = served_lines.read_until(_last_key(block), set(unscored.values()))
-        for number, line in unscored.items():
-            if not (replacement := replacements.get(line)):
-                record = record_id(line.partition(SEPARATOR)[0]).decode(errors="replace")
-                raise InternalError(
-                    f"record {record}: it has a mark, but the served release has no line with its row key and "
-                    "fingerprint; score every record (without --changed)"
-                )
-            lines[number] = replacement
-        counts["carried"] += len(unscored)
-        yield join_lines(lines)
+
+    is_waiting: bytes
+    records: bytes
+    lines: bytes
+    before: bytes
+
+    def filled_in(self, scored: list[bytes]) -> bytes:
+        """Return all new lines, given the prediction lines of the records that were waiting."""
+        waited, others = iter(scored), iter(split_lines(self.lines))
+        return join_lines(next(waited if is_waiting else others) for is_waiting in self.is_waiting)
 
 
-class _ServedLines:
-    """The served release's prediction lines, read once and in order."""
+def carry_over(
+    blocks: Iterable[bytes],
+    served: Iterable[bytes],
+    score: Callable[[bytes], bytes],
+    scored_at: bytes,
+    counts: Counter[str],
+    comparison: Comparison | None = None,
+) -> Iterator[bytes]:
+    """Yield the prediction lines of the records: the served release's, or new ones.
 
-    def __init__(self, blocks: Iterable[bytes]) -> None:
-        self._blocks = iter(blocks)
-        self._block = b""
+    A call of an estimator costs as much as scoring a thousand records. So ranges of row keys are collected until they
+    have `BLOCK_BYTES` of records to score, or `WAITING_BYTES` in all. Memory holds that, and a block of each release.
 
-    def read_until(self, key: bytes, unscored: set[bytes]) -> dict[bytes, bytes]:
-        """Read on up to a row key, and return the served lines that replace unscored lines, by unscored line.
-
-        The block with this row key is kept for the next call: the same record may come once more.
-        """
-        replacements = dict[bytes, bytes]()
-        while True:
-            if self._block:
-                replacements.update((line, self._by_unscored[line]) for line in unscored & self._by_unscored.keys())
-            if self._block and _last_key(self._block) >= key:
-                return replacements
-            if not (block := next(self._blocks, b"")):
-                return replacements
-            self._block = block
-            self.__dict__.pop("_by_unscored", None)
-
-    @cached_property
-    def _by_unscored(self) -> dict[bytes, bytes]:
-        columns = split_block(self._block)
-        return dict(zip(unscored_lines(columns[_KEY], columns[_RECORD]), split_lines(self._block), strict=True))
+    Args:
+        blocks: lines of the mappers, one for each row key, in order.
+        served: blocks of the served release's prediction lines, in order.
+        score: returns the prediction lines of a block of record lines.
+        scored_at: the time of what is not carried over.
+        counts: the number of lines that are carried over is added to `carried`.
+        comparison: the rows of both releases are added to it; None to compare nothing.
+    """
+    waiting: list[_Range] = []
+    for old, new in aligned(map(Rows.of, served), map(Rows.of, filter(None, blocks))):
+        waiting.append(_join(old, new, scored_at, counts, comparison))
+        to_score = sum(len(part.records) for part in waiting)
+        size = sum(len(part.lines) + len(part.before) for part in waiting)
+        if not to_score or to_score >= BLOCK_BYTES or to_score + size >= WAITING_BYTES:
+            yield from _scored(waiting, score, comparison)
+            waiting = []
+    yield from _scored(waiting, score, comparison)
 
 
-def _last_key(block: bytes) -> bytes:
-    """Return the row key of a block's last line."""
-    return block[block.rfind(b"\n", 0, -1) + 1 :].partition(SEPARATOR)[0]
+def _join(old: Rows, new: Rows, scored_at: bytes, counts: Counter[str], comparison: Comparison | None) -> _Range:
+    """Carry lines over in one range of row keys, and add their rows to the comparison."""
+    # An unscored line has neither a time nor an error; of lines that have one, no row is found.
+    unscored_fields = zip(old.keys, old.records, repeat(NULL), repeat(NULL), strict=False)
+    row_of = dict(zip(unscored_fields, range(len(old.keys)), strict=True))
+    served_rows = list(map(row_of.get, zip(new.keys, new.records, new.scored, new.errors, strict=True)))
+    served_lines = list(map(SEPARATOR.join, zip(*old, strict=True)))
+    lines, to_score, is_waiting = list[bytes](), list[tuple[bytes, bytes]](), bytearray(len(served_rows))
+    for index, row in enumerate(served_rows):
+        if row is not None:
+            lines.append(served_lines[row])
+        elif new.scored[index] == new.errors[index] == NULL:
+            is_waiting[index] = True
+            to_score.append((new.keys[index], new.probabilities[index]))
+        else:  # an unreadable line, or an ID for different records: the output will be refused
+            line = new.line(index)
+            lines.append(SEPARATOR.join(line if line.scored != NULL else line._replace(scored=scored_at)))
+    is_carried = np.zeros(len(old.keys), dtype=bool)
+    is_carried[[row for row in served_rows if row is not None]] = True
+    counts["carried"] += int(is_carried.sum())
+    before = b""
+    if comparison is not None:
+        rows = old.take(np.flatnonzero(is_carried))
+        comparison.add(rows, rows)
+        if not is_carried.all():
+            before = write_rows(zip(*old.take(np.flatnonzero(~is_carried)), strict=True))
+    return _Range(bytes(is_waiting), record_lines(to_score), join_lines(lines) if lines else b"", before)
+
+
+def _scored(waiting: list[_Range], score: Callable[[bytes], bytes], comparison: Comparison | None) -> Iterator[bytes]:
+    """Yield the lines of ranges, after scoring the records that wait."""
+    records = b"".join(part.records for part in waiting)
+    scored_lines = iter(split_lines(score(records)) if records else ())
+    for part in waiting:
+        lines = list(islice(scored_lines, sum(part.is_waiting)))
+        if comparison is not None and (part.before or lines):
+            after = Rows.of(join_lines(lines)) if lines else EMPTY
+            comparison.add(Rows.of(part.before) if part.before else EMPTY, after)
+        if part.is_waiting:
+            yield part.filled_in(lines)

@@ -3,14 +3,15 @@
     job/current.json                        which release is served and where its lines are; written by the driver
     hfiles/part-00000.comparison.json       the comparison of a region's lines with it, as `Comparison.state`
 
-Each reducer reads the served release's lines of its own range of row keys while it writes its own lines. If they
-cannot be read, the reducer compares nothing, and `activate` compares the releases later.
+Each reducer reads the served release's lines of its own range of row keys once, while it writes its own lines. If they
+cannot be read, the reducer compares nothing, and `activate` compares the releases later; with `--changed`, the reducer
+fails.
 """
 
 import json
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class Current:
 
 
 class CurrentRegion:
-    """The served release's lines of one region, to fill in unscored lines and to compare; each reads them at its pace.
+    """The served release's lines of one region, to carry over and to compare; they are read once.
 
     Args:
         current: the served release.
@@ -91,21 +92,30 @@ class CurrentRegion:
     def __init__(self, current: Current, part: int) -> None:
         self._current = current
         self._part = part
+        self._comparison: Comparison | None = None  # made by `carry_over`
 
-    def fill_in(self, blocks: Iterable[bytes], counts: Counter[str]) -> Iterator[bytes]:
-        """Yield the region's blocks with each unscored line replaced by the served release's line.
+    def carry_over(
+        self,
+        blocks: Iterable[bytes],
+        score: Callable[[bytes], bytes],
+        scored_at: bytes,
+        counts: Counter[str],
+        comparing: bool,
+    ) -> Iterator[bytes]:
+        """Return the prediction lines of the region's records, as `predictions.task.carry.carry_over` does.
 
         Args:
-            blocks: sorted lines of the region.
-            counts: the number of replaced lines is added to `carried`.
+            blocks: lines of the mappers, one for each row key, in order.
+            score: returns the prediction lines of a block of record lines.
+            scored_at: the time of what is not carried over.
+            counts: the number of lines that are carried over is added to `carried`.
+            comparing: whether to compare the releases, for `compare`.
 
         Raises:
-            InternalError: the served release lacks a line, or its lines cannot be read.
+            InternalError: the served release's lines cannot be read.
         """
-        try:
-            yield from carry_over(blocks, self._lines(), counts)
-        except LostError as error:
-            raise InternalError(str(error)) from error
+        self._comparison = Comparison.of(self._current.bins) if comparing else None
+        return carry_over(blocks, self._lines(InternalError), score, scored_at, counts, self._comparison)
 
     def compare(self, written: Iterator[bytes], folder: str) -> None:
         """Compare the region's lines with the served release's while they are written; write the comparison to a file.
@@ -115,12 +125,17 @@ class CurrentRegion:
             folder: where the region's files are.
         """
         try:
-            write_state(compare(self._lines(), written, self._current.bins), folder, self._part)
+            if self._comparison is None:
+                comparison = compare(self._lines(LostError), written, self._current.bins)
+            else:
+                deque(written, maxlen=0)  # `carry_over` compares
+                comparison = self._comparison
+            write_state(comparison, folder, self._part)
         except LostError as error:
             print(f"{error}; not comparing the releases", file=sys.stderr)
             deque(written, maxlen=0)
 
-    def _lines(self) -> Iterator[bytes]:
+    def _lines(self, failure: type[Exception]) -> Iterator[bytes]:
         current = self._current
         if not current.release:
             return
@@ -129,7 +144,7 @@ class CurrentRegion:
             yield from lines_between(current.points, lambda part: _blocks(current.parts[part]), start, stop)
         except webhdfs.FAILURES as error:
             reason = f"{type(error).__name__}: {error}"
-            raise LostError(
+            raise failure(
                 f"cannot read the prediction lines of the served release {current.release}: {reason}"
             ) from error
 

@@ -1,0 +1,49 @@
+"""Unscored lines: with `--changed`, the mapper writes one for each record, and the reducer decides whether to score it.
+
+They have the six fields of a prediction line. In place of the probability are the record's feature fields as they stand
+in the record line, tabs included, escaped once more so that they are one field:
+
+    rowkey TAB \\N TAB features TAB fingerprint TAB \\N TAB \\N
+
+No other line has neither a time nor an error.
+"""
+
+from collections.abc import Iterable
+from itertools import repeat
+
+import numpy as np
+
+from predictions.formats.prediction_line import END_OF_SCORED
+from predictions.formats.record_line import (
+    NULL,
+    SEPARATOR,
+    feature_fields,
+    fingerprints,
+    join_lines,
+    split_lines,
+    unescape,
+    write_rows,
+)
+from predictions.formats.row_key import record_id, row_keys
+
+END_OF_UNSCORED = SEPARATOR + NULL + END_OF_SCORED
+
+
+def unscored_lines(block: bytes, ends: np.ndarray, record_ids: list[bytes]) -> bytes:
+    """Return the unscored lines of a block of record lines, at least one.
+
+    Args:
+        block: whole record lines.
+        ends: where their fields end (`record_line.field_ends`).
+        record_ids: their IDs.
+    """
+    features = list(feature_fields(block, ends))
+    # As `escape`, for the whole block: escaped fields with tabs between them have no other bytes to escape.
+    escaped = join_lines(features).replace(b"\\", b"\\\\").replace(SEPARATOR, b"\\t")
+    columns = (row_keys(record_ids), repeat(NULL), split_lines(escaped), fingerprints(features), repeat(NULL))
+    return write_rows(zip(*columns, repeat(NULL)))
+
+
+def record_lines(rows: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the record lines of unscored lines, given by their row keys and features; their labels are NULL."""
+    return b"".join(b"%b\t%b\t%b\n" % (record_id(key), unescape(features), NULL) for key, features in rows)
