@@ -17,7 +17,7 @@ from predictions.comparison.distribution import Rows
 from predictions.formats.record_line import BLOCK_BYTES, NULL, SEPARATOR, join_lines, split_lines, write_rows
 from predictions.formats.unscored import record_lines
 
-WAITING_BYTES = 16 << 20  # limit of the lines that wait for the records before them to be scored
+WAITING_BYTES = 8 << 20  # limit of the lines that wait for the records before them to be scored
 
 
 class _Range(NamedTuple):
