@@ -12,11 +12,12 @@ import xxhash
 from loader.bulk import HFileLoad, can_load
 from loader.checkpoints import Checkpoint, Checkpoints
 from loader.plan import Plan
+from loader.proof import Proof
 from loader.puts import PutLoad
 from loader.tables import make_table
 from predictions.errors import InputError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts
-from predictions.formats.manifest import Loaded, Manifest, Part, Scored, mismatches
+from predictions.formats.manifest import Loaded, Part, Scored, mismatches
 from predictions.formats.names import PACKED, part_name, release_table
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Releases
@@ -55,6 +56,9 @@ class Loader(Protocol):
         self, connection: Connection, plan: Plan, rows: int, bar: Bar, say: Callable[[str], None]
     ) -> Sequence[Checkpoint | RegionFacts]:
         """Load what is not loaded yet, and return for each region the rows that it now has, and their ID digest."""
+
+    def prove(self, plan: Plan, parts: Sequence[Checkpoint | RegionFacts]) -> Proof:
+        """Prove by HBase's files, where that is possible, that regions hold what `load` has returned."""
 
 
 def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int) -> Loader:
@@ -107,9 +111,18 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
         plan = _plan(connection, settings, folder, how, scored, sizes, say)
         parts = loader.load(connection, plan, scored.rows, bar, say)
         loaded = Loaded(scored.rows, parts=[Part(part.rows, part.id_digest) for part in parts])
-        checkpoints = Checkpoints(connection, plan)
-        _prove(connection, plan, checkpoints, replace(folder.manifest, loaded=loaded), bar)
-        loaded = replace(loaded, seconds=round(time.monotonic() - started, 3))
+        checkpoints, proof = Checkpoints(connection, plan), Proof()
+        differences = list(mismatches(replace(folder.manifest, loaded=loaded).accounts))
+        if not differences:
+            proof = loader.prove(plan, parts)
+            differences = proof.mismatches or _count(plan, loaded.parts, proof, bar, say)
+        if differences:
+            _remove(connection, plan, checkpoints)
+            raise VerificationError(
+                f"table {plan.table}: {'; '.join(differences)}: the table was deleted; load the release again"
+            )
+        seconds = round(time.monotonic() - started, 3)
+        loaded = replace(loaded, seconds=seconds, proved=len(proof.proved))
         folder.write_manifest(replace(folder.manifest, loaded=loaded))
         releases.finish(folder.release, folder.manifest)
         checkpoints.remove_all()
@@ -156,17 +169,18 @@ def _plan(
     return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
 
 
-def _prove(connection: Connection, plan: Plan, checkpoints: Checkpoints, manifest: Manifest, bar: Bar) -> None:
-    """Delete the table and raise VerificationError unless all that was scored was loaded and is in the table."""
-    assert manifest.loaded
-    differences = list(mismatches(manifest.accounts))
-    if not differences:
-        with bar("verify", "rows") as progress:
-            differences = verify_table(plan, manifest.loaded.parts, None, cores(), progress).mismatches
-    if differences:
-        for part in range(plan.parts):
-            checkpoints.remove(part)  # they were wrong
-        connection.delete_table(plan.table)  # another load would not remove an extra row
-        raise VerificationError(
-            f"table {plan.table}: {'; '.join(differences)}: the table was deleted; load the release again"
-        )
+def _count(plan: Plan, parts: Sequence[Part], proof: Proof, bar: Bar, say: Callable[[str], None]) -> list[str]:
+    """Count the rows of the regions that are not proved, and return how they differ from those that were loaded."""
+    numbers = [number for number in range(plan.parts) if number not in proof.proved]
+    if proof.doubts:
+        first = min(proof.doubts)
+        say(f"counting the rows of {len(numbers)} of {plan.parts} regions ({part_name(first)}: {proof.doubts[first]})")
+    with bar("verify", "rows") as progress:
+        return verify_table(plan, parts, None, cores(), progress, numbers).mismatches
+
+
+def _remove(connection: Connection, plan: Plan, checkpoints: Checkpoints) -> None:
+    """Delete a table that is wrong, and the checkpoints."""
+    for part in range(plan.parts):
+        checkpoints.remove(part)  # they were wrong
+    connection.delete_table(plan.table)  # another load would not remove an extra row
