@@ -33,7 +33,7 @@ from predictions.hbase.connection import Connection
 from predictions.hbase.releases import Releases
 from predictions.progress import say
 from predictions.settings import Settings, load_settings
-from predictions.stages.load import How, load
+from predictions.stages.load import How, load, table_ahead
 from predictions.stages.score import score
 from predictions.storage import ReleaseFolder, Storage
 
@@ -114,8 +114,9 @@ def _run(settings: Settings, folder: ReleaseFolder) -> dict[str, Step]:
         if share >= REDUCED:
             steps.end("reduce")
 
-    score(settings, folder, "hadoop", progress)
-    steps.end("end")
+    with table_ahead(settings, folder.release, say):
+        score(settings, folder, "hadoop", progress)
+        steps.end("end")
 
     @contextmanager
     def bar(label: str, _unit: str) -> Iterator[Callable[[float, float], None]]:

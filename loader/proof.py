@@ -5,7 +5,7 @@ checksum that HDFS has of it. So a region is proved if its folder has this one f
 the HFile as written, and if the first and the last row that HBase reads there are those of the HFile.
 
 Where that cannot be said, the rows have to be counted: HBase's folder may not be read, or the region was split, merged
-or compacted, so that it has other borders, or files that HBase has written. Any other file that was taken over is wrong.
+or compacted, so that it has other borders, or files that HBase wrote. Any other file that was taken over is wrong.
 """
 
 import re

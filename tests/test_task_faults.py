@@ -74,9 +74,10 @@ def check_hfiles(folder, tmp_path):
         with RegionFile(str(tmp_path / "hfiles"), part) as file:
             for block in folder.blocks(path):
                 file.write(block)
-        expected[facts_name(part)] = to_file(file.facts)
         if file.facts.rows:
             expected[hfile_name(part)] = (tmp_path / "hfiles" / hfile_name(part)).read_bytes()
+            file.set_hdfs_checksum(storage.checksum(f"{folder.path}/hfiles/{hfile_name(part)}"))
+        expected[facts_name(part)] = to_file(file.facts)
     paths = storage.fs.find(f"{folder.path}/hfiles")
     files = {path.removeprefix(f"{folder.path}/hfiles/"): storage.fs.cat_file(path) for path in paths}
     comparisons = [name for name in sorted(files) if name.endswith(".comparison.json")]

@@ -3,7 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,11 +15,12 @@ from loader.checkpoints import Checkpoint, Checkpoints
 from loader.plan import Plan
 from loader.proof import Proof
 from loader.puts import PutLoad
-from loader.tables import make_table
-from predictions.errors import InputError, VerificationError
+from loader.tables import make_table, making_table
+from predictions.errors import InputError, PredictionsError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts
 from predictions.formats.manifest import Loaded, Part, Scored, mismatches
 from predictions.formats.names import PACKED, part_name, release_table
+from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Releases
 from predictions.progress import Bar
@@ -127,6 +129,32 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
         releases.finish(folder.release, folder.manifest)
         checkpoints.remove_all()
     return loaded
+
+
+@contextmanager
+def table_ahead(settings: Settings, release: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Make a new release's table while the block scores the release; `load` then finds it.
+
+    If the table cannot be made, `load` tries it again. If the block fails, the table stays for a later `load`, or for
+    `releases --clean`; a JVM that is still making it is ended.
+
+    Raises:
+        ServiceError: HBase cannot be reached.
+    """
+    points = [point.decode() for point in split_points(settings.hbase.regions)]
+    with Connection(settings.hbase.server(loading=True)) as connection:
+        releases = Releases(connection, settings.name)
+        releases.make_table()
+        releases.claim(release)
+        releases.start_load(release)  # first, as in `_plan`
+        with making_table(
+            connection, release_table(settings.name, release), points, settings.hadoop.bin, say
+        ) as finish:
+            yield
+            try:
+                finish()
+            except PredictionsError as error:
+                say(f"{error}; `load` makes it again")
 
 
 def _check_parts(folder: ReleaseFolder, parts: int) -> dict[str, int]:
