@@ -31,14 +31,14 @@ class Proof:
     """What HBase's files say about a table.
 
     Args:
-        proved: the regions that hold exactly their HFile; the rows of all others have to be counted.
-        doubts: why regions are not proved, by region.
-        mismatches: a line of text for each region that holds something else.
+        proved: the regions that hold exactly their HFile.
+        mismatches: what other regions hold instead, by region.
+        doubts: why neither can be said of a region, by region; its rows have to be counted.
     """
 
     proved: set[int] = field(default_factory=set)
+    mismatches: dict[int, str] = field(default_factory=dict)
     doubts: dict[int, str] = field(default_factory=dict)
-    mismatches: list[str] = field(default_factory=list)
 
 
 def prove(
@@ -68,7 +68,7 @@ def prove(
         try:
             doubt = future.result()
         except VerificationError as error:
-            proof.mismatches.append(str(error))
+            proof.mismatches[part] = str(error)
             continue
         if doubt:
             proof.doubts[part] = doubt

@@ -81,7 +81,7 @@ class PutLoad:
         return [by_part[part] for part in range(plan.parts)]
 
     def prove(self, _plan: Plan, _parts: Sequence[Checkpoint | RegionFacts]) -> Proof:
-        """Prove nothing: the files into which HBase writes these rows are not known here."""
+        """Prove nothing: HBase alone knows the files into which it writes these rows."""
         return Proof()
 
     def _run_job(self, client: JobClient, plan: Plan, progress: Callable[[float], None]) -> None:

@@ -117,7 +117,7 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
         differences = list(mismatches(replace(folder.manifest, loaded=loaded).accounts))
         if not differences:
             proof = loader.prove(plan, parts)
-            differences = proof.mismatches or _count(plan, loaded.parts, proof, bar, say)
+            differences = [*proof.mismatches.values(), *_count(plan, loaded.parts, proof, bar, say)]
         if differences:
             _remove(connection, plan, checkpoints)
             raise VerificationError(
@@ -198,8 +198,10 @@ def _plan(
 
 
 def _count(plan: Plan, parts: Sequence[Part], proof: Proof, bar: Bar, say: Callable[[str], None]) -> list[str]:
-    """Count the rows of the regions that are not proved, and return how they differ from those that were loaded."""
-    numbers = [number for number in range(plan.parts) if number not in proof.proved]
+    """Count the rows of the regions that HBase's files say nothing about, and return how they differ from the parts."""
+    numbers = [number for number in range(plan.parts) if number not in proof.proved | proof.mismatches.keys()]
+    if not numbers:
+        return []
     if proof.doubts:
         first = min(proof.doubts)
         say(f"counting the rows of {len(numbers)} of {plan.parts} regions ({part_name(first)}: {proof.doubts[first]})")
