@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import CHECKOUT, make_orders
 
+from predictions.cli.exits import INTERRUPTED
 from predictions.hbase.connection import Connection
 from predictions.hbase.lease import SILENT_SECONDS
 from predictions.hbase.releases import BUILDING, DROPPED, Releases
@@ -197,6 +200,27 @@ def test_a_run_killed_anywhere_leaves_the_served_release_and_the_next_run_succee
         name for release_id in retained for name in storage.names(f"{storage.folder}/{release_id}") if name[0] == "_"
     ]
     crashing.lookup(current)
+
+
+def test_an_interrupted_run_ends_the_jvm_that_makes_its_table(crashing):
+    running = crashing.made.popen("run", "--runner", "local")
+    deadline = time.monotonic() + DEADLINE
+    while not (jvms := splitters(running)):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.terminate()
+    assert running.wait(DEADLINE) == INTERRUPTED
+    assert not any(jvm.is_running() for jvm in jvms)
+    assert crashing.lease() == b"{}"
+
+
+def splitters(run):
+    """Return the processes below a run that make a table; some may exit meanwhile."""
+    with suppress(psutil.Error):
+        children = psutil.Process(run.pid).children(recursive=True)
+        return [child for child in children if "RegionSplitter" in " ".join(child.cmdline())]
+    return []
 
 
 def test_a_second_run_of_the_same_name_is_refused(crashing, full):
