@@ -9,10 +9,10 @@ or compacted, so that it has other borders, or files that HBase wrote. Any other
 """
 
 import re
+from collections import deque
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, islice
 
 from loader.plan import Plan
@@ -61,19 +61,20 @@ def prove(
     if not facts:
         return proof
     folders = _folders(plan, root)
-    with ThreadPoolExecutor(THREADS) as pool:
-        work = partial(_examine, plan, storage, folders)
-        futures = {part: pool.submit(work, part, facts[part], part in written_again) for part in facts}
-    for part, future in futures.items():
+
+    def examine(part: int) -> None:
         try:
-            doubt = future.result()
+            doubt = _examine(plan, storage, folders, part, facts[part], part in written_again)
         except VerificationError as error:
             proof.mismatches[part] = str(error)
-            continue
+            return
         if doubt:
             proof.doubts[part] = doubt
         else:
             proof.proved.add(part)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        deque(pool.map(examine, facts), maxlen=0)
     return proof
 
 

@@ -117,7 +117,8 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
         differences = list(mismatches(replace(folder.manifest, loaded=loaded).accounts))
         if not differences:
             proof = loader.prove(plan, parts)
-            differences = [*proof.mismatches.values(), *_count(plan, loaded.parts, proof, bar, say)]
+            wrong = [proof.mismatches[part] for part in sorted(proof.mismatches)]
+            differences = wrong + _count(plan, loaded.parts, proof, bar, say)
         if differences:
             _remove(connection, plan, checkpoints)
             raise VerificationError(
