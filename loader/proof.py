@@ -112,7 +112,7 @@ def _examine(
         try:
             sizes = {file["name"].rpartition("/")[2]: int(file["size"]) for file in storage.fs.ls(folder, detail=True)}
             if bool(sizes) != bool(facts.rows) or not all(map(_BULK_LOADED.search, sizes)):
-                return f"{folder} has other files"
+                return f"{folder} has {'other files' if sizes else 'no file'}"
             checksums = {name: storage.checksum(f"{folder}/{name}") for name in sizes}
         except PermissionError:
             return f"user {storage.user} may not read {folder}"

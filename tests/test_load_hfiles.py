@@ -321,7 +321,7 @@ def test_hbases_files_prove_the_table_or_say_why_not(release):
     rename(*swap)
     rename((files[0], aside))
     missing = release.prove()
-    assert missing.doubts == {0: f"{files[0].rpartition('/')[0]} has other files"}
+    assert missing.doubts == {0: f"{files[0].rpartition('/')[0]} has no file"}
     fs.pipe_file(files[0], flipped(release.job_files[hfile_name(0)]))
     assert release.prove().mismatches == {0: other.format(0, files[0])}
     fs.rm(files[0])
