@@ -7,8 +7,10 @@ score`, `load` and `activate`, divided where the progress of the job or the load
   the first containers, up to the first progress of a map task;
 - `map`, `reduce`: up to the end of the last map task, and of the last reduce task, which writes its region's HFile too;
 - `end`: the output is committed, `hadoop jar` ends, and the counters are compared;
-- `table`: `hbase` makes the release's table with its regions; `check`: the SHA-256 of each HFile is checked;
-- `bulk load`: `hbase` hands the HFiles to the region server; `verify`: each region's rows are counted and digested;
+- `table`: the wait for the release's table, which `hbase` makes while the job runs; `check`: the HDFS checksum of each
+  HFile is checked;
+- `bulk load`: `hbase` hands the HFiles to the region server; `verify`: the files in HBase's folder are compared, and
+  the ends of each region read;
 - `serve`: the release is activated, and a row of its table is read.
 
 `busy` is the share of the cores' time in which they worked, for any program; `stolen` is the share that the host of the
@@ -33,7 +35,7 @@ from predictions.hbase.connection import Connection
 from predictions.hbase.releases import Releases
 from predictions.progress import say
 from predictions.settings import Settings, load_settings
-from predictions.stages.load import How, load
+from predictions.stages.load import How, load, table_ahead
 from predictions.stages.score import score
 from predictions.storage import ReleaseFolder, Storage
 
@@ -114,8 +116,9 @@ def _run(settings: Settings, folder: ReleaseFolder) -> dict[str, Step]:
         if share >= REDUCED:
             steps.end("reduce")
 
-    score(settings, folder, "hadoop", progress)
-    steps.end("end")
+    with table_ahead(settings, folder.release, say):
+        score(settings, folder, "hadoop", progress)
+        steps.end("end")
 
     @contextmanager
     def bar(label: str, _unit: str) -> Iterator[Callable[[float, float], None]]:

@@ -1,19 +1,24 @@
 """Load a release by HFiles: the scoring job wrote one for each region, and HBase takes them over as they are.
 
 HBase's bulk load moves the files, region by region, so a load can go on wherever an earlier one ended: a file that is
-still in its folder has not been loaded. If a file is gone, it was loaded if its region holds its rows; otherwise it is
-written again, from the prediction lines.
+still in its folder has not been loaded. If a file is gone, it was loaded if its region holds it (loader/proof.py), or
+holds its rows; otherwise it is written again, from the prediction lines.
 """
 
 import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
+from loader.checkpoints import Checkpoint
 from loader.compare import count_range
 from loader.plan import Plan
+from loader.proof import THREADS, Proof, prove
 from predictions.errors import InputError, InternalError, ServiceError, VerificationError
 from predictions.formats.document import read
 from predictions.formats.hfile.region_file import RegionFacts, RegionFile, facts_name, hfile_name
@@ -59,6 +64,7 @@ class HFileLoad:
         self._settings = settings
         self._folder = folder
         self._processes = processes
+        self._written_again: set[int] = set()
 
     def load(
         self, connection: Connection, plan: Plan, rows: int, bar: Bar, _say: Callable[[str], None]
@@ -71,23 +77,39 @@ class HFileLoad:
             InternalError, ServiceError: HBase did not take over the files, or not in time.
         """
         folder = self._folder
-        facts, unmoved = _read_facts(folder, plan), _unmoved_parts(folder, plan)
-        loaded = {part for part in facts.keys() - unmoved if _is_loaded(connection, plan, part, facts[part])}
+        facts, unmoved = _read_facts(folder, plan), _unmoved_files(folder, plan).keys()
+        gone = {part: facts[part] for part in facts.keys() - unmoved}
+        loaded = self._loaded(connection, plan, gone)
         to_write = [part for part in range(plan.parts) if part not in loaded | (unmoved & facts.keys())]
+        self._written_again = gone.keys() & set(to_write)
         with bar("load", "rows") as progress:
             for event in run_tasks(partial(_write, folder), to_write, self._processes):
                 if event.done:
                     facts[to_write[event.task]] = event.value
-            to_check = [(part, facts[part]) for part in sorted(facts.keys() - loaded) if facts[part].rows]
-            checked_rows = rows - sum(part_facts.rows for _part, part_facts in to_check)
-            for event in run_tasks(partial(_check, folder, plan), to_check, self._processes):
+            to_check = {part: facts[part] for part in sorted(facts.keys() - loaded) if facts[part].rows}
+            to_read = list(_to_read(folder, plan, to_check).items())
+            checked_rows = rows - sum(part_facts.rows for _part, part_facts in to_read)
+            progress(checked_rows, rows)
+            for event in run_tasks(partial(_check, folder), to_read, self._processes):
                 if event.done:
-                    checked_rows += to_check[event.task][1].rows
+                    checked_rows += to_read[event.task][1].rows
                     progress(checked_rows, rows)
             for attempt in range(ATTEMPTS):
-                if _unmoved_parts(folder, plan):
+                if _unmoved_files(folder, plan):
                     _bulk_load(self._settings, folder, plan, is_last=attempt == ATTEMPTS - 1)
+        for part, part_facts in to_read:
+            facts[part] = replace(part_facts, hdfs_checksum="")  # there is none, or it is not that of this copy
         return [facts[part] for part in range(plan.parts)]
+
+    def prove(self, plan: Plan, parts: Sequence[Checkpoint | RegionFacts]) -> Proof:
+        """Compare the files of the table's regions with the facts that `load` has returned."""
+        by_part = {number: part for number, part in enumerate(parts) if isinstance(part, RegionFacts)}
+        return prove(plan, self._folder.storage, self._settings.hbase.root, by_part, self._written_again)
+
+    def _loaded(self, connection: Connection, plan: Plan, gone: Mapping[int, RegionFacts]) -> set[int]:
+        """Return the regions that hold their files, of those whose files are gone."""
+        proof = prove(plan, self._folder.storage, self._settings.hbase.root, gone)
+        return proof.proved | {part for part in proof.doubts if _has_rows(connection, plan, part, gone[part])}
 
 
 def _read_facts(folder: ReleaseFolder, plan: Plan) -> dict[int, RegionFacts]:
@@ -98,17 +120,21 @@ def _read_facts(folder: ReleaseFolder, plan: Plan) -> dict[int, RegionFacts]:
     return {part: read(RegionFacts, folder.read(path), f"{folder.path}/{path}") for part, path in paths.items()}
 
 
-def _unmoved_parts(folder: ReleaseFolder, plan: Plan) -> set[int]:
-    """Return the regions whose files HBase has not moved yet; raise InputError if there are files of other regions."""
+def _unmoved_files(folder: ReleaseFolder, plan: Plan) -> dict[int, int]:
+    """Return the sizes of the files that HBase has not moved yet, by region.
+
+    Raises:
+        InputError: there are files of other regions.
+    """
     path = f"{folder.path}/{HFILES}/{FAMILY.decode()}"
-    parts = set(map(part_number, (name for name in folder.storage.names(path) if not name.startswith("."))))
-    if extra := parts - set(range(plan.parts)):
+    sizes = {part_number(name): size for name, size in folder.storage.sizes(path).items() if not name.startswith(".")}
+    if extra := sizes.keys() - set(range(plan.parts)):
         name = part_name(min(extra))
         raise InputError(f"{path}/{name}: unexpected file, the release has {plan.parts} regions; start a new release")
-    return parts
+    return sizes
 
 
-def _is_loaded(connection: Connection, plan: Plan, part: int, facts: RegionFacts) -> bool:
+def _has_rows(connection: Connection, plan: Plan, part: int, facts: RegionFacts) -> bool:
     region = count_range(connection, plan.table, plan.range(part), lambda _rows: None)
     return (region.rows, region.id_digest) == (facts.rows, facts.id_digest)
 
@@ -122,30 +148,63 @@ def _write(folder: ReleaseFolder, part: int, report: Report) -> RegionFacts:
                 file.write(block)
                 rows += block.count(b"\n")
                 report(rows)
-        # The facts first: facts without a file are taken for those of a moved file, which is then looked for in the
-        # table; a file next to the facts of an earlier one would be refused.
-        for name in (facts_name(part), *([hfile_name(part)] if rows else [])):
+
+        def put(name: str) -> None:
             with open(os.path.join(scratch, name), "rb") as source:
                 folder.put(f"{HFILES}/{name}", source)
+
+        # The facts first: facts without a file are taken for those of a moved file, which is then looked for in the
+        # table; a file next to the facts of an earlier one would be refused.
+        put(facts_name(part))
+        if rows:
+            put(hfile_name(part))
+            path = f"{folder.path}/{HFILES}/{hfile_name(part)}"
+            _check(folder, (part, file.facts), report)
+            with folder.storage.reachable(), suppress(FileNotFoundError):  # HBase may have it, see `_check`
+                file.set_hdfs_checksum(folder.storage.checksum(path))
+                put(facts_name(part))
     return file.facts
 
 
-def _check(folder: ReleaseFolder, plan: Plan, task: tuple[int, RegionFacts], report: Report) -> None:
-    """Raise VerificationError unless a file is the one that was written, with the rows of its region.
+def _to_read(folder: ReleaseFolder, plan: Plan, facts: Mapping[int, RegionFacts]) -> dict[int, RegionFacts]:
+    """Check files by length and HDFS checksum, a request each; return those that have to be read to be checked.
 
-    The bulk load of a killed run may still be at work: a file that it has moved by now is gone, and its rows are
-    counted at the end.
+    Raises:
+        VerificationError: a file has rows of another region.
+    """
+    for part, part_facts in facts.items():
+        first, stop = plan.range(part)
+        if part_facts.bounds[0] < first or (stop and part_facts.bounds[1] >= stop):
+            raise VerificationError(
+                f"{folder.path}/{HFILES}/{hfile_name(part)}: it has rows {part_facts.first} to {part_facts.last}, "
+                f"which do not belong to region {part}; remove the file and load again"
+            )
+    sizes = _unmoved_files(folder, plan)
+
+    def is_as_written(part: int) -> bool:
+        if sizes.get(part, facts[part].size) != facts[part].size or not facts[part].hdfs_checksum:
+            return False
+        path = f"{folder.path}/{HFILES}/{hfile_name(part)}"
+        try:
+            with folder.storage.reachable():
+                return folder.storage.checksum(path) == facts[part].hdfs_checksum
+        except FileNotFoundError:  # see `_check`
+            return True
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        checked = dict(zip(facts, pool.map(is_as_written, facts), strict=True))
+    return {part: facts[part] for part in facts if not checked[part]}
+
+
+def _check(folder: ReleaseFolder, task: tuple[int, RegionFacts], report: Report) -> None:
+    """Read a file, and raise VerificationError unless its SHA-256 is that of the file as written.
+
+    The bulk load of a killed run may still be at work: a file that it has moved by now is gone, and is looked for in
+    the table at the end.
     """
     part, facts = task
     report(None)
-    path = f"{folder.path}/{HFILES}/{hfile_name(part)}"
-    first, stop = plan.range(part)
-    if facts.bounds[0] < first or (stop and facts.bounds[1] >= stop):
-        raise VerificationError(
-            f"{path}: it has rows {facts.first} to {facts.last}, which do not belong to region {part}; remove the "
-            "file and load again"
-        )
-    digest = hashlib.sha256()
+    path, digest = f"{folder.path}/{HFILES}/{hfile_name(part)}", hashlib.sha256()
     try:
         with folder.storage.reachable(), folder.storage.fs.open(path, "rb", block_size=_READ_BYTES) as file:
             while data := file.read(_READ_BYTES):
@@ -160,7 +219,7 @@ def _check(folder: ReleaseFolder, plan: Plan, task: tuple[int, RegionFacts], rep
 
 
 def _bulk_load(settings: Settings, folder: ReleaseFolder, plan: Plan, is_last: bool) -> None:
-    """Have HBase take over the files that are left; that it did is checked later, by counting the table's rows."""
+    """Have HBase take over the files that are left; whether it did is checked later, by `prove` or by counting."""
     hbase = find_command("hbase", settings.hadoop.bin)
     assert hbase
     options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]

@@ -161,6 +161,12 @@ class HbaseSettings(_Table):
         description="Seconds that a request may take, including all repetitions, in lookups and in commands other than "
         "those of `load_timeout`.",
     )
+    root: str = Field(
+        default="/hbase",
+        pattern="^/",
+        description="Folder of HBase on the HDFS of `hadoop.storage`: the path in `hbase.rootdir`. `load` looks there "
+        "for the files that it has handed to HBase; where it may not, it counts rows.",
+    )
     load_timeout: float = Field(
         default=600.0,
         gt=0,

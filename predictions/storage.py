@@ -74,6 +74,27 @@ class Storage:
             except FileNotFoundError:
                 return []
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the size in bytes of each file in a folder, by name; an empty dictionary without the folder."""
+        with self.reachable():
+            try:
+                files = self.fs.ls(folder, detail=True)
+            except FileNotFoundError:
+                return {}
+        return {file["name"].rstrip("/").rpartition("/")[2]: int(file["size"]) for file in files}
+
+    def checksum(self, path: str) -> str:
+        """Return HDFS's checksum of a file, `ALGORITHM:HEX`; empty if HDFS cannot tell it.
+
+        HDFS computes it from the checksums that it stores next to the data, which it does not read. It depends on the
+        sizes of blocks and chunks, too. Call it within `reachable`.
+        """
+        try:
+            checksum = self.fs._call("GETFILECHECKSUM", path=path).json()["FileChecksum"]
+        except RuntimeError:  # raised by fsspec, for example for a block whose DataNode does not answer
+            return ""
+        return f"{checksum['algorithm']}:{checksum['bytes']}"
+
     def size(self, release: str) -> int:
         """Return the size of a release's files in bytes."""
         with self.reachable():
@@ -246,9 +267,7 @@ class ReleaseFolder:
 
     def sizes(self, name: str) -> dict[str, int]:
         """Return the size in bytes of each part file (`part-*`) in a subfolder, by file name."""
-        with self.storage.reachable():
-            files = self.storage.fs.ls(f"{self.path}/{name}", detail=True)
-        sizes = {file["name"].rpartition("/")[2]: int(file["size"]) for file in files}
+        sizes = self.storage.sizes(f"{self.path}/{name}")
         return {name: sizes[name] for name in sorted(sizes) if name.startswith("part-")}
 
     def part(self, name: str, number: int) -> str:

@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import CHECKOUT, make_orders
 
+from predictions.cli.exits import INTERRUPTED
 from predictions.hbase.connection import Connection
 from predictions.hbase.lease import SILENT_SECONDS
 from predictions.hbase.releases import BUILDING, DROPPED, Releases
@@ -34,13 +37,13 @@ POINTS = {
     "the export is being written": "predictions.storage:ReleaseFolder.create:exit:/_export.",
     "exported, without a manifest": "predictions.storage:ReleaseFolder.write_manifest:enter",
     "the model is written, not renamed": "predictions.storage:ReleaseFolder._rename:enter:/model",
+    "the release is claimed, the table does not exist": "predictions.hbase.releases:Releases.claim:exit",
     "the files that the job ships are written": "predictions.stages.score_hadoop:ScoreJob.ship:exit",
     "the job is running": "predictions.jobs.streaming:JobClient.run:progress",
     "the job is done, its lines are not renamed": "predictions.jobs.streaming:JobClient.run:exit",
     "the HFiles are renamed, not the lines": "predictions.storage:ReleaseFolder.take:exit",
     "scored": "predictions.storage:ReleaseFolder._rename:exit:/scored",
-    "the release is claimed, the table does not exist": "predictions.hbase.releases:Releases.claim:exit",
-    "the table is created, and empty": "predictions.stages.load:make_table:exit",
+    "the table is created, and empty": "loader.puts:PutLoad.load:enter",
     "HBase has taken over the files": "loader.bulk:_bulk_load:exit",
     "the manifest says loaded, HBase does not": "predictions.hbase.releases:Releases.finish:enter",
     "the gates are evaluated, the pointer is not switched": "predictions.hbase.releases:Releases._switch:enter",
@@ -197,6 +200,27 @@ def test_a_run_killed_anywhere_leaves_the_served_release_and_the_next_run_succee
         name for release_id in retained for name in storage.names(f"{storage.folder}/{release_id}") if name[0] == "_"
     ]
     crashing.lookup(current)
+
+
+def test_an_interrupted_run_ends_the_jvm_that_makes_its_table(crashing):
+    running = crashing.made.popen("run", "--runner", "local")
+    deadline = time.monotonic() + DEADLINE
+    while not (jvms := splitters(running)):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.terminate()
+    assert running.wait(DEADLINE) == INTERRUPTED
+    assert not any(jvm.is_running() for jvm in jvms)
+    assert crashing.lease() == b"{}"
+
+
+def splitters(run):
+    """Return the processes below a run that make a table; some may exit meanwhile."""
+    with suppress(psutil.Error):
+        children = psutil.Process(run.pid).children(recursive=True)
+        return [child for child in children if "RegionSplitter" in " ".join(child.cmdline())]
+    return []
 
 
 def test_a_second_run_of_the_same_name_is_refused(crashing, full):

@@ -136,7 +136,7 @@ class Trial:
 
     def regions(self):
         """Return the server of each region of the table, by the region's first row key."""
-        return dict(self._connection.regions(self.table))
+        return {region.start: region.server for region in self._connection.regions(self.table)}
 
     def rows_written(self):
         """Return the number of rows that the region servers were asked to write, from their own metrics."""

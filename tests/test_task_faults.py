@@ -11,11 +11,13 @@ import psutil
 import pytest
 from conftest import make_orders, manifest_of, properties, replace_export
 
+from predictions.errors import InternalError
 from predictions.formats.document import to_file
-from predictions.formats.hfile.region_file import RegionFile, facts_name, hfile_name
+from predictions.formats.hfile.region_file import RegionFacts, RegionFile, facts_name, hfile_name
 from predictions.formats.record_line import split_lines
 from predictions.formats.row_key import row_keys
 from predictions.task.current import comparison_name
+from predictions.task.webhdfs import upload
 
 pytestmark = pytest.mark.cluster
 
@@ -74,9 +76,10 @@ def check_hfiles(folder, tmp_path):
         with RegionFile(str(tmp_path / "hfiles"), part) as file:
             for block in folder.blocks(path):
                 file.write(block)
-        expected[facts_name(part)] = to_file(file.facts)
         if file.facts.rows:
             expected[hfile_name(part)] = (tmp_path / "hfiles" / hfile_name(part)).read_bytes()
+            file.set_hdfs_checksum(storage.checksum(f"{folder.path}/hfiles/{hfile_name(part)}"))
+        expected[facts_name(part)] = to_file(file.facts)
     paths = storage.fs.find(f"{folder.path}/hfiles")
     files = {path.removeprefix(f"{folder.path}/hfiles/"): storage.fs.cat_file(path) for path in paths}
     comparisons = [name for name in sorted(files) if name.endswith(".comparison.json")]
@@ -157,6 +160,23 @@ def test_stragglers_are_overtaken_by_second_attempts(orders_project, tmp_path):
     for task, script in stopped.items():
         assert [attempt for attempt in attempts if attempt.endswith(f"_{task}_1")]
         assert not is_alive(script)
+
+
+def test_an_upload_is_read_back_and_its_hdfs_checksum_is_kept(orders_project, tmp_path, monkeypatch, capsys):
+    storage = orders_project.storage
+    output = f"{storage.folder}/attempt"
+    monkeypatch.setenv("mapreduce_task_output_dir", f"hdfs://localhost:1{output}")
+    monkeypatch.setenv("dfs_namenode_http_address", storage.address)
+    [key] = row_keys([b"1"])
+    with RegionFile(str(tmp_path / "hfiles"), 3) as hfile:
+        hfile.write(b"%b\t1\t0.9\taaaaaaaaaaaaaaaa\t1795362300000\t\\N\n" % key)
+    upload(str(tmp_path / "hfiles"), hfile)
+    uploaded = RegionFacts(**vars(hfile.facts) | {"hdfs_checksum": storage.checksum(f"{output}/hfiles/p/part-00003")})
+    assert storage.fs.cat_file(f"{output}/hfiles/part-00003.json") == to_file(uploaded)
+    assert (hfile.facts, "hadoop fs" in capsys.readouterr().err) == (uploaded, False)
+    (tmp_path / "hfiles" / "p" / "part-00003").write_bytes(b"damaged on the way")
+    with pytest.raises(InternalError, match="hfiles/p/part-00003: HDFS does not return the file that was uploaded"):
+        upload(str(tmp_path / "hfiles"), hfile)
 
 
 def test_one_line_a_split_an_empty_split_and_a_reducer_without_input(orders_project, tmp_path):

@@ -42,7 +42,12 @@ def command(
 
 
 def run_load(settings: Settings, folder: ReleaseFolder, how: How) -> None:
-    """Load a release into its table, and say how many rows it has."""
+    """Load a release into its table, and say how many rows it has, and how that was proved."""
     loaded = load(settings, folder, how, bar, say)
     table = release_table(settings.name, folder.release)
-    say(f"loaded {loaded.rows:,} rows into table {table} and counted them, in {loaded.seconds:.1f} s")
+    proof = "counted them"
+    if loaded.proved:
+        proof = f"proved {loaded.proved} of {len(loaded.parts)} regions by the checksums of their files"
+        if loaded.proved < len(loaded.parts):
+            proof += ", and counted the others' rows"
+    say(f"loaded {loaded.rows:,} rows into table {table} in {loaded.seconds:.1f} s, and {proof}")

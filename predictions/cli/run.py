@@ -14,7 +14,7 @@ from predictions.errors import InputError, PredictionsError
 from predictions.hbase.lease import lease
 from predictions.progress import say
 from predictions.settings import Settings
-from predictions.stages.load import How
+from predictions.stages.load import How, table_ahead
 from predictions.storage import ReleaseFolder
 
 
@@ -38,7 +38,8 @@ def command(session: Session, runner: str | None, rate: float | None, changed: b
         folder = run_export(settings, storage, rate)
         try:
             run_train(settings, folder, earlier)
-            code = run_score(settings, folder, runner, changed)
+            with table_ahead(settings, folder.release, say):
+                code = run_score(settings, folder, runner, changed)
             run_load(settings, folder, How())
             run_activate(settings, storage, folder.release)
         except PredictionsError:

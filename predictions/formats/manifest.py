@@ -128,11 +128,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded: the number of rows, the seconds taken, and the rows of each part."""
+    """What was loaded.
+
+    Args:
+        rows: number of rows.
+        seconds: time taken.
+        parts: the rows of each part.
+        proved: number of parts that were proved by the HDFS checksums of their HFiles; the others were counted.
+    """
 
     rows: int = 0
     seconds: float = 0.0
     parts: list[Part] = field(default_factory=list)
+    proved: int = 0
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,22 @@ class RejectedError(ServiceError):
 
 
 class Region(NamedTuple):
-    """A region of a table: its first row key and the `HOST:PORT` of the server that has it."""
+    """A region of a table.
+
+    Args:
+        start: its first row key.
+        server: `HOST:PORT` of the server that has it.
+        name: its name: table, first row key, time and, between dots, the encoded name.
+    """
 
     start: bytes
     server: str
+    name: bytes
+
+    @property
+    def encoded_name(self) -> str:
+        """The name of its folder on HDFS."""
+        return self.name.rstrip(b".").rpartition(b".")[2].decode()
 
 
 class Cell(NamedTuple):
@@ -129,7 +141,10 @@ class Connection:
     def regions(self, table: str) -> list[Region]:
         """Return a table's regions in the order of their row keys; an empty list if there is no such table."""
         regions = self._request(lambda hbase: hbase.table(table).regions())
-        return [Region(region["start_key"], f"{region['server_name'].decode()}:{region['port']}") for region in regions]
+        return [
+            Region(region["start_key"], f"{region['server_name'].decode()}:{region['port']}", region["name"])
+            for region in regions
+        ]
 
     def row(self, table: str, key: bytes, columns: Sequence[bytes] | None = None) -> dict[bytes, Cell]:
         """Return a row's cells by column; an empty dictionary if there is no such row."""

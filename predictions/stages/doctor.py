@@ -174,7 +174,8 @@ def _bulk_load(settings: Settings, storage: Storage) -> str:
                 f"user {storage.user} may not enter {path}, into which HBase moves HFiles; open it (hdfs dfs -chmod "
                 f"711 {path}), or load with --via puts"
             )
-    return f"HFiles can be moved to {staging}"
+    elsewhere = "" if root == settings.hbase.root else f"; set hbase.root to {root}, where `load` should look for them"
+    return f"HFiles can be moved to {staging}{elsewhere}"
 
 
 def _thrift(settings: Settings) -> str:

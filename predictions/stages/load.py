@@ -3,7 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,12 +13,14 @@ import xxhash
 from loader.bulk import HFileLoad, can_load
 from loader.checkpoints import Checkpoint, Checkpoints
 from loader.plan import Plan
+from loader.proof import Proof
 from loader.puts import PutLoad
-from loader.tables import make_table
-from predictions.errors import InputError, VerificationError
+from loader.tables import make_table, making_table
+from predictions.errors import InputError, PredictionsError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts
-from predictions.formats.manifest import Loaded, Manifest, Part, Scored, mismatches
+from predictions.formats.manifest import Loaded, Part, Scored, mismatches
 from predictions.formats.names import PACKED, part_name, release_table
+from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Releases
 from predictions.progress import Bar
@@ -55,6 +58,9 @@ class Loader(Protocol):
         self, connection: Connection, plan: Plan, rows: int, bar: Bar, say: Callable[[str], None]
     ) -> Sequence[Checkpoint | RegionFacts]:
         """Load what is not loaded yet, and return for each region the rows that it now has, and their ID digest."""
+
+    def prove(self, plan: Plan, parts: Sequence[Checkpoint | RegionFacts]) -> Proof:
+        """Prove by HBase's files, where that is possible, that regions hold what `load` has returned."""
 
 
 def make_loader(settings: Settings, folder: ReleaseFolder, how: How, parts: int) -> Loader:
@@ -107,13 +113,49 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
         plan = _plan(connection, settings, folder, how, scored, sizes, say)
         parts = loader.load(connection, plan, scored.rows, bar, say)
         loaded = Loaded(scored.rows, parts=[Part(part.rows, part.id_digest) for part in parts])
-        checkpoints = Checkpoints(connection, plan)
-        _prove(connection, plan, checkpoints, replace(folder.manifest, loaded=loaded), bar)
-        loaded = replace(loaded, seconds=round(time.monotonic() - started, 3))
+        checkpoints, proof = Checkpoints(connection, plan), Proof()
+        differences = list(mismatches(replace(folder.manifest, loaded=loaded).accounts))
+        if not differences:
+            proof = loader.prove(plan, parts)
+            wrong = [proof.mismatches[part] for part in sorted(proof.mismatches)]
+            differences = wrong + _count(plan, loaded.parts, proof, bar, say)
+        if differences:
+            _remove(connection, plan, checkpoints)
+            raise VerificationError(
+                f"table {plan.table}: {'; '.join(differences)}: the table was deleted; load the release again"
+            )
+        seconds = round(time.monotonic() - started, 3)
+        loaded = replace(loaded, seconds=seconds, proved=len(proof.proved))
         folder.write_manifest(replace(folder.manifest, loaded=loaded))
         releases.finish(folder.release, folder.manifest)
         checkpoints.remove_all()
     return loaded
+
+
+@contextmanager
+def table_ahead(settings: Settings, release: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Make a new release's table while the block scores the release; `load` then finds it.
+
+    If the table cannot be made, `load` tries it again. If the block fails, the table stays for a later `load`, or for
+    `releases --clean`; a JVM that is still making it is ended.
+
+    Raises:
+        ServiceError: HBase cannot be reached.
+    """
+    points = [point.decode() for point in split_points(settings.hbase.regions)]
+    with Connection(settings.hbase.server(loading=True)) as connection:
+        releases = Releases(connection, settings.name)
+        releases.make_table()
+        releases.claim(release)
+        releases.start_load(release)  # first, as in `_plan`
+        with making_table(
+            connection, release_table(settings.name, release), points, settings.hadoop.bin, say
+        ) as finish:
+            yield
+            try:
+                finish()
+            except PredictionsError as error:
+                say(f"{error}; `load` makes it again")
 
 
 def _check_parts(folder: ReleaseFolder, parts: int) -> dict[str, int]:
@@ -156,17 +198,20 @@ def _plan(
     return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
 
 
-def _prove(connection: Connection, plan: Plan, checkpoints: Checkpoints, manifest: Manifest, bar: Bar) -> None:
-    """Delete the table and raise VerificationError unless all that was scored was loaded and is in the table."""
-    assert manifest.loaded
-    differences = list(mismatches(manifest.accounts))
-    if not differences:
-        with bar("verify", "rows") as progress:
-            differences = verify_table(plan, manifest.loaded.parts, None, cores(), progress).mismatches
-    if differences:
-        for part in range(plan.parts):
-            checkpoints.remove(part)  # they were wrong
-        connection.delete_table(plan.table)  # another load would not remove an extra row
-        raise VerificationError(
-            f"table {plan.table}: {'; '.join(differences)}: the table was deleted; load the release again"
-        )
+def _count(plan: Plan, parts: Sequence[Part], proof: Proof, bar: Bar, say: Callable[[str], None]) -> list[str]:
+    """Count the rows of the regions that HBase's files say nothing about, and return how they differ from the parts."""
+    numbers = [number for number in range(plan.parts) if number not in proof.proved | proof.mismatches.keys()]
+    if not numbers:
+        return []
+    if proof.doubts:
+        first = min(proof.doubts)
+        say(f"counting the rows of {len(numbers)} of {plan.parts} regions ({part_name(first)}: {proof.doubts[first]})")
+    with bar("verify", "rows") as progress:
+        return verify_table(plan, parts, None, cores(), progress, numbers).mismatches
+
+
+def _remove(connection: Connection, plan: Plan, checkpoints: Checkpoints) -> None:
+    """Delete a table that is wrong, and the checkpoints."""
+    for part in range(plan.parts):
+        checkpoints.remove(part)  # they were wrong
+    connection.delete_table(plan.table)  # another load would not remove an extra row

@@ -61,7 +61,12 @@ def verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int
 
 
 def verify_table(
-    plan: Plan, parts: Sequence[Part], folder: ReleaseFolder | None, processes: int, progress: Progress
+    plan: Plan,
+    parts: Sequence[Part],
+    folder: ReleaseFolder | None,
+    processes: int,
+    progress: Progress,
+    numbers: Sequence[int] | None = None,
 ) -> Verified:
     """Read a release's table once, region by region.
 
@@ -71,18 +76,22 @@ def verify_table(
         folder: where the prediction lines are, to compare every cell with; None to read only row keys.
         processes: how many regions are read at once.
         progress: called with the rows read so far and their total.
+        numbers: the regions to read; None: all.
     """
     started = time.monotonic()
-    total = sum(part.rows for part in parts)
-    rows, ranges = [0] * plan.parts, {}
-    for event in run_tasks(partial(_read, plan, folder), range(plan.parts), processes):
+    if numbers is None:
+        numbers = range(plan.parts)
+    total = sum(parts[number].rows for number in numbers)
+    rows, ranges = dict.fromkeys(numbers, 0), {}
+    for event in run_tasks(partial(_read, plan, folder), numbers, processes):
+        number = numbers[event.task]
         if event.done:
-            ranges[event.task] = event.value
-        rows[event.task] = event.value.rows if event.done else event.value
-        progress(sum(rows), total)
-    verified = Verified(sum(rows), sum(table_range.cells for table_range in ranges.values()))
-    for number, part in enumerate(parts):
-        verified.mismatches += _mismatches(plan, number, part, ranges[number])
+            ranges[number] = event.value
+        rows[number] = event.value.rows if event.done else event.value
+        progress(sum(rows.values()), total)
+    verified = Verified(sum(rows.values()), sum(table_range.cells for table_range in ranges.values()))
+    for number in numbers:
+        verified.mismatches += _mismatches(plan, number, parts[number], ranges[number])
     if folder:
         for kind in KINDS:
             verified.counts[kind] = sum(table_range.mismatches[kind] for table_range in ranges.values())

@@ -37,4 +37,4 @@ def write_region(lines: Iterable[bytes], output: BinaryIO, folder: str, served: 
             served.compare(written(hfile), folder)
         else:
             deque(written(hfile), maxlen=0)
-    upload(folder)
+    upload(folder, hfile)

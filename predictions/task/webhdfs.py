@@ -3,9 +3,13 @@
 A task's files go into the output folder of its attempt, so the output committer promotes those of the committed attempt
 only. If the cluster admits only Hadoop's own client (it requires Kerberos tickets or has several NameNodes), or WebHDFS
 does not answer, they are uploaded by `hadoop fs`, which takes seconds.
+
+An HFile is read back once. What HDFS then returns as its own checksum goes into the file's facts, so that the load need
+not read the file (loader/proof.py).
 """
 
 import getpass
+import hashlib
 import http.client
 import json
 import os
@@ -20,6 +24,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
 from predictions.errors import UPLOAD_FAILED, InternalError
+from predictions.formats.hfile.region_file import RegionFile
 from predictions.formats.record_line import read_blocks, unpacked
 from predictions.task import environment as task
 
@@ -39,22 +44,34 @@ _WEB_ADDRESS, _AUTHENTICATION, _USER = (
 )
 
 
-def upload(folder: str) -> None:
+def upload(folder: str, hfile: RegionFile) -> None:
     """Copy a folder with its files into the task's output folder; outside a job, do nothing.
 
+    Args:
+        folder: the folder.
+        hfile: the region's HFile in it, whose facts get HDFS's checksum if WebHDFS takes the file.
+
     Raises:
-        InternalError: HDFS did not accept a file.
+        InternalError: HDFS did not accept a file, or returns another HFile.
     """
     target = os.environ.get(_TARGET)
     if not target:
         return
+
+    def path_on_hdfs(path: str) -> str:
+        return f"{urlsplit(target).path}/{os.path.relpath(path, os.path.dirname(folder))}"
+
     try:
+        if hfile.facts.rows:
+            _put(hfile.path, path_on_hdfs(hfile.path))
+            hfile.set_hdfs_checksum(_read_back(path_on_hdfs(hfile.path), hfile.facts.sha256))
         for top, _folders, names in os.walk(folder):
-            for name in names:
-                path = os.path.join(top, name)
-                _put(path, f"{urlsplit(target).path}/{os.path.relpath(path, os.path.dirname(folder))}")
+            for path in (os.path.join(top, name) for name in names):
+                if path != hfile.path:
+                    _put(path, path_on_hdfs(path))
     except FAILURES as error:
         print(f"cannot upload this task's files by WebHDFS ({error}); using `hadoop fs`", file=sys.stderr)
+        hfile.set_hdfs_checksum("")  # of a file that is now replaced
         _put_by_hadoop(folder, target)
 
 
@@ -73,6 +90,23 @@ def _put(path: str, target: str) -> None:
     query = {"op": "CREATE", "overwrite": "true"}
     with open(path, "rb") as file, _request("PUT", target, query, HTTPStatus.CREATED, file):
         pass
+
+
+def _read_back(path: str, sha256: str) -> str:
+    """Read a file that was uploaded, and return HDFS's own checksum of it, as `Storage.checksum` does.
+
+    Raises:
+        InternalError: its SHA-256 is another one.
+    """
+    digest = hashlib.sha256()
+    with _request("GET", path, {"op": "OPEN"}, HTTPStatus.OK) as response:
+        for data in _reporting(response, "read back"):
+            digest.update(data)
+    if digest.hexdigest() != sha256:
+        raise InternalError(f"{path}: HDFS does not return the file that was uploaded")
+    with _request("GET", path, {"op": "GETFILECHECKSUM"}, HTTPStatus.OK) as response:
+        checksum = json.load(response)["FileChecksum"]
+    return f"{checksum['algorithm']}:{checksum['bytes']}"
 
 
 @contextmanager
@@ -102,7 +136,7 @@ def _answer(method: str, address: str, path: str, expected: HTTPStatus, file: Bi
     size = os.fstat(file.fileno()).st_size if file else 0
     headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"} if method == "PUT" else {}
     with closing(http.client.HTTPConnection(address, timeout=TIMEOUT)) as connection:
-        connection.request(method, path, _read_reporting(file, size) if file else None, headers)
+        connection.request(method, path, _reporting(file, "uploaded") if file else None, headers)
         response = connection.getresponse()
         if response.status != expected:
             raise ValueError(f"{address} answered {response.status}: {response.read(500)!r}")
@@ -117,14 +151,14 @@ def _name_node() -> str:
     return f"{urlsplit(os.environ[_TARGET]).hostname if host == ANY_HOST else host}:{port}"
 
 
-def _read_reporting(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield a file's bytes, and report the progress to Hadoop, which kills a task that is silent for too long."""
-    uploaded = 0
-    while data := file.read(BUFFER_BYTES):
-        if uploaded % STATUS_BYTES == 0:
-            task.status(f"uploaded {uploaded:,} of {size:,} bytes")
+def _reporting(stream: BinaryIO, what: str) -> Iterator[bytes]:
+    """Yield a stream's bytes, and report the progress to Hadoop, which kills a task that is silent for too long."""
+    size = 0
+    while data := stream.read(BUFFER_BYTES):
+        if size % STATUS_BYTES == 0:
+            task.status(f"{what} {size:,} bytes")
         yield data
-        uploaded += len(data)
+        size += len(data)
 
 
 def _put_by_hadoop(folder: str, target: str) -> None:

@@ -8,7 +8,7 @@ The numbers are those of the part files, and so of the release's regions.
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +33,8 @@ class RegionFacts:
         sha256: SHA-256 of the file, in hex.
         first: first row key.
         last: last row key.
+        hdfs_checksum: HDFS's checksum of the file, `ALGORITHM:HEX`, once HDFS has returned the file as it was written;
+            empty if it was not read back.
     """
 
     rows: int = 0
@@ -42,6 +44,7 @@ class RegionFacts:
     sha256: str = ""
     first: str = ""
     last: str = ""
+    hdfs_checksum: str = ""
 
     @property
     def bounds(self) -> tuple[bytes, bytes]:
@@ -72,13 +75,13 @@ class RegionFile:
 
     def __init__(self, folder: str, part: int) -> None:
         self.facts = RegionFacts()
+        self.path = os.path.join(folder, hfile_name(part))
         self._facts_path = os.path.join(folder, facts_name(part))
-        path = os.path.join(folder, hfile_name(part))
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
             with suppress(FileNotFoundError):
                 os.unlink(self._facts_path)  # of an earlier run
-            self._hfile = HFileWriter(path, FAMILY)
+            self._hfile = HFileWriter(self.path, FAMILY)
         except OSError as error:
             raise InputError(f"cannot write an HFile into {folder}: {error}") from error
         self._digest = NO_IDS
@@ -102,9 +105,17 @@ class RegionFile:
                     first=facts.first.decode(),
                     last=facts.last.decode(),
                 )
-            with open(f"{self._facts_path}.part", "wb") as file:
-                file.write(to_file(self.facts))
-            os.replace(file.name, self._facts_path)
+            self._write_facts()
+
+    def set_hdfs_checksum(self, checksum: str) -> None:
+        """Add HDFS's checksum of the uploaded file to the facts, or remove it from them (an empty one)."""
+        self.facts = replace(self.facts, hdfs_checksum=checksum)
+        self._write_facts()
+
+    def _write_facts(self) -> None:
+        with open(f"{self._facts_path}.part", "wb") as file:
+            file.write(to_file(self.facts))
+        os.replace(file.name, self._facts_path)
 
     def write(self, block: bytes) -> None:
         """Add prediction lines, sorted by row key.
