@@ -29,7 +29,7 @@ from predictions.jobs.bundle import script
 from predictions.processes import Processes, uninterrupted
 from predictions.stages.compare import bins_of, lines_of
 from predictions.storage import ReleaseFolder
-from predictions.task.current import Current
+from predictions.task.current import CURRENT_FILE, Current
 from predictions.task.environment import ONE_THREAD
 
 SORT_MEMORY = "96M"  # of each process; sort merges more than that from files
@@ -104,7 +104,8 @@ class LocalRun:
         pool: ThreadPoolExecutor,
         progress: Callable[[float], None],
     ) -> None:
-        options = self._reducer_options(scratch, 0, [])
+        options = self._reducer_options(scratch, [])
+        self._write_served(scratch, 0, [])
         with uninterrupted():
             feed, mapped = self._map(0, processes, scratch, pool, progress)
             ordered = processes.start(_sort(scratch), mapped, _BYTES).stdout
@@ -122,12 +123,16 @@ class LocalRun:
         progress: Callable[[float], None],
     ) -> None:
         points = [point.decode() for point in self._points]
+        options = self._reducer_options(scratch, points)
 
         def reduce(region: int) -> None:
             pieces = [str(_piece(scratch, core, region)) for core in range(self._cores)]
-            options = self._reducer_options(scratch, region, points)
+            self._write_served(scratch, region, points)
             merged = processes.start([*_sort(scratch), "--merge", *pieces], subprocess.DEVNULL, _BYTES)
-            with _reduce(processes, merged.stdout, options) as reduced, self._part(output, region) as part:
+            with (
+                _reduce(processes, merged.stdout, [*options, "--region", str(region)]) as reduced,
+                self._part(output, region) as part,
+            ):
                 shutil.copyfileobj(reduced, part, COPY_BYTES)
             for piece in pieces:
                 os.unlink(piece)
@@ -161,17 +166,20 @@ class LocalRun:
         assert mapper.stdout
         return pool.submit(self._input.feed, core, mapper.stdin, progress), mapper.stdout
 
-    def _reducer_options(self, scratch: Path, region: int, points: list[str]) -> list[str]:
-        """Write the served release's lines of a region; return the options that make its reducer carry them over."""
+    def _reducer_options(self, scratch: Path, points: list[str]) -> list[str]:
+        """Return the options that make a reducer carry over the lines that `_write_served` writes for its region."""
         if not self._carry:
             return []
-        with open(_served_lines(scratch, region), "wb") as file:
-            file.writelines(lines_of(self._carry, *key_range(points, region)))
-        paths = [str(_served_lines(scratch, part)) for part in range(len(points) + 1)]
-        current_file = scratch / f"current.{region}.json"
-        current_file.write_bytes(to_file(Current.of(self._carry.release, bins_of(self._carry), points, paths, points)))
+        paths = [str(_served_lines(scratch, region)) for region in range(len(points) + 1)]
+        served = Current.of(self._carry.release, bins_of(self._carry), points, paths, points)
+        (scratch / CURRENT_FILE).write_bytes(to_file(served))
         model = ["--score", str(scratch / MODEL_MANIFEST), self._folder.release]
-        return ["--current", str(current_file), *model, "--region", str(region)]
+        return ["--current", str(scratch / CURRENT_FILE), *model]
+
+    def _write_served(self, scratch: Path, region: int, points: list[str]) -> None:
+        if self._carry:
+            with open(_served_lines(scratch, region), "wb") as file:
+                file.writelines(lines_of(self._carry, *key_range(points, region)))
 
     def _part(self, output: str, region: int) -> BinaryIO:
         return self._folder.create(f"{output}/part-{region:05d}")

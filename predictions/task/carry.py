@@ -77,8 +77,10 @@ def _join(old: Rows, new: Rows, scored_at: bytes, counts: Counter[str], comparis
     """Carry lines over in one range of row keys, and add their rows to the comparison."""
     # An unscored line has neither a time nor an error; of lines that have one, no row is found.
     unscored_fields = zip(old.keys, old.records, repeat(NULL), repeat(NULL), strict=False)
-    row_of = dict(zip(unscored_fields, range(len(old.keys)), strict=True))
-    served_rows = list(map(row_of.get, zip(new.keys, new.records, new.scored, new.errors, strict=True)))
+    # The fields are joined, since the garbage collector would walk through so many tuples.
+    row_of = dict(zip(map(SEPARATOR.join, unscored_fields), range(len(old.keys)), strict=True))
+    fields = zip(new.keys, new.records, new.scored, new.errors, strict=True)
+    served_rows = list(map(row_of.get, map(SEPARATOR.join, fields)))
     served_lines = list(map(SEPARATOR.join, zip(*old, strict=True)))
     lines, to_score, is_waiting = list[bytes](), list[tuple[bytes, bytes]](), bytearray(len(served_rows))
     for index, row in enumerate(served_rows):
