@@ -203,14 +203,17 @@ def test_a_run_killed_anywhere_leaves_the_served_release_and_the_next_run_succee
 
 
 def test_an_interrupted_run_ends_the_jvm_that_makes_its_table(crashing):
-    running = crashing.made.popen("run", "--runner", "local")
-    deadline = time.monotonic() + DEADLINE
-    while not (jvms := splitters(running)):
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    running.terminate()
-    assert running.wait(DEADLINE) == INTERRUPTED
+    with crashing.made.popen("run", "--runner", "local") as running:
+        try:
+            deadline = time.monotonic() + DEADLINE
+            while not (jvms := splitters(running)):
+                assert running.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            running.terminate()
+            assert running.wait(DEADLINE) == INTERRUPTED
+        finally:
+            running.kill()  # if it has not ended, it would hold the lease of the other tests
     assert not any(jvm.is_running() for jvm in jvms)
     assert crashing.lease() == b"{}"
 
