@@ -116,11 +116,17 @@ def release_on_hdfs(
         folder.write_manifest(local_release.manifest)
         yield folder
     finally:
+        remove_release(settings, storage)
+
+
+def remove_release(settings: Settings, storage: Storage) -> None:
+    """Remove all files and tables of the settings' name."""
+    if storage.names(storage.folder):
         storage.fs.rm(storage.folder, recursive=True)
-        with Connection(settings.hbase.server(loading=True)) as connection:
-            for table in connection.tables():
-                if table.decode().partition(".")[0] == settings.name:
-                    connection.delete_table(table.decode())
+    with Connection(settings.hbase.server(loading=True)) as connection:
+        for table in connection.tables():
+            if table.decode().partition(".")[0] == settings.name:
+                connection.delete_table(table.decode())
 
 
 def score_local(folder: ReleaseFolder) -> Usage:

@@ -14,7 +14,8 @@ score`, `load` and `activate`, divided where the progress of the job or the load
 - `serve`: the release is activated, and a row of its table is read.
 
 `busy` is the share of the cores' time in which they worked, for any program; `stolen` is the share that the host of the
-virtual machine gave to others. The rest of a stage is waiting.
+virtual machine gave to others. The rest of a stage is waiting. A second table has the seconds of a core that each kind
+of process used.
 """
 
 import json
@@ -28,6 +29,7 @@ from typing import NamedTuple
 import click
 import psutil
 
+from benchmarks import processes
 from benchmarks.flights import SETTINGS, VAR, machine, release_on_hdfs, running_cluster
 from predictions.cli import exits
 from predictions.formats.names import release_table
@@ -93,16 +95,18 @@ def main(as_json: bool, copies: int) -> None:
         storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
         settings = settings.model_copy(update={"hbase": thrift, "name": "benchmark_run"})
         with release_on_hdfs(settings, Path(local), storage, copies) as folder:
-            steps = _run(settings, folder)
+            with processes.ProcessTimes() as times:
+                steps = _run(settings, folder)
             rows = folder.scored.rows
     total = sum(step.seconds for step in steps.values())
     result = {
         "rows": rows,
         "seconds": round(total, 2),
         "stages": {name: step._asdict() for name, step in steps.items()},
+        "processes": times.seconds,
         "machine": machine(),
     }
-    print(json.dumps(result) if as_json else _table(result, steps))
+    print(json.dumps(result) if as_json else f"{_table(result, steps)}\n\n{processes.table(times.seconds)}")
 
 
 def _run(settings: Settings, folder: ReleaseFolder) -> dict[str, Step]:

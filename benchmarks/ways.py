@@ -5,7 +5,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -53,46 +54,41 @@ class Way(NamedTuple):
     """A way to load."""
 
     title: str
-    load: Callable[[Lines, Plan], float]  # fills the plan's empty table, and returns the seconds
+    load: Callable[[Lines, Plan], Collection[int]]  # fills the empty table; returns regions that are proved
     keeps_times: bool = True  # whether cells get their lines' times, so that they can be compared
 
 
-def _plain(lines: Lines, plan: Plan) -> float:
-    command = [sys.executable, __file__, str(plan.server.port), plan.table, str(lines.arrival)]
-    return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+def _plain(lines: Lines, plan: Plan) -> Collection[int]:
+    subprocess.run([sys.executable, __file__, str(plan.server.port), plan.table, str(lines.arrival)], check=True)
+    return ()
 
 
 def _plain_loop(port: str, name: str, path: str) -> None:
-    """Load lines and print the seconds; the flights' lines need no unescaping and have no errors."""
+    """Load lines; those of the flights need no unescaping and have no errors."""
     table = happybase.Connection(HOST, int(port)).table(name)
-    started = time.perf_counter()
     with open(path, "rb") as lines, table.batch(batch_size=BATCH_SIZE) as batch:
         for line in lines:
             key, prediction, probability, record, _scored, _error = line.split(b"\t")
             batch.put(key, {b"p:prediction": prediction, b"p:probability": probability, b"p:record": record})
-    print(time.perf_counter() - started)
 
 
-def _puts(processes: int, lines: Lines, plan: Plan) -> float:
+def _puts(processes: int, lines: Lines, plan: Plan) -> Collection[int]:
     parts = dict.fromkeys(range(plan.parts), Checkpoint())
-    times = [time.perf_counter() for _event in load_here(lines.scored, plan, parts, processes, say)]
-    return times[-1] - times[0]
+    deque(load_here(lines.scored, plan, parts, processes, say), maxlen=0)
+    return ()
 
 
-def _hfiles(processes: int, lines: Lines, plan: Plan) -> float:
+def _hfiles(processes: int, lines: Lines, plan: Plan) -> Collection[int]:
     lines.on_hdfs.remove(HFILES)
-    started = time.perf_counter()
+    load = HFileLoad(load_settings(SETTINGS), lines.on_hdfs, processes)
     with Connection(plan.server) as connection:
-        load = HFileLoad(load_settings(SETTINGS), lines.on_hdfs, processes)
-        load.load(connection, plan, lines.rows, bar, say)
-    return time.perf_counter() - started
+        facts = load.load(connection, plan, lines.rows, bar, say)
+    return load.prove(plan, facts).proved
 
 
-def _import_tsv(lines: Lines, plan: Plan) -> float:
+def _import_tsv(lines: Lines, plan: Plan) -> Collection[int]:
     """Load with HBase's own tool for text: a MapReduce job makes HFiles, and another command hands them to HBase."""
     folder, fs = lines.on_hdfs.path, lines.on_hdfs.storage.fs
-    if not fs.exists(f"{folder}/tsv"):
-        _write_tsv(lines)
     target = f"hdfs://{folder}/tsv_hfiles"
     job = [
         f"-Dimporttsv.columns={_TSV_COLUMNS}",
@@ -100,18 +96,16 @@ def _import_tsv(lines: Lines, plan: Plan) -> float:
         plan.table,
         f"hdfs://{folder}/tsv",
     ]
-    started = time.perf_counter()
     for command in ([_HBASE, _IMPORT, *job], [_HBASE, _BULK_LOAD, "-Dcreate.table=no", target, plan.table]):
         process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if process.returncode:
             raise RuntimeError(process.stderr[-2000:])
-    seconds = time.perf_counter() - started
     fs.rm(f"{folder}/tsv_hfiles", recursive=True)
-    return seconds
+    return ()
 
 
-def _write_tsv(lines: Lines) -> None:
-    """Write the lines without `error`, which the tool would load as a cell; the flights have no errors."""
+def write_tsv(lines: Lines) -> None:
+    """Write the text for ImportTsv: without `error`, which it would load as a cell; the flights have no errors."""
     for path in lines.scored.files("scored"):
         with lines.on_hdfs.create(f"{lines.on_hdfs.path}/tsv/{Path(path).name}") as file:
             for block in lines.scored.blocks(path):

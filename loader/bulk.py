@@ -83,7 +83,7 @@ class HFileLoad:
         to_write = [part for part in range(plan.parts) if part not in loaded | (unmoved & facts.keys())]
         self._written_again = gone.keys() & set(to_write)
         with bar("load", "rows") as progress:
-            for event in run_tasks(partial(_write, folder), to_write, self._processes):
+            for event in run_tasks(partial(write_hfile, folder), to_write, self._processes):
                 if event.done:
                     facts[to_write[event.task]] = event.value
             to_check = {part: facts[part] for part in sorted(facts.keys() - loaded) if facts[part].rows}
@@ -139,7 +139,7 @@ def _has_rows(connection: Connection, plan: Plan, part: int, facts: RegionFacts)
     return (region.rows, region.id_digest) == (facts.rows, facts.id_digest)
 
 
-def _write(folder: ReleaseFolder, part: int, report: Report) -> RegionFacts:
+def write_hfile(folder: ReleaseFolder, part: int, report: Report) -> RegionFacts:
     """Write a region's HFile from its prediction lines, as the scoring job does."""
     rows = 0
     with tempfile.TemporaryDirectory(prefix="predictions.") as scratch:
