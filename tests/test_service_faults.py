@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import happybase
+import psutil
 import pytest
 from conftest import Project, make_orders
 from second import REGION_SERVERS
@@ -137,6 +138,39 @@ def switch(project, releases, watch):
             with suppress(ServiceError):
                 pointer.activate(releases[watch.switches % 2], force=True)
                 watch.switches += 1
+
+
+def test_a_namenode_killed_for_ten_seconds_during_a_job(second, tmp_path):
+    second.bring_back()
+    project = Project(tmp_path, second, (make_orders(tmp_path) / "predictions.toml").read_text())
+    folder = project.train()
+    project.succeed("score", "--runner", "local")
+    expected = project.scored(folder)
+    folder.remove("scored")
+    job = project.popen("score", "--runner", "hadoop")
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while not has_task(second):
+            assert job.poll() is None, job.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second.kill("namenode")
+        time.sleep(10)  # the fault lasts this long
+        second.bring_back()
+        _stdout, stderr = job.communicate(timeout=DEADLINE)
+    finally:
+        job.kill()
+        job.wait()
+        second.bring_back()
+    assert job.returncode == 0, stderr
+    assert project.scored(folder) == expected
+
+
+def has_task(cluster):
+    """Whether a task of a job runs on a cluster."""
+    folder = str(cluster.config.folder)
+    commands = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return any("YarnChild" in command and folder in command for command in commands)
 
 
 def is_back(port, tables):

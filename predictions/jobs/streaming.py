@@ -67,6 +67,8 @@ class Job:
             # If YARN is not running, fail in seconds, not in a quarter of an hour.
             "yarn.resourcemanager.connect.max-wait.ms": "20000",
             "yarn.resourcemanager.connect.retry-interval.ms": "2000",
+            # If the NameNode is away, tasks wait for minutes, as with two NameNodes; else ten seconds end the job.
+            "dfs.client.retry.policy.enabled": "true",
             **self.properties,
             # Without this, Hadoop would also end a line at a lone carriage return.
             "textinputformat.record.delimiter": "\n",
