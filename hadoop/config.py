@@ -16,7 +16,7 @@ from predictions.errors import InputError
 CHECKOUT = Path(__file__).resolve().parent.parent
 TEMPLATES = Path(__file__).resolve().parent / "conf"
 LIB = CHECKOUT / "var" / "lib"
-CLASSES = LIB.with_name("classes.jsa")  # an archive of the engine's parsed classes (quickstart makes it for the tests)
+CLASSES = LIB.with_name("classes.jsa")  # an archive of the engine's parsed classes (quickstart makes it)
 
 PORTS = {
     "namenode": 8020,
