@@ -73,6 +73,7 @@ def _scored(flights: ReleaseFolder, copies: int, storage: Storage) -> ReleaseFol
     """Make a release with copies of the flights on HDFS, as a scoring job leaves it."""
     local = make_copies(flights, copies)
     score_local(local)
+    local = ReleaseFolder(local.storage, local.release)  # whose manifest says what was scored
     folder = ReleaseFolder(storage, local.release)
     for path in local.files("scored"):
         with open(path, "rb") as file:
