@@ -14,28 +14,25 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.flights import CHECKOUT, VAR, machine, release_on_hdfs, running_cluster
+from benchmarks.flights import CHECKOUT, VAR, change, machine, release_on_hdfs, running_cluster
 from predictions.cli import exits
 from predictions.formats.names import release_table
-from predictions.formats.record_line import SEPARATOR, join_lines, split_lines
 from predictions.hbase.connection import Connection
 from predictions.progress import bar, say
 from predictions.settings import Settings, load_settings
 from predictions.stages.load import How, load
-from predictions.stages.score import score, take_model
+from predictions.stages.score import score
 from predictions.storage import ReleaseFolder, Storage
 
 HOST = "127.0.0.1"
 SETTINGS = CHECKOUT / "benchmarks" / "forest.toml"
 EVERY = 100  # every hundredth record changes
-FIELD = "sched_dep_time"  # the field that changes, by a minute
 PAGE_ROWS = 5_000
 
 
@@ -57,7 +54,7 @@ def main(as_json: bool, copies: int, runner: str) -> None:
         storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
         with release_on_hdfs(settings, Path(local), storage, copies, SETTINGS) as first:
             _score(settings, first, runner)
-            full, changed = _changed(first), _changed(first)
+            full, changed = change(first, EVERY), change(first, EVERY)
             seconds = {"full": _score(settings, full, runner), "changed": _score(settings, changed, runner, first)}
             scored = changed.scored
             different_rows = _compare(settings, full, changed)
@@ -73,28 +70,6 @@ def main(as_json: bool, copies: int, runner: str) -> None:
         "machine": machine(),
     }
     print(json.dumps(result) if as_json else _table(result))
-
-
-def _changed(first: ReleaseFolder) -> ReleaseFolder:
-    """Make a release with the same model, in which every hundredth record has changed."""
-    target, manifest = first.storage.new_release(), first.manifest
-    field = 1 + [column.name for column in manifest.features].index(FIELD)
-    with target.writing("export") as temporary:
-        for path in first.files("export"):
-            with target.create(f"{temporary}/{path.rpartition('/')[2]}") as file:
-                for block in first.blocks(path):
-                    lines = split_lines(block)
-                    lines[::EVERY] = [_later(line, field) for line in lines[::EVERY]]
-                    file.write(join_lines(lines))
-    target.write_manifest(replace(manifest, release=target.release, scored=None))
-    take_model(target, first)
-    return target
-
-
-def _later(line: bytes, field: int) -> bytes:
-    fields = line.split(SEPARATOR)
-    fields[field] = b"%d" % (int(fields[field]) + 1)
-    return SEPARATOR.join(fields)
 
 
 def _score(settings: Settings, folder: ReleaseFolder, runner: str, current: ReleaseFolder | None = None) -> float:

@@ -10,30 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 from predictions.formats.id_digest import IdDigest
-from predictions.formats.record_line import split_lines
+from predictions.formats.record_line import SEPARATOR, join_lines, split_lines
 from predictions.hbase.connection import Connection
 from predictions.progress import say
 from predictions.settings import Settings, load_settings
 from predictions.stages.export import PART_BYTES
+from predictions.stages.score import take_model
 from predictions.storage import ReleaseFolder, Storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 VAR = CHECKOUT / "var"
 SETTINGS = CHECKOUT / "examples" / "flights" / "predictions.toml"
 ROWS = 336_776
-
-
-class Usage(NamedTuple):
-    """Time and memory of a process, including the processes that it started and waited for."""
-
-    seconds: float  # from its start to its end
-    cpu_seconds: float  # of all processes together
-    peak_bytes: int  # of the largest process
+CHANGING = "sched_dep_time"  # the field of the records that change
 
 
 def flights_database() -> Path:
@@ -45,7 +38,7 @@ def flights_database() -> Path:
 
 
 def make_release(storage: Path, settings: Path = SETTINGS) -> ReleaseFolder:
-    """Export the flights and train their model, in child processes: this one must stay small (see `score_local`)."""
+    """Export the flights and train their model, in child processes."""
     flights_database()
     for stage in ("export", "train"):
         subprocess.run(_command(storage, stage, settings=settings), stdout=subprocess.DEVNULL, check=True)
@@ -83,6 +76,28 @@ def make_copies(folder: ReleaseFolder, copies: int) -> ReleaseFolder:
     )
     target.write_manifest(replace(folder.manifest, release=target.release, export=export))
     return target
+
+
+def change(first: ReleaseFolder, every: int) -> ReleaseFolder:
+    """Make a release with the same model, in which one record of every `every` has changed: `CHANGING`, by a minute."""
+    target, manifest = first.storage.new_release(), first.manifest
+    field = 1 + [column.name for column in manifest.features].index(CHANGING)
+    with target.writing("export") as temporary:
+        for path in first.files("export"):
+            with target.create(f"{temporary}/{path.rpartition('/')[2]}") as file:
+                for block in first.blocks(path):
+                    lines = split_lines(block)
+                    lines[::every] = [_later(line, field) for line in lines[::every]]
+                    file.write(join_lines(lines))
+    target.write_manifest(replace(manifest, release=target.release, scored=None))
+    take_model(target, first)
+    return target
+
+
+def _later(line: bytes, field: int) -> bytes:
+    fields = line.split(SEPARATOR)
+    fields[field] = b"%d" % (int(fields[field]) + 1)
+    return SEPARATOR.join(fields)
 
 
 def _copies(folder: ReleaseFolder, copies: int) -> Iterator[bytes]:
@@ -129,30 +144,14 @@ def remove_release(settings: Settings, storage: Storage) -> None:
                 connection.delete_table(table.decode())
 
 
-def score_local(folder: ReleaseFolder) -> Usage:
-    """Score a release with `predictions score --runner local`, as a process.
-
-    On Linux, the peak memory of a process is at least that of the process that started it.
-
-    Raises:
-        CalledProcessError: the process failed.
-    """
+def score_local(folder: ReleaseFolder) -> float:
+    """Score a release with `predictions score --runner local`, as a process, and return the seconds."""
     storage = Path(folder.storage.folder).parent
     command = _command(storage, "score", "--runner", "local", "--release", folder.release)
     os.sync()  # else the disk would still be busy with earlier writes
     started = time.perf_counter()
-    process = subprocess.Popen(command)
-    try:
-        _process_id, status, usage = os.wait4(process.pid, 0)
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return Usage(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+    subprocess.run(command, check=True)
+    return time.perf_counter() - started
 
 
 @contextmanager

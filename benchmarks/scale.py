@@ -1,23 +1,39 @@
-"""Measure time and peak memory of `predictions score --runner local`, at 0.3, 3 and 30 million records.
+"""Measure time and peak memory of scoring by the runner `local`, at 0.3, 3 and 30 million records.
 
 The flights are exported and their model is trained once. Each size is a release with copies of the flights under new
-IDs, which is removed before the next one is made. The command is measured as a process, from its start to its end. The
-peak memory is that of the largest process: the command itself, a mapper, a reducer or `sort`.
+IDs, which is scored by `predictions score`, as a process, from its start to its end. Then every hundredth record
+changes, and `score --changed` is measured, from the call behind the command, in a process of its own: it keeps the
+first release's lines, and scores the others. Both releases are removed before the next ones are made.
+
+The peak memory is that of each kind of process: the command itself (`predictions`), a mapper, a reducer, `sort`.
 """
 
 import json
+import multiprocessing
 import resource
 import shutil
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
+import psutil
 
-from benchmarks.flights import ROWS, VAR, Usage, machine, make_copies, make_release, score_local
+from benchmarks.flights import ROWS, SETTINGS, VAR, change, machine, make_copies, make_release, score_local
 from predictions.cli import exits
+from predictions.settings import load_settings
+from predictions.stages.score import score
 from predictions.storage import ReleaseFolder
 
-DISK_BYTES = 250  # per record: its line (45 bytes), and its prediction line (58) in sort's files and in the output
+DISK_BYTES = 550  # per record: both releases' lines, and the unscored lines in sort's files
+EVERY = 100  # every hundredth record changes
+SAMPLE_SECONDS = 0.2
+COMMAND = "predictions"
+KINDS = ("mapper.py", "reducer.py", "sort")
 
 
 def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:
@@ -44,61 +60,109 @@ def main(as_json: bool, copies: list[int]) -> None:
     with tempfile.TemporaryDirectory(prefix="scale.", dir=VAR) as local:
         flights = make_release(Path(local))
         sizes = [_measure(flights, number) for number in copies]
-    large, middle = sizes[-1], sizes[-2]
-    result = {
-        "ratios": {
-            "time_per_record_30m_vs_3m": round(large["microseconds_per_record"] / middle["microseconds_per_record"], 3),
-            "peak_memory_30m_vs_3m": round(large["peak_mb"] / middle["peak_mb"], 3),
-            "cpu_per_record_30m_vs_3m": round(
-                large["cpu_microseconds_per_record"] / middle["cpu_microseconds_per_record"], 3
-            ),
-        },
-        "sizes": sizes,
-        "machine": machine(),
-    }
+    ratios = {}
+    for mode in ("all", "changed"):
+        large, middle = sizes[-1][mode], sizes[-2][mode]
+        ratios[mode] = {
+            **{
+                name: round(large[f"{name}_microseconds_per_record"] / middle[f"{name}_microseconds_per_record"], 3)
+                for name in ("elapsed", "cpu")
+            },
+            "peak_memory": {kind: round(peak / middle["peak_mb"][kind], 3) for kind, peak in large["peak_mb"].items()},
+        }
+    result = {"ratios": ratios, "sizes": sizes, "machine": machine()}
     print(json.dumps(result) if as_json else _table(result))
 
 
-def _measure(flights: ReleaseFolder, copies: int) -> dict[str, float]:
-    folder = make_copies(flights, copies)
+def _measure(flights: ReleaseFolder, copies: int) -> dict[str, Any]:
+    folders = [make_copies(flights, copies)]
     try:
-        usage = score_local(folder)
+        measured = {"records": copies * ROWS, "all": _usage(lambda: score_local(folders[0]), copies)}
+        folders[0] = ReleaseFolder(flights.storage, folders[0].release)  # whose manifest says what was scored
+        folders.append(change(folders[0], EVERY))
+        measured["changed"] = _usage(lambda: _score_changed(folders[1], folders[0]), copies)
     finally:
-        shutil.rmtree(folder.path)
-    _check_peak(usage)
-    records = copies * ROWS
+        for folder in folders:
+            shutil.rmtree(folder.path)
+    return measured
+
+
+def _score_changed(folder: ReleaseFolder, served: ReleaseFolder) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_child, args=(folder, served))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"scoring with --changed ended with {process.exitcode}")
+
+
+def _child(folder: ReleaseFolder, served: ReleaseFolder) -> None:
+    score(load_settings(SETTINGS), folder, "local", lambda _share: None, served, changed=True)
+
+
+def _usage(run: Callable[[], object], copies: int) -> dict[str, Any]:
+    started, cpu_started = time.perf_counter(), _cpu_seconds()
+    with _peaks() as peaks:
+        run()
+    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - cpu_started
     return {
-        "records": records,
-        "seconds": round(usage.seconds, 2),
-        "cpu_seconds": round(usage.cpu_seconds, 2),
-        "microseconds_per_record": round(usage.seconds / records * 1e6, 3),
-        "cpu_microseconds_per_record": round(usage.cpu_seconds / records * 1e6, 3),
-        "peak_mb": round(usage.peak_bytes / 1e6, 1),
+        "seconds": round(seconds, 2),
+        "elapsed_microseconds_per_record": round(seconds / copies / ROWS * 1e6, 3),
+        "cpu_microseconds_per_record": round(cpu_seconds / copies / ROWS * 1e6, 3),
+        "peak_mb": {kind: round(peaks[kind] / 1e6, 1) for kind in (COMMAND, *KINDS)},
     }
 
 
-def _check_peak(usage: Usage) -> None:
-    """Raise RuntimeError unless the peak is that of the measured processes (see `score_local`)."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    if usage.peak_bytes <= own:
-        raise RuntimeError(f"the benchmark itself takes {own / 1e6:.1f} MB, more than the processes that it measures")
+def _cpu_seconds() -> float:
+    """Return the seconds of a core that ended child processes have used, with their own."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def _table(result: dict) -> str:
+@contextmanager
+def _peaks() -> Iterator[dict[str, int]]:
+    """Provide the peak memory in bytes of each kind of process below this one, as the kernel keeps it (VmHWM)."""
+    peaks: dict[str, int] = {}
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    words = process.cmdline()
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                except (psutil.Error, OSError):
+                    continue  # it has ended
+                if "VmHWM:" in status and "resource_tracker" not in " ".join(words):
+                    kind = next((kind for kind in KINDS if any(word.endswith(kind) for word in words)), COMMAND)
+                    kilobytes = int(status.partition("VmHWM:")[2].split()[0])
+                    peaks[kind] = max(peaks.get(kind, 0), kilobytes << 10)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _table(result: dict[str, Any]) -> str:
+    kinds = (COMMAND, *KINDS)
+    heads = "".join(f"{kind:>14}" for kind in kinds)
     lines = [
-        f"predictions score --runner local, the flights under new IDs; {result['machine']}",
-        f"{'records':>12}{'seconds':>12}{'us a record':>14}{'us of CPU':>12}{'peak MB':>10}",
+        f"scoring by the runner local, the flights under new IDs; {result['machine']}",
+        f"{'records':>12}{'scored':>10}{'seconds':>10}{'us a record':>13}{'us of CPU':>11}{heads}  (peak MB)",
     ]
-    lines += [
-        f"{size['records']:12,}{size['seconds']:12.1f}{size['microseconds_per_record']:14.2f}"
-        f"{size['cpu_microseconds_per_record']:12.2f}{size['peak_mb']:10.1f}"
-        for size in result["sizes"]
-    ]
-    ratios = result["ratios"]
-    lines.append(
-        f"the largest against the one before: {ratios['time_per_record_30m_vs_3m']:.2f} x the time a record "
-        f"({ratios['cpu_per_record_30m_vs_3m']:.2f} x the CPU time), {ratios['peak_memory_30m_vs_3m']:.2f} x the memory"
-    )
+    for size in result["sizes"]:
+        for mode in ("all", "changed"):
+            usage = size[mode]
+            peaks = "".join(f"{usage['peak_mb'][kind]:14.1f}" for kind in kinds)
+            times = f"{usage['elapsed_microseconds_per_record']:13.2f}{usage['cpu_microseconds_per_record']:11.2f}"
+            lines.append(f"{size['records']:12,}{mode:>10}{usage['seconds']:10.1f}{times}{peaks}")
+    for mode, ratios in result["ratios"].items():
+        peaks = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in ratios["peak_memory"].items())
+        times = f"{ratios['elapsed']:.2f} x the time a record ({ratios['cpu']:.2f} x the CPU time)"
+        lines.append(f"{mode}, the largest against the one before: {times}; x the memory: {peaks}")
     return "\n".join(lines)
 
 

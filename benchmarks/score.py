@@ -206,7 +206,7 @@ def _install_spark() -> Path:
 
 def _local_and_spark(folder: ReleaseFolder, spark: Path, local: Path) -> dict[str, float]:
     """Return the seconds of the runner `local` and of Spark for a release; all must write the same lines."""
-    seconds = {"local": score_local(folder).seconds}
+    seconds = {"local": score_local(folder)}
     for engine in ("scikit-learn", "compiled"):
         output = local / f"spark-{engine}"
         seconds[f"Spark, {engine}"] = _seconds_of_spark(engine, folder, spark, local, output)
