@@ -1,11 +1,11 @@
 """Compare scoring only the records that changed with scoring all records, on the embedded cluster or without a job.
 
 The records are copies of the flights, exported to HDFS before; the model is a random forest of 1,000 trees
-(`benchmarks/forest.toml`). A first release is scored whole. In a second one with the same model, every hundredth record
-has another scheduled departure. It is scored twice: `full`, and `changed`, which keeps the first release's lines of
-unchanged records. The time is that of the call behind `predictions score`: the job is submitted and run, its output is
-counted and put in its place. With `--runner local`, the same scripts run as processes of this machine, from HDFS and to
-HDFS; the difference is Hadoop's part.
+(`benchmarks/forest.toml`), or the example's. A first release is scored whole. In a second one with the same model,
+every hundredth record has another scheduled departure. It is scored twice: `full`, and `changed`, which keeps the first
+release's lines of unchanged records. The time is that of the call behind `predictions score`: the job is submitted and
+run, its output is counted and put in its place. With `--runner local`, the same scripts run as processes of this
+machine, from HDFS and to HDFS; the difference is Hadoop's part.
 
 Then both are loaded, and the two tables are compared cell by cell: they must be the same but for the cells' times.
 """
@@ -20,7 +20,8 @@ from typing import Any
 
 import click
 
-from benchmarks.flights import CHECKOUT, VAR, change, machine, release_on_hdfs, running_cluster
+from benchmarks.flights import CHECKOUT, SETTINGS, VAR, change, machine, release_on_hdfs, running_cluster
+from benchmarks.processes import peak_memory
 from predictions.cli import exits
 from predictions.formats.names import release_table
 from predictions.hbase.connection import Connection
@@ -31,7 +32,7 @@ from predictions.stages.score import score
 from predictions.storage import ReleaseFolder, Storage
 
 HOST = "127.0.0.1"
-SETTINGS = CHECKOUT / "benchmarks" / "forest.toml"
+MODELS = {"dear": CHECKOUT / "benchmarks" / "forest.toml", "light": SETTINGS}
 EVERY = 100  # every hundredth record changes
 PAGE_ROWS = 5_000
 
@@ -42,20 +43,26 @@ PAGE_ROWS = 5_000
     "--copies", type=click.IntRange(1), default=3, show_default=True, help="Copies of the flights, under new IDs."
 )
 @click.option(
+    "--model", type=click.Choice(list(MODELS)), default="dear", show_default=True, help="The forest, or the example's."
+)
+@click.option(
     "--runner", type=click.Choice(["hadoop", "local"]), default="hadoop", show_default=True, help="How to score."
 )
-def main(as_json: bool, copies: int, runner: str) -> None:
+def main(as_json: bool, copies: int, model: str, runner: str) -> None:
     """Measure a job that scores only records that changed."""
     VAR.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="changed.", dir=VAR) as local, running_cluster() as cluster:
-        settings = load_settings(SETTINGS)
+        settings = load_settings(MODELS[model])
         thrift = settings.hbase.model_copy(update={"thrift": f"{HOST}:{cluster.port('thrift')}"})
         settings = settings.model_copy(update={"hbase": thrift})
         storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
-        with release_on_hdfs(settings, Path(local), storage, copies, SETTINGS) as first:
+        with release_on_hdfs(settings, Path(local), storage, copies, MODELS[model]) as first:
             _score(settings, first, runner)
             full, changed = change(first, EVERY), change(first, EVERY)
-            seconds = {"full": _score(settings, full, runner), "changed": _score(settings, changed, runner, first)}
+            with peak_memory() as full_peaks:
+                seconds = {"full": _score(settings, full, runner)}
+            with peak_memory() as changed_peaks:
+                seconds["changed"] = _score(settings, changed, runner, first)
             scored = changed.scored
             different_rows = _compare(settings, full, changed)
     result = {
@@ -65,6 +72,7 @@ def main(as_json: bool, copies: int, runner: str) -> None:
         "rows": scored.rows,
         "changed": scored.rows - scored.carried,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "peak_mb": {"full": full_peaks, "changed": changed_peaks},
         "different_rows": different_rows,
         "ratios": {"changed_vs_full": round(seconds["changed"] / seconds["full"], 3)},
         "machine": machine(),
@@ -104,13 +112,14 @@ def _rows(connection: Connection, table: str) -> Iterator[dict[bytes, dict[bytes
 
 
 def _table(result: dict[str, Any]) -> str:
-    seconds = result["seconds"]
+    seconds, peaks = result["seconds"], result["peak_mb"]
     return "\n".join(
         [
             f"{result['rows']:,} flights, {result['changed']:,} of them changed; {result['model']}; "
             f"{result['regions']} regions; {result['runner']}; {result['machine']}",
             f"full     {seconds['full']:7.1f} s",
             f"changed  {seconds['changed']:7.1f} s, {result['ratios']['changed_vs_full']:.1%} of it",
+            f"peak memory, MB: full {peaks['full']}, changed {peaks['changed']}",
             f"rows that differ between the two tables: {result['different_rows']:,}",
         ]
     )

@@ -1,16 +1,19 @@
-"""Where the processor time goes: of each kind of process while a block runs, and within its threads.
+"""Where processor time and memory go: of each kind of process while a block runs, and of processor time by threads.
 
-The threads of all processes are sampled from `/proc`. What a process uses after its last sample is not seen, so the sum
+All processes are sampled from `/proc`. What a process uses after its last sample is not seen, so the sum of the times
 is a little less than what the cores worked.
 """
 
 import re
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+CHECKOUT = Path(__file__).resolve().parent.parent
 SAMPLE_SECONDS = 0.5  # between two samples
 TICKS = 100.0  # of Linux's clock for processor time, in a second
 
@@ -34,6 +37,13 @@ _KINDS = {
     r"ThriftServer": "Thrift server",
     r"HQuorumPeer": "ZooKeeper",
     r"python.*(multiprocessing|benchmarks)": "the commands, Python",
+}
+# Of these the memory is measured.
+_SCORING = {
+    r"-m predictions|spawn_main": "predictions",
+    r"^\S*python\S* .*mapper\.py": "mapper.py",
+    r"^\S*python\S* .*reducer\.py": "reducer.py",
+    r"^sort ": "sort",
 }
 _THREADS = {r"C[12] Compiler": "compiler", r"GC |G1 |VM ": "garbage collector"}
 
@@ -81,12 +91,46 @@ class ProcessTimes:
                 continue  # it has ended
 
     def _kind(self, process: Path) -> str:
-        with open(process / "cmdline", "rb") as file:
-            command = file.read(_COMMAND_BYTES).replace(b"\0", b" ").decode(errors="replace")
+        command = _command(process)
         kind = next((kind for pattern, kind in _KINDS.items() if re.search(pattern, command)), "others")
         if kind != "others":  # a shell may become another program
             self._kinds[process.name] = kind
         return kind
+
+
+@contextmanager
+def peak_memory() -> Iterator[dict[str, float]]:
+    """Provide the peak memory in MB of the largest process of each kind that scores, once the block has ended.
+
+    It is the peak that the kernel keeps (VmHWM). Only processes that work in this checkout count.
+    """
+    peaks: dict[str, float] = {}
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_SECONDS / 2):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    command = _command(process)
+                    kind = next((kind for pattern, kind in _SCORING.items() if re.search(pattern, command)), None)
+                    if kind and process.joinpath("cwd").readlink().is_relative_to(CHECKOUT):
+                        peak = int(re.findall(r"VmHWM:\s+(\d+)", (process / "status").read_text())[0])
+                        peaks[kind] = max(peaks.get(kind, 0), round(peak * 1024 / 1e6, 1))
+                except (OSError, IndexError):
+                    continue  # it has ended
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _command(process: Path) -> str:
+    with open(process / "cmdline", "rb") as file:
+        return file.read(_COMMAND_BYTES).replace(b"\0", b" ").decode(errors="replace")
 
 
 def _group(name: str) -> str:

@@ -13,17 +13,15 @@ import multiprocessing
 import resource
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 
 from benchmarks.flights import ROWS, SETTINGS, VAR, change, machine, make_copies, make_release, score_local
+from benchmarks.processes import peak_memory
 from predictions.cli import exits
 from predictions.settings import load_settings
 from predictions.stages.score import score
@@ -31,9 +29,6 @@ from predictions.storage import ReleaseFolder
 
 DISK_BYTES = 550  # per record: both releases' lines, and the unscored lines in sort's files
 EVERY = 100  # every hundredth record changes
-SAMPLE_SECONDS = 0.2
-COMMAND = "predictions"
-KINDS = ("mapper.py", "reducer.py", "sort")
 
 
 def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> list[int]:
@@ -101,14 +96,14 @@ def _child(folder: ReleaseFolder, served: ReleaseFolder) -> None:
 
 def _usage(run: Callable[[], object], copies: int) -> dict[str, Any]:
     started, cpu_started = time.perf_counter(), _cpu_seconds()
-    with _peaks() as peaks:
+    with peak_memory() as peaks:
         run()
     seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - cpu_started
     return {
         "seconds": round(seconds, 2),
         "elapsed_microseconds_per_record": round(seconds / copies / ROWS * 1e6, 3),
         "cpu_microseconds_per_record": round(cpu_seconds / copies / ROWS * 1e6, 3),
-        "peak_mb": {kind: round(peaks[kind] / 1e6, 1) for kind in (COMMAND, *KINDS)},
+        "peak_mb": peaks,
     }
 
 
@@ -118,36 +113,8 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-@contextmanager
-def _peaks() -> Iterator[dict[str, int]]:
-    """Provide the peak memory in bytes of each kind of process below this one, as the kernel keeps it (VmHWM)."""
-    peaks: dict[str, int] = {}
-    ended = threading.Event()
-
-    def sample() -> None:
-        while not ended.wait(SAMPLE_SECONDS):
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    words = process.cmdline()
-                    status = Path(f"/proc/{process.pid}/status").read_text()
-                except (psutil.Error, OSError):
-                    continue  # it has ended
-                if "VmHWM:" in status and "resource_tracker" not in " ".join(words):
-                    kind = next((kind for kind in KINDS if any(word.endswith(kind) for word in words)), COMMAND)
-                    kilobytes = int(status.partition("VmHWM:")[2].split()[0])
-                    peaks[kind] = max(peaks.get(kind, 0), kilobytes << 10)
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield peaks
-    finally:
-        ended.set()
-        thread.join()
-
-
 def _table(result: dict[str, Any]) -> str:
-    kinds = (COMMAND, *KINDS)
+    kinds = result["sizes"][0]["all"]["peak_mb"]
     heads = "".join(f"{kind:>14}" for kind in kinds)
     lines = [
         f"scoring by the runner local, the flights under new IDs; {result['machine']}",
