@@ -4,7 +4,8 @@
     cat part-* | ./mapper.py model.json 20261122T154500Z | LC_ALL=C sort -t$'\\t' -k1,1 -s | ./reducer.py
 
 In:   id TAB feature ... TAB label                                            (predictions/formats/record_line.py)
-Out:  rowkey TAB prediction TAB probability TAB record TAB scored TAB error   (predictions/formats/prediction_line.py)
+Out:  rowkey TAB prediction TAB probability TAB ... TAB record TAB scored TAB error
+                                                                              (predictions/formats/prediction_line.py)
 
 Before the first line, the model's hash, its library versions and its golden records are checked. A record that the
 model cannot score gets a prediction line with an `error`. An input line that is not a record gets one with a key of its
@@ -17,11 +18,13 @@ import gc
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.names import scored_at
+from predictions.formats.prediction_line import COLUMNS
 from predictions.formats.record_line import read_blocks
 from predictions.formats.unreadable import Sifted, prediction_lines, sift
 from predictions.formats.unscored import unscored_lines
@@ -31,11 +34,12 @@ from predictions.task import environment, script
 
 
 class Split(NamedTuple):
-    """The mapper's input: its name, the number of fields of a record line, and the time of the lines written for it."""
+    """The mapper's input: its name and the number of fields of its lines; the time and the cells of what is written."""
 
     name: str
     fields: int
     scored: bytes
+    cells: int = len(COLUMNS)
 
 
 def map_records(
@@ -45,7 +49,7 @@ def map_records(
     for block in blocks:
         records = sift(block, split.fields, split.name, counts["read"] + 1)
         if records.unreadable:
-            yield prediction_lines(records.unreadable, split.scored)
+            yield prediction_lines(records.unreadable, split.scored, split.cells)
         if records.record_ids:
             yield lines(records)
         counts["read"] += len(records.record_ids) + len(records.unreadable)
@@ -53,9 +57,9 @@ def map_records(
         counts["unreadable"] += len(records.unreadable)
 
 
-def pass_on(records: Sifted) -> bytes:
+def pass_on(records: Sifted, cells: int = len(COLUMNS)) -> bytes:
     """Return the unscored lines of a block's records."""
-    return unscored_lines(records.block, records.ends, records.record_ids)
+    return unscored_lines(records.block, records.ends, records.record_ids, cells)
 
 
 def main(*arguments: str) -> int:
@@ -69,12 +73,13 @@ def main(*arguments: str) -> int:
     def map_input(counts: Counter[str]) -> None:
         scored = scored_at(options.release)
         if options.unscored:
-            manifest, lines = read_manifest(options.model), pass_on
+            manifest = read_manifest(options.model)
+            lines: Callable[[Sifted], bytes] = partial(pass_on, cells=len(manifest.columns))
         else:
             model = load_model(options.model)
             gc.freeze()  # the model stays in memory: spare the garbage collector from walking through it
             manifest, lines = model.manifest, Scorer(model, scored, f"split {options.split}").lines
-        split = Split(options.split, manifest.fields, scored)
+        split = Split(options.split, manifest.fields, scored, len(manifest.columns))
         sys.stdout.buffer.writelines(map_records(read_blocks(sys.stdin.buffer), split, lines, counts))
 
     return script.run(parser.prog, map_input, "read", "unreadable", "read_digest")

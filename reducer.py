@@ -3,7 +3,8 @@
 
     cat part-* | ./mapper.py model.json 20261122T154500Z | LC_ALL=C sort -t$'\\t' -k1,1 -s | ./reducer.py
 
-In, out: rowkey TAB prediction TAB probability TAB record TAB scored TAB error (predictions/formats/prediction_line.py)
+In, out: rowkey TAB prediction TAB probability TAB ... TAB record TAB scored TAB error
+         (predictions/formats/prediction_line.py)
 
 A record that comes twice is written once. An ID that different records share gets one line without a prediction, with
 an `error`. Unreadable lines come last. With either, a pipe ends with an error, and a job's driver refuses the output.

@@ -143,7 +143,7 @@ def write_hfile(folder: ReleaseFolder, part: int, report: Report) -> RegionFacts
     """Write a region's HFile from its prediction lines, as the scoring job does."""
     rows = 0
     with tempfile.TemporaryDirectory(prefix="predictions.") as scratch:
-        with RegionFile(scratch, part) as file:
+        with RegionFile(scratch, part, folder.manifest.columns) as file:
             for block in folder.blocks(folder.part("scored", part)):
                 file.write(block)
                 rows += block.count(b"\n")

@@ -1,7 +1,7 @@
 """Read a range of a release's table: count its rows, or compare every cell with the prediction lines."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from predictions.formats.id_digest import NO_IDS, IdDigest
@@ -64,6 +64,7 @@ def compare_range(
     table: str,
     bounds: tuple[bytes, bytes],
     blocks: Iterable[bytes],
+    columns: Sequence[str],
     page_rows: int,
     report: Callable[[int], None],
 ) -> TableRange:
@@ -74,6 +75,7 @@ def compare_range(
         table: the release's table.
         bounds: the range's first row key and the one that it stops before.
         blocks: the range's prediction lines.
+        columns: the columns of these lines.
         page_rows: rows of one request.
         report: called after each page with the rows so far.
     """
@@ -90,7 +92,7 @@ def compare_range(
                 table_range.note("extra", row.key)
                 continue
             table_range.cells += len(row.cells)
-            expected = {column: (value, int(line.scored)) for column, value in cells(line).items()}
+            expected = {column: (value, int(line.scored)) for column, value in cells(line, columns).items()}
             if row.cells != expected:
                 table_range.note("different", row.key, f": {next(_differences(row, expected))}")
             line = next(lines, None)

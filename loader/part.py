@@ -50,7 +50,7 @@ def load_part(
     for batch in batches(read(offset), part_name(part), offset, plan.range(part), starts, max_rows):
         pace.wait(len(batch.lines))
         lines = list(map(parse_line, batch.lines))
-        letters = send(connection, plan.table, lines)
+        letters = send(connection, plan, lines)
         refused_ids = {letter.record_id for letter in letters}
         loaded_ids = [line_id for line in lines if (line_id := record_id(line.row_key)) not in refused_ids]
         rows, rejected = checkpoint.rows + len(loaded_ids), checkpoint.rejected + len(letters)
@@ -68,7 +68,7 @@ def load_part(
     return checkpoint
 
 
-def send(connection: Connection, table: str, lines: list[PredictionLine]) -> list[Rejected]:
+def send(connection: Connection, plan: Plan, lines: list[PredictionLine]) -> list[Rejected]:
     """Write rows, with the `scored` time of each line as its timestamp, and return the rows that HBase refuses.
 
     HBase does not say which row of a batch it refuses, so the batch is halved until that row is alone.
@@ -79,19 +79,20 @@ def send(connection: Connection, table: str, lines: list[PredictionLine]) -> lis
     return [
         letter
         for scored, same_time in lines_by_time.items()
-        for letter in _put(connection, table, same_time, int(scored))
+        for letter in _put(connection, plan, same_time, int(scored))
     ]
 
 
-def _put(connection: Connection, table: str, lines: list[PredictionLine], timestamp: int) -> list[Rejected]:
+def _put(connection: Connection, plan: Plan, lines: list[PredictionLine], timestamp: int) -> list[Rejected]:
     try:
-        connection.put_rows(table, [(line.row_key, cells(line)) for line in lines], timestamp)
+        rows = [(line.row_key, cells(line, plan.columns)) for line in lines]
+        connection.put_rows(plan.table, rows, timestamp)
     except RejectedError as error:
         if len(lines) == 1:
             return [Rejected(record_id(lines[0].row_key), error.reason)]
         half = len(lines) // 2
         return [
-            *_put(connection, table, lines[:half], timestamp),
-            *_put(connection, table, lines[half:], timestamp),
+            *_put(connection, plan, lines[:half], timestamp),
+            *_put(connection, plan, lines[half:], timestamp),
         ]
     return []

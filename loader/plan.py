@@ -1,8 +1,9 @@
 """The plan of a load, for all of its processes: server, release, regions. A job's tasks read it from a JSON file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from predictions.formats.names import release_table
+from predictions.formats.prediction_line import COLUMNS
 from predictions.formats.row_key import key_range
 from predictions.hbase.server import Server
 
@@ -18,6 +19,7 @@ class Plan:
         load: the load that the checkpoints belong to; a new table begins a new one.
         points: the split points between the part files.
         rate: rows that one process may write per second; None: no limit.
+        columns: the columns of the release's prediction lines.
     """
 
     server: Server
@@ -26,6 +28,7 @@ class Plan:
     load: str
     points: list[str]
     rate: float | None = None
+    columns: list[str] = field(default_factory=lambda: list(COLUMNS))
 
     @property
     def table(self) -> str:

@@ -103,6 +103,24 @@ class ModelSettings(_Table):
     params: dict[str, Any] = Field(
         default={}, description="Keyword arguments of the estimator, such as `{ max_iter = 200 }`."
     )
+    outputs: list[Literal["probabilities"]] = Field(
+        default=[],
+        description="What is kept beyond the prediction. `probabilities`: of all classes of a classifier, not only of "
+        "the predicted one.",
+    )
+    top: int | None = Field(
+        default=None,
+        ge=1,
+        description="For `probabilities` of many classes: how many are kept, the most probable ones, in one cell; by "
+        "default each class has a cell of its own.",
+    )
+    threshold: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="For two classes: the second one is predicted if its probability is at least this. By default, the "
+        "estimator's own threshold decides, or the more probable class is predicted.",
+    )
     sample: int = Field(
         default=1_000_000,
         ge=100,
@@ -123,6 +141,8 @@ class ModelSettings(_Table):
             raise ValueError(f"features: named twice: {', '.join(repeated)}")
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which cannot be a feature as well")
+        if self.top and not self.outputs:
+            raise ValueError('top: is for probabilities; set outputs = ["probabilities"]')
         return self
 
 

@@ -18,7 +18,7 @@ from inprocess import script, without
 
 import mapper
 import reducer
-from predictions.comparison.comparison import Comparison, compare
+from predictions.comparison.comparison import Comparisons, compare
 from predictions.errors import InputError, InternalError
 from predictions.formats.document import to_file
 from predictions.formats.names import scored_at
@@ -40,7 +40,7 @@ from predictions.formats.unscored import record_lines, unscored_lines
 from predictions.scoring.files import load_model
 from predictions.scoring.predict import Scorer
 from predictions.settings import load_settings
-from predictions.stages.compare import bins_of
+from predictions.stages.compare import compared_labels
 from predictions.stages.export import export
 from predictions.stages.score import score, take_model
 from predictions.stages.train import train
@@ -245,7 +245,7 @@ def test_a_line_is_kept_only_if_row_key_and_fingerprint_are_the_same(project, fi
         scored.append(block)
         return b"%b\t1\t1\t0\t7\t\\N\n" % other.row_key
 
-    join([b"\t".join(other)], current, score)
+    join([other.join()], current, score)
     assert scored == [record_lines([(other.row_key, line.probability)])]
 
 
@@ -258,13 +258,14 @@ def test_the_same_pass_compares_the_releases(project, second, gone):
         lines = lines[::gone]
     scorer = Scorer(load_model(Path(second.path, "model", "model.json")), SCORED_AT, "region 0")
     for size in (100, 3_000, 1 << 20):
-        comparison = Comparison.of(bins_of(first))
+        comparison = Comparisons(compared_labels(None, first))
         written, _counts = join(lines, served, scorer.score, size, comparison=comparison)
-        expected = compare([served], [b"".join(line + b"\n" for line in written)], bins_of(first))
+        expected = compare([served], [b"".join(line + b"\n" for line in written)], compared_labels(None, first))
         assert rounded(comparison) == rounded(expected)
-        assert (comparison.before.rows, comparison.after.rows) == (400, len(lines))
-        assert comparison.gone >= GONE - 1
-        assert comparison.appeared > 0
+        [only] = comparison.each
+        assert (only.before.rows, only.after.rows) == (400, len(lines))
+        assert only.gone >= GONE - 1
+        assert only.appeared > 0
 
 
 def rounded(comparison):
@@ -279,7 +280,7 @@ def test_little_waits_for_a_record_to_be_scored(project, monkeypatch, rest):
     monkeypatch.setattr(carry, "WAITING_BYTES", limit)
     lines, served = mapped_of(project[2]), split_lines(blocks_of(project[2], "scored"))
     changed = parse_line(lines[0])
-    lines[0] = b"\t".join(changed._replace(record=b"0" * 16))
+    lines[0] = changed._replace(record=b"0" * 16).join()
     waiting = []
     read = 0
 
@@ -294,7 +295,7 @@ def test_little_waits_for_a_record_to_be_scored(project, monkeypatch, rest):
         return b"%b\t1\t0.5\t%b\t7\t\\N\n" % (changed.row_key, b"0" * 16)
 
     blocks = [line + b"\n" for line in (lines if rest == "unchanged" else lines[:1])]
-    comparison = Comparison.of(bins_of(project[2]))
+    comparison = Comparisons(compared_labels(None, project[2]))
     written = list(carry_over(blocks, reading(), score, SCORED_AT, Counter(), comparison))
     assert len(written) == len(blocks)
     [most] = waiting
@@ -350,7 +351,7 @@ def test_an_id_for_different_records_is_a_conflict_though_one_is_unchanged(proje
     lines = mapped_of(project[2])
     unchanged = parse_line(lines[5])
     for record in (b"0" * 16, b"f" * 16):
-        both = lines[5], b"\t".join(unchanged._replace(record=record))
+        both = lines[5], unchanged._replace(record=record).join()
         written, counts = join([*lines[:5], *(both[number] for number in order), *lines[6:]], current, refuse)
         assert (counts["conflicts"], counts["failed"], counts["carried"]) == (1, 1, 399)
         conflict = not_unique(unchanged._replace(record=min(record, unchanged.record), scored=SCORED_AT))
@@ -372,7 +373,7 @@ def test_unreadable_lines_and_lines_with_a_prediction_pass(project):
 
 def reduce_script(folder, model, stdin, served, tmp_path, **environment):
     (tmp_path / "served").write_bytes(served)
-    current = Current.of(folder.release, bins_of(folder), [], [str(tmp_path / "served")], [])
+    current = Current.of(folder.release, compared_labels(None, folder), [], [str(tmp_path / "served")], [])
     (tmp_path / "current.json").write_bytes(to_file(current))
     options = ["--current", tmp_path / "current.json", "--score", model, "20261122T154500Z"]
     return script(reducer.main, *options, stdin=stdin, **environment)

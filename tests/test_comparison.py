@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictions.comparison.comparison import AMOUNT_EDGES, Comparison, compare
-from predictions.comparison.distribution import Bins, Distribution, Rows
+from predictions.comparison import comparison as comparisons
+from predictions.comparison.comparison import AMOUNT_EDGES, Compared, Comparison
+from predictions.comparison.distribution import Bins, Distribution, Lines
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest, Training
+from predictions.formats.prediction_line import Place
 from predictions.formats.record_line import join_lines, split_lines
 from predictions.formats.row_key import row_keys
 
@@ -54,6 +56,11 @@ def blocks(answers, sizes):
         size = next(sizes, 3)
         yield join_lines(rest[:size])
         rest = rest[size:]
+
+
+def compare(before, after, bins):
+    """Compare the lines of two releases with one label."""
+    return comparisons.compare(before, after, [Compared(bins)]).each[0]
 
 
 def score(bins, answer):
@@ -170,7 +177,7 @@ def test_quantiles_are_near_those_of_the_scores():
     side = Distribution(bins)
     for start in range(0, len(values), 700):
         answers = {b"%d" % i: (b"%.3f" % value, b"\\N") for i, value in enumerate(values[start : start + 700])}
-        rows = Rows.of(join_lines(lines(answers)))
+        rows = Lines.of(join_lines(lines(answers))).rows(Place())
         side.add(rows, bins.scores(rows.predictions, rows.probabilities))
     for share in (0.05, 0.25, 0.5, 0.75, 0.95):
         assert side.quantile(share) == pytest.approx(np.quantile(values, share), abs=0.5)

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 
 import pytest
-from test_comparison import BINARY, blocks, by_number
+from test_comparison import BINARY, blocks, by_number, compare
 
-from predictions.comparison.comparison import compare
+from predictions.comparison.comparison import Compared
 from predictions.errors import InputError, InternalError
 from predictions.formats.document import to_file
 from predictions.formats.prediction_line import parse_line
@@ -22,11 +22,15 @@ POINTS = ["4000", "c000"]
 
 
 def make(tmp_path, release="20261121T154500Z"):
-    current = Current.of(release, BINARY, ["8000"], ["hdfs:///0", "hdfs:///1"], POINTS)
+    current = Current.of(release, [Compared(BINARY)], ["8000"], ["hdfs:///0", "hdfs:///1"], POINTS)
     path = tmp_path / "current.json"
     path.write_bytes(to_file(current))
     assert Current.read(path) == current
     return current
+
+
+def read_one(data):
+    return read_state([Compared(BINARY)], data).each[0]
 
 
 def part(lines, start, stop):
@@ -54,7 +58,7 @@ def test_the_comparisons_of_all_regions_add_up_to_that_of_the_releases(files, tm
     total = None
     for number, bounds in enumerate(BOUNDS):
         make(tmp_path).region(number).compare(iter(part(AFTER, *bounds)), str(tmp_path))
-        comparison = read_state(BINARY, (tmp_path / comparison_name(number)).read_bytes())
+        comparison = read_one((tmp_path / comparison_name(number)).read_bytes())
         if total:
             total.merge(comparison)
         else:
@@ -70,7 +74,7 @@ def test_the_comparisons_of_all_regions_add_up_to_that_of_the_releases(files, tm
 
 def test_without_a_served_release_only_the_new_lines_are_counted(tmp_path):
     make(tmp_path, release=None).region(0).compare(iter(part(AFTER, *BOUNDS[0])), str(tmp_path))
-    comparison = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
+    comparison = read_one((tmp_path / comparison_name(0)).read_bytes())
     assert (comparison.before.rows, comparison.after.rows > 0, comparison.both) == (0, True, 0)
 
 
@@ -101,9 +105,9 @@ def test_lines_may_be_on_this_machine_packed_or_not(tmp_path):
     (tmp_path / "part-00000").write_bytes(b"".join(part(BEFORE, b"", b"8000")))
     (tmp_path / "part-00001.gz").write_bytes(gzip.compress(b"".join(part(BEFORE, b"8000", b""))))
     parts = [str(tmp_path / name) for name in ("part-00000", "part-00001.gz")]
-    current = Current.of("20261121T154500Z", BINARY, ["8000"], parts, [])
+    current = Current.of("20261121T154500Z", [Compared(BINARY)], ["8000"], parts, [])
     current.region(0).compare(iter(part(BEFORE, b"", b"")), str(tmp_path))
-    comparison = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
+    comparison = read_one((tmp_path / comparison_name(0)).read_bytes())
     assert (comparison.both, comparison.changed, comparison.gone) == (len(LINES), 0, 0)
 
 
@@ -138,11 +142,11 @@ def test_lines_are_carried_over_and_compared_block_by_block_in_one_pass(tmp_path
             yield Block(line + b"\n")
 
     monkeypatch.setattr(webhdfs, "blocks", read)
-    region = Current.of("20261121T154500Z", BINARY, [], ["hdfs:///0"], []).region(0)
+    region = Current.of("20261121T154500Z", [Compared(BINARY)], [], ["hdfs:///0"], []).region(0)
     written = []
     lines = region.carry_over(unscored(LINES), refuse, b"7", Counter(), comparing=True)
     region.compare((written.append(block) or block for block in lines), str(tmp_path))
-    found = read_state(BINARY, (tmp_path / comparison_name(0)).read_bytes())
+    found = read_one((tmp_path / comparison_name(0)).read_bytes())
     assert written == [line + b"\n" for line in LINES]
     assert (found.both, found.changed, found.gone, found.appeared) == (len(LINES), 0, 0, 0)
     assert (reads, most < 10) == (1, True)

@@ -2,9 +2,8 @@
 
 import pytest
 from conftest import make_manifest
-from test_comparison import BINARY, blocks, by_number
+from test_comparison import BINARY, blocks, by_number, compare
 
-from predictions.comparison.comparison import compare
 from predictions.formats.manifest import ModelFacts, Scored, Training
 from predictions.settings import GateSettings
 from predictions.stages.activate import gates

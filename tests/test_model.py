@@ -24,7 +24,8 @@ from predictions.formats.record_line import Column, field_ends, write_rows
 from predictions.scoring import estimator as estimators
 from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.files import load_model, save_model, sha256
-from predictions.scoring.model import LARGEST_VALUE, Model, format_numbers, format_probabilities
+from predictions.scoring.model import LARGEST_VALUE, Model
+from predictions.scoring.numbers import format_numbers, format_probabilities
 from predictions.stages.train import make_pipeline_for
 
 

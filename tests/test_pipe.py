@@ -261,7 +261,7 @@ def test_an_id_that_stands_for_different_records_has_a_line_that_says_so(task):
     assert (sound.prediction in (b"0", b"1"), sound.error) == (True, b"\\N")
     assert sorted(lines) == [b"id-%d" % n for n in range(9)]
     for line in lines.values():
-        assert line[1:] == (b"\\N", b"\\N", line.record, SCORED, b"the ID stands for different records")
+        assert line[1:] == ((b"\\N", b"\\N"), line.record, SCORED, b"the ID stands for different records")
         assert line.record in fingerprints([b"AT\t12.5\t1", b"CH\t12.5\t1"])
     assert reduced.returncode == 2
     message = reduced.stderr.decode().splitlines()[-1]

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from conftest import make_manifest
 
-from predictions.comparison.comparison import compare
+from predictions.comparison.comparison import Compared, compare
 from predictions.comparison.distribution import SHARES, Bins
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.manifest import Export, ModelFacts, Scored, Training
@@ -86,7 +86,7 @@ MANIFEST = make_manifest(
 def compared(before, after):
     """Return the comparison of two blocks of lines, as the storage holds it."""
     bins = Bins((b"0", b"1"), SHARES)
-    comparison = compare([before] if before else [], [after], bins)
+    comparison = compare([before] if before else [], [after], [Compared(bins)])
     releases = {"before": "20261121T154500Z" if before else None, "after": "20261122T154500Z"}
     return json.loads(json.dumps({"releases": releases, **comparison.as_json()}))
 

@@ -29,7 +29,10 @@ def command(session: Session, before: str, after: str, processes: int | None, as
     if as_json:
         click.echo(to_json(comparison, before, after))
     else:
-        _show(comparison, earlier, later)
+        for label, labels_comparison in zip(comparison.labels, comparison.each, strict=True):
+            if label.name is not None:
+                click.echo(f"\n{label.name}\n")
+            _show(labels_comparison, earlier, later)
 
 
 def _show(comparison: Comparison, before: ReleaseFolder, after: ReleaseFolder) -> None:

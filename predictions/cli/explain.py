@@ -94,6 +94,8 @@ def _show(explanation: dict[str, Any]) -> None:
         "record": f"{explanation['id']}, {explanation['status']}",
         "prediction": explanation.get("prediction"),
         "probability": explanation.get("probability"),
+        "probabilities": explanation.get("probabilities"),
+        "predictions": explanation.get("predictions"),
         "error": explanation.get("error"),
         "release": f"{explanation['release']}, of a snapshot at {explanation['snapshot']}",
         "scored": explanation.get("scored"),

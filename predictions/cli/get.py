@@ -19,6 +19,7 @@ from predictions.lookup.client import BLOCK_IDS, Client
 
 # A terminal would obey control characters, so their pictures are shown (Unicode, "Control Pictures").
 _PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
+FURTHER = ("probabilities", "predictions")  # dictionaries
 COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "expired": "yellow"}  # others: red
 
 
@@ -86,9 +87,13 @@ def _print_one(answer: Answer) -> None:
     if answer.record and answer.release:
         table.add_row("", "")
     values = answer.as_json()
-    for name in ("prediction", "probability", "error", "scored", "release", "unavailable"):
+    for name in ("prediction", "probability", *FURTHER, "error", "scored", "release", "unavailable"):
         if name in values:
-            value = ", ".join(values[name]) if name == "unavailable" else values[name]
+            value = values[name]
+            if name == "unavailable":
+                value = ", ".join(value)
+            elif name in FURTHER:
+                value = ", ".join(f"{key}: {number:.7g}" for key, number in value.items())
             table.add_row(Text(name, style="bold"), _text("–" if value is None else value, "bold"))
     Console(highlight=False).print(Panel(table, title=title, title_align="left", expand=False))
 

@@ -1,7 +1,7 @@
 """Compare the predictions of two releases: their distributions, and the change of each record's prediction.
 
 The prediction lines of both releases are sorted by row key, so one pass joins them, and memory holds one block of each
-release. The comparisons of two ranges of row keys can be added up.
+release. There is a comparison for each label. The comparisons of two ranges of row keys can be added up.
 """
 
 import heapq
@@ -15,7 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from predictions.comparison.distribution import BYTES, Bins, Distribution, Rows, Values, text
+from predictions.comparison.distribution import (
+    BYTES,
+    NO_LINES,
+    NO_ROWS,
+    Bins,
+    Distribution,
+    Lines,
+    Rows,
+    Values,
+    text,
+)
+from predictions.formats.prediction_line import FIRST, Place
 from predictions.formats.record_line import NULL, bytes_before
 from predictions.formats.row_key import key_range, record_id
 
@@ -216,21 +227,72 @@ class Comparison:
         self._keep_largest(other.examples)
 
 
-EMPTY = Rows(*[()] * 6)
+@dataclass(frozen=True)
+class Compared:
+    """A label whose predictions are compared.
+
+    Args:
+        bins: the bins of the earlier release, or of the later one if there is no earlier one with this label.
+        name: the label; None if it is the only one of the later release.
+        before, after: where its cells are in the lines of each release; None if the earlier release lacks it.
+    """
+
+    bins: Bins
+    name: str | None = None
+    before: Place | None = FIRST
+    after: Place = FIRST
 
 
-def compare(before: Iterable[bytes], after: Iterable[bytes], bins: Bins) -> Comparison:
+class Comparisons:
+    """The comparison of two releases, or of a range of their row keys: one for each label.
+
+    Args:
+        labels: the labels.
+        each: their comparisons; by default empty ones.
+    """
+
+    def __init__(self, labels: Sequence[Compared], each: Sequence[Comparison] = ()) -> None:
+        self.labels = labels
+        self.each = each or [Comparison.of(label.bins) for label in labels]
+
+    def add(self, before: Lines, after: Lines) -> None:
+        """Add the lines of both releases in one range of row keys."""
+        for label, comparison in zip(self.labels, self.each, strict=True):
+            comparison.add(before.rows(label.before) if label.before else NO_ROWS, after.rows(label.after))
+
+    def merge(self, other: "Comparisons") -> None:
+        """Add the comparisons of another range of row keys."""
+        for comparison, more in zip(self.each, other.each, strict=True):
+            comparison.merge(more)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the comparison as a report for JSON; of several labels, each has its own under `labels`."""
+        reports = {label.name: comparison.as_json() for label, comparison in zip(self.labels, self.each, strict=True)}
+        return reports.get(None, {"labels": reports})
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return each label's `Comparison.state`."""
+        return [comparison.state() for comparison in self.each]
+
+    @classmethod
+    def of_state(cls, labels: Sequence[Compared], state: list[dict[str, Any]]) -> "Comparisons":
+        """Restore the comparisons from their `state`."""
+        pairs = zip(labels, state, strict=True)
+        return cls(labels, [Comparison.of_state(label.bins, values) for label, values in pairs])
+
+
+def compare(before: Iterable[bytes], after: Iterable[bytes], labels: Sequence[Compared]) -> Comparisons:
     """Compare the predictions of two releases.
 
     Args:
         before: blocks of the earlier release's prediction lines, sorted by row key.
         after: the same of the later release.
-        bins: the bins of the earlier release.
+        labels: the labels of the later release.
     """
-    comparison = Comparison.of(bins)
-    for old, new in aligned(map(Rows.of, filter(None, before)), map(Rows.of, filter(None, after))):
-        comparison.add(old, new)
-    return comparison
+    comparisons = Comparisons(labels)
+    for old, new in aligned(map(Lines.of, filter(None, before)), map(Lines.of, filter(None, after))):
+        comparisons.add(old, new)
+    return comparisons
 
 
 def lines_between(
@@ -257,8 +319,8 @@ def lines_between(
                 return
 
 
-def aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Rows, Rows]]:
-    """Yield pairs of rows; each pair has all rows of both releases in one range of row keys."""
+def aligned(before: Iterator[Lines], after: Iterator[Lines]) -> Iterator[tuple[Lines, Lines]]:
+    """Yield pairs of lines; each pair has all lines of both releases in one range of row keys."""
     old, new = next(before, None), next(after, None)
     while old and new:
         stop = min(old.keys[-1], new.keys[-1])
@@ -267,9 +329,9 @@ def aligned(before: Iterator[Rows], after: Iterator[Rows]) -> Iterator[tuple[Row
         old = old.take(slice(ends[0], None)) if ends[0] < len(old.keys) else next(before, None)
         new = new.take(slice(ends[1], None)) if ends[1] < len(new.keys) else next(after, None)
     for rest in chain([old] if old else [], before):
-        yield rest, EMPTY
+        yield rest, NO_LINES
     for rest in chain([new] if new else [], after):
-        yield EMPTY, rest
+        yield NO_LINES, rest
 
 
 def _shared(before: Sequence[bytes], after: Sequence[bytes]) -> tuple[slice | Values, slice | Values]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from predictions.formats.manifest import ModelManifest
-from predictions.formats.prediction_line import PredictionLine, split_block
+from predictions.formats.prediction_line import AFTER, Place, PredictionLine, split_block
 from predictions.formats.record_line import NULL, escape, unescape
 
 REASONS = 100  # how many different reasons of failures are counted; the rest count as `OTHERS`
@@ -21,35 +21,76 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 Values = np.ndarray
 
 
-class Rows(NamedTuple):
-    """Prediction lines as columns, sorted by row key."""
+Fields = Sequence[bytes]
 
-    keys: Sequence[bytes]
-    predictions: Sequence[bytes]
-    probabilities: Sequence[bytes]
-    records: Sequence[bytes]
-    scored: Sequence[bytes]
-    errors: Sequence[bytes]
+
+class Lines(NamedTuple):
+    """Prediction lines as columns, sorted by row key; `cells` are those between the row keys and `records`."""
+
+    keys: Fields
+    cells: tuple[Fields, ...]
+    records: Fields
+    scored: Fields
+    errors: Fields
+
+    @classmethod
+    def of(cls, block: bytes) -> "Lines":
+        """Parse a block of prediction lines; InputError if they have different numbers of fields, or too few."""
+        keys, *cells = split_block(block)
+        return cls(keys, tuple(cells[:-AFTER]), *cells[-AFTER:])
+
+    @property
+    def columns(self) -> tuple[Fields, ...]:
+        """The columns in the order of the fields."""
+        return self.keys, *self.cells, self.records, self.scored, self.errors
+
+    def take(self, rows: slice | Values) -> "Lines":
+        """Return some of the lines."""
+        keys, *cells = (_take(column, rows) for column in self.columns)
+        return Lines(keys, tuple(cells[:-AFTER]), *cells[-AFTER:])
+
+    def line(self, row: int) -> PredictionLine:
+        """Return a line."""
+        cells = tuple(column[row] for column in self.cells)
+        return PredictionLine(self.keys[row], cells, self.records[row], self.scored[row], self.errors[row])
+
+    def rows(self, place: Place) -> "Rows":
+        """Return what the lines say about one label."""
+        if not self.keys:
+            return NO_ROWS
+        errors = self.errors
+        if place.error is not None:
+            # Where the record failed, none of its labels has an error of its own.
+            pairs = zip(self.errors, self.cells[place.error], strict=True)
+            errors = [own if error == NULL else error for error, own in pairs]
+        return Rows(self.keys, self.cells[place.prediction], self.cells[place.probability], errors)
+
+
+NO_LINES = Lines((), (), (), (), ())
+
+
+class Rows(NamedTuple):
+    """The predictions of one label as columns, sorted by row key."""
+
+    keys: Fields
+    predictions: Fields
+    probabilities: Fields
+    errors: Fields
 
     def take(self, rows: slice | Values) -> "Rows":
         """Return some of the rows."""
-        if isinstance(rows, slice):
-            return Rows(*(column[rows] for column in self))
-        indexes = rows.tolist()
-        return Rows(*(list(map(column.__getitem__, indexes)) for column in self))
-
-    @classmethod
-    def of(cls, block: bytes) -> "Rows":
-        """Parse a block of prediction lines; InputError if a line does not have six fields."""
-        return cls(*split_block(block))
-
-    def line(self, row: int) -> PredictionLine:
-        """Return the prediction line of a row."""
-        return PredictionLine(*(column[row] for column in self))
+        return Rows(*(_take(column, rows) for column in self))
 
     def answer(self, row: int) -> tuple[bytes, bytes]:
         """Return the prediction and the probability of a row."""
         return self.predictions[row], self.probabilities[row]
+
+
+NO_ROWS = Rows((), (), (), ())
+
+
+def _take(column: Fields, rows: slice | Values) -> Fields:
+    return column[rows] if isinstance(rows, slice) else list(map(column.__getitem__, rows.tolist()))
 
 
 @dataclass(frozen=True)

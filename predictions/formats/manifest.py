@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from predictions.formats.id_digest import NO_IDS, IdDigest
+from predictions.formats.prediction_line import COLUMNS, PREDICTION, PROBABILITIES, PROBABILITY, qualifier
 from predictions.formats.record_line import Column
 
 MANIFEST = "manifest.json"
@@ -183,6 +184,11 @@ class ModelManifest:
         task: `classification` or `regression`.
         classes: the classes of a classifier, in the order of its probabilities.
         estimator, params: the estimator's class and its parameters.
+        outputs: what it says beyond a prediction and its probability: `probabilities`.
+        top: how many classes are kept of `probabilities`, in one cell; None: all, in a cell each.
+        threshold: of two classes, one is predicted if its probability is at least this; None: the more probable one.
+        positive: the index of the class that has the threshold.
+        values: the names of what a regressor predicts, if it predicts several values for a record.
         training: how the model was trained.
         golden: the golden records: record lines with their predictions at training, to be replayed wherever the model
             is loaded.
@@ -199,6 +205,11 @@ class ModelManifest:
     classes: list[Any] | None = None
     estimator: str = ""
     params: dict[str, Any] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+    top: int | None = None
+    threshold: float | None = None
+    positive: int = 1
+    values: list[str] | None = None
     training: Training = Training()
     golden: list[dict[str, str]] = field(default_factory=list)
 
@@ -206,6 +217,16 @@ class ModelManifest:
     def fields(self) -> int:
         """Return the number of fields of a record line: ID, features, label."""
         return len(self.features) + 2
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the columns of its prediction lines (`predictions.formats.prediction_line`)."""
+        columns = [*COLUMNS, *(qualifier(PREDICTION, name) for name in self.values or ())]
+        if PROBABILITIES in self.outputs and self.top:
+            columns.append(PROBABILITIES)
+        elif PROBABILITIES in self.outputs:
+            columns += [qualifier(PROBABILITY, str(label)) for label in self.classes or ()]
+        return columns
 
     @property
     def engine(self) -> str:
@@ -251,6 +272,7 @@ class Manifest:
         snapshot: the moment of the export.
         export, scored, loaded: what each stage did; None for a stage that has not run yet.
         model, task: the model that scored the release, and its task.
+        columns: the columns of its prediction lines (`predictions.formats.prediction_line`).
     """
 
     format: int = FORMAT
@@ -264,6 +286,7 @@ class Manifest:
     export: Export
     model: ModelFacts | None = None
     task: str | None = None
+    columns: list[str] = field(default_factory=lambda: list(COLUMNS))
     scored: Scored | None = None
     loaded: Loaded | None = None
 

@@ -1,18 +1,22 @@
 """The prediction line, which goes from the mapper to the loader, and its cells in HBase.
 
-A line is `rowkey TAB prediction TAB probability TAB record TAB scored TAB error`, escaped like a record line:
+A line is `rowkey TAB prediction TAB probability TAB ... TAB record TAB scored TAB error`, escaped like a record line:
 
 - `prediction`: the predicted label or value, `\\N` for a record that could not be scored;
 - `probability`: the probability of the predicted label, `\\N` for regressors;
+- then further cells, if the model has further outputs; all lines of a release have the same;
 - `record`: the fingerprint of the record as scored (`record_line.fingerprints`);
 - `scored`: the start of the release that computed this value, in milliseconds since 1970 (UTC);
 - `error`: why the record could not be scored, else `\\N`.
 
 Each field except the row key and `scored` becomes a cell of the row, unless it is `\\N`; `scored` is the timestamp of
-the cells.
+the cells. The manifest of the release has the columns of the fields between the row key and `record`; `COLUMNS` is the
+default. What only passes lines on takes them with any columns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -23,30 +27,90 @@ from predictions.formats.record_line import NULL, SEPARATOR, field_ends, split_c
 
 FAMILY = b"p"
 MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, which includes the key
-CELLS = tuple(b"%b:%b" % (FAMILY, name) for name in (b"prediction", b"probability", b"record", b"error"))
-_NAMES = {column: column.decode().partition(":")[2] for column in CELLS}
+
+# Qualifiers, and the first part of further ones: `probability:CLASS`, `prediction:OUTPUT`.
+PREDICTION, PROBABILITY, RECORD, ERROR = "prediction", "probability", "record", "error"
+PROBABILITIES = "probabilities"
+COLUMNS = (PREDICTION, PROBABILITY)
+AFTER = 3  # fields after the cells: record, scored, error
+_ESCAPES = {"%": "%25", ":": "%3A"}
 
 
 class PredictionLine(NamedTuple):
-    """The fields of a prediction line, still escaped."""
+    """The fields of a prediction line, still escaped; `cells` are those between the row key and `record`."""
 
     row_key: bytes
-    prediction: bytes
-    probability: bytes
+    cells: tuple[bytes, ...]
     record: bytes
     scored: bytes
     error: bytes
 
+    @property
+    def prediction(self) -> bytes:
+        """The first cell."""
+        return self.cells[0]
 
-FIELDS = len(PredictionLine._fields)
+    @property
+    def probability(self) -> bytes:
+        """The second cell."""
+        return self.cells[1]
+
+    def join(self) -> bytes:
+        """Return the line, without a line feed."""
+        return SEPARATOR.join((self.row_key, *self.cells, self.record, self.scored, self.error))
+
+
+FIELDS = 1 + len(COLUMNS) + AFTER  # the fewest that a line has
 NOT_UNIQUE = b"the ID stands for different records"
 END_OF_SCORED = SEPARATOR + NULL + b"\n"  # every line without an error ends like this, and no other line does
 END_OF_CONFLICT = SEPARATOR + NOT_UNIQUE + b"\n"
 
 
+def qualifier(*names: str) -> str:
+    """Return a column's name, with colons between its parts; in a part, `%` and `:` become `%25` and `%3A`."""
+    return ":".join(name.replace("%", _ESCAPES["%"]).replace(":", _ESCAPES[":"]) for name in names)
+
+
+def names_of(column: str) -> tuple[str, ...]:
+    """Return the parts of a column's name; the inverse of `qualifier`."""
+    return tuple(
+        name.replace(_ESCAPES[":"], ":").replace(_ESCAPES["%"], "%") if "%" in name else name
+        for name in column.split(":")
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a label's cells are among the cells of a line: their indexes.
+
+    Args:
+        prediction, probability: of these cells.
+        error: of the cell that says why this label failed; None if the line's own `error` does.
+    """
+
+    prediction: int = 0
+    probability: int = 1
+    error: int | None = None
+
+
+FIRST = Place()  # of the only label
+
+
+def place_of(columns: Sequence[str], label: str | None) -> Place:
+    """Return where a label's cells are.
+
+    Args:
+        columns: the columns of the release.
+        label: the label; None if the release has only one.
+    """
+    prefix = () if label is None else (label,)
+    prediction, probability = (columns.index(qualifier(*prefix, name)) for name in COLUMNS)
+    return Place(prediction, probability, None if label is None else columns.index(qualifier(label, ERROR)))
+
+
 def not_unique(line: PredictionLine) -> bytes:
     """Return the line (without line feed) that says that its ID stands for different records."""
-    return SEPARATOR.join(line._replace(prediction=NULL, probability=NULL, error=NOT_UNIQUE))
+    return line._replace(cells=(NULL,) * len(line.cells), error=NOT_UNIQUE).join()
 
 
 def merge(lines: list[bytes]) -> bytes:
@@ -69,58 +133,87 @@ def conflicting_keys(block: bytes) -> Iterator[bytes]:
                 yield parse_line(line).row_key
 
 
-def parse_line(line: bytes) -> PredictionLine:
+def parse_line(line: bytes, fields: int | None = None) -> PredictionLine:
     """Parse a prediction line, with or without its line feed.
 
+    Args:
+        line: the line.
+        fields: how many fields it must have; None: `FIELDS` or more.
+
     Raises:
-        InputError: the line does not have six fields.
+        InputError: the line has another number of fields.
     """
-    fields = line.rstrip(b"\n").split(SEPARATOR)
-    if len(fields) != FIELDS:
-        raise InputError(f"a prediction line has {FIELDS} fields, but this one has {len(fields)}: {line[:80]!r}")
-    return PredictionLine(*fields)
+    row_key, *cells = line.rstrip(b"\n").split(SEPARATOR)
+    found = 1 + len(cells)
+    if found < FIELDS if fields is None else found != fields:
+        raise InputError(f"a prediction line has {fields or FIELDS} fields, but this one has {found}: {line[:80]!r}")
+    return PredictionLine(row_key, tuple(cells[:-AFTER]), *cells[-AFTER:])
 
 
-def fields_of(block: bytes) -> np.ndarray:
+def fields_of(block: bytes, fields: int | None = None) -> np.ndarray:
     """Return where the fields of a block of prediction lines end, as `record_line.field_ends` does.
 
+    Args:
+        block: whole lines, at least one.
+        fields: how many fields a line must have; None: as many as the first one, but no fewer than `FIELDS`.
+
     Raises:
-        InputError: a line does not have six fields.
+        InputError: a line has another number of fields.
     """
+    if fields is None:
+        fields = max(FIELDS, block.count(SEPARATOR, 0, block.find(b"\n")) + 1)
     try:
-        return field_ends(block, FIELDS)
+        return field_ends(block, fields)
     except ValueError as error:
-        parse_line(split_lines(block)[error.args[0]])  # raises the error that shows the line
+        parse_line(split_lines(block)[error.args[0]], fields)  # raises the error that shows the line
         raise
 
 
-def split_block(block: bytes) -> list[list[bytes]]:
-    """Return the six columns of a block of prediction lines; InputError if a line does not have six fields."""
-    fields_of(block)
-    return split_columns(block, FIELDS)
+def split_block(block: bytes, fields: int | None = None) -> list[list[bytes]]:
+    """Return the columns of a block of prediction lines; arguments and errors are those of `fields_of`."""
+    return split_columns(block, fields_of(block, fields).shape[1])
 
 
-def cells(line: PredictionLine) -> dict[bytes, bytes]:
-    """Return the cells of a prediction line, as a dictionary from column to value."""
-    values = (line.prediction, line.probability, line.record, line.error)
-    return {column: unescape(value) for column, value in zip(CELLS, values, strict=True) if value != NULL}
+@lru_cache
+def _cell_columns(columns: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Return the columns of a line's cells, with their family: the given ones, `record` and `error`."""
+    return tuple(b"%b:%b" % (FAMILY, name.encode()) for name in (*columns, RECORD, ERROR))
 
 
-def columns(block: bytes) -> tuple[list[bytes], dict[bytes, Sequence[bytes | None]], list[int]]:
+def cells(line: PredictionLine, columns: Sequence[str] = COLUMNS) -> dict[bytes, bytes]:
+    """Return the cells of a prediction line, as a dictionary from column to value.
+
+    Args:
+        line: the line.
+        columns: the columns of its release.
+
+    Raises:
+        InputError: the line has cells of other columns.
+    """
+    if len(line.cells) != len(columns):
+        parse_line(line.join(), 1 + len(columns) + AFTER)  # raises the error that shows the line
+    pairs = zip(_cell_columns(tuple(columns)), (*line.cells, line.record, line.error), strict=True)
+    return {column: unescape(value) for column, value in pairs if value != NULL}
+
+
+def columns(
+    block: bytes, names: Sequence[str] = COLUMNS
+) -> tuple[list[bytes], dict[bytes, Sequence[bytes | None]], list[int]]:
     """Return the cells of a block of prediction lines, column by column; `cells` does the same for a single line.
 
     Args:
         block: whole lines, at least one.
+        names: the columns of their release.
 
     Returns:
         The row keys; for each column that at least one row has, the value in each row (None if the row has no such
         cell); the timestamps, in milliseconds since 1970.
 
     Raises:
-        InputError: a line does not have six fields, or its time is not a number.
+        InputError: a line has cells of other columns, or its time is not a number.
     """
-    keys, prediction, probability, record, scored, error = split_block(block)
-    pairs = zip(CELLS, map(_values, (prediction, probability, record, error)), strict=True)
+    keys, *values, record, scored, error = split_block(block, 1 + len(names) + AFTER)
+    pairs = zip(_cell_columns(tuple(names)), map(_values, (*values, record, error)), strict=True)
     return keys, {column: values for column, values in pairs if values}, _times(keys, scored)
 
 
@@ -144,5 +237,7 @@ def _times(keys: list[bytes], scored: list[bytes]) -> list[int]:
 
 
 def texts(row: Mapping[bytes, bytes]) -> dict[str, str | None]:
-    """Return the cells of a row as text, by plain name (`prediction`, ...); None for a cell that the row lacks."""
-    return {name: row[column].decode(errors="replace") if column in row else None for column, name in _NAMES.items()}
+    """Return the cells of a row as text, by plain name (`prediction`, ...); None for one of `COLUMNS` that it lacks."""
+    start = len(FAMILY) + 1
+    found = {column[start:].decode(errors="replace"): value.decode(errors="replace") for column, value in row.items()}
+    return dict.fromkeys((*COLUMNS, RECORD, ERROR)) | found

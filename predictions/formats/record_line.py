@@ -2,8 +2,8 @@
 
 The format is the text format of PostgreSQL's COPY (its documentation, "File Formats", "Text Format"): one record per
 line, fields separated by tabs, `\\N` for NULL, and a backslash escape for each byte that could be mistaken for a
-separator or a NULL. The first field is the record ID, then come the model's features, and last the label. Whatever the
-data, every reader sees one line, since no raw line feed, carriage return or tab is left in a field.
+separator or a NULL. The first field is the record ID, then come the features, and last the labels, one for each model.
+Whatever the data, every reader sees one line, since no raw line feed, carriage return or tab is left in a field.
 """
 
 import gzip
@@ -125,14 +125,15 @@ def first_fields(block: bytes, ends: np.ndarray) -> list[bytes]:
     return [block[start:end] for start, end in zip(starts, ends[:, 0].tolist(), strict=True)]
 
 
-def feature_fields(block: bytes, ends: np.ndarray) -> Iterator[bytes]:
-    """Yield the feature fields of each record line of a block, with tabs between them: all but the ID and the label.
+def feature_fields(block: bytes, ends: np.ndarray, labels: int = 1) -> Iterator[bytes]:
+    """Yield the feature fields of each record line of a block, with tabs between them: all but the ID and the labels.
 
     Args:
         block: whole record lines, at least one.
         ends: the result of `field_ends`.
+        labels: the number of labels in a line.
     """
-    bounds = zip((ends[:, 0] + 1).tolist(), ends[:, -2].tolist(), strict=True)
+    bounds = zip((ends[:, 0] + 1).tolist(), ends[:, -1 - labels].tolist(), strict=True)
     return (block[start:end] for start, end in bounds)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from predictions.formats.prediction_line import parse_line
+from predictions.formats.prediction_line import COLUMNS, parse_line
 from predictions.formats.record_line import (
     NULL,
     SEPARATOR,
@@ -94,12 +94,18 @@ def _why_unreadable(line: bytes, fields: int) -> str | None:
     return why_unfit(line.partition(SEPARATOR)[0])
 
 
-def prediction_lines(lines: Iterable[Unreadable], scored: bytes) -> bytes:
-    """Return the prediction lines that carry unreadable lines, at least one, through the job."""
+def prediction_lines(lines: Iterable[Unreadable], scored: bytes, cells: int = len(COLUMNS)) -> bytes:
+    """Return the prediction lines that carry unreadable lines, at least one, through the job.
+
+    Args:
+        lines: the unreadable lines.
+        scored: the release's time.
+        cells: the number of columns of the release.
+    """
     return write_rows(
         [
             b"%b%b:%012d" % (KEY, escape(split.encode()), number),
-            *(NULL, NULL, NULL, scored),
+            *(*[NULL] * (cells + 1), scored),
             escape(reason.encode() + _REASON_END + line),
         ]
         for split, number, reason, line in lines

@@ -1,14 +1,25 @@
 """The answer to a record ID: the record, its prediction, and the state of both."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from predictions.formats.manifest import Manifest
-from predictions.formats.prediction_line import texts
+from predictions.formats.prediction_line import (
+    COLUMNS,
+    ERROR,
+    PREDICTION,
+    PROBABILITIES,
+    PROBABILITY,
+    RECORD,
+    names_of,
+    qualifier,
+    texts,
+)
 from predictions.formats.record_line import fingerprints
 from predictions.hbase.connection import Row
 from predictions.lookup.served import ServedRelease
@@ -30,6 +41,9 @@ class Answer:
         record: all columns of the record's row as it is now.
         prediction: the predicted label or value, in the label's type.
         probability: probability of the predicted label; classifiers only.
+        probabilities: the probability of each class, or of the most probable ones, if the model keeps them; the classes
+            are in the label's type.
+        predictions: the values by their names, if a regressor predicts several; `prediction` is the first one.
         release: the served release.
         scored: when the prediction was made: the time of the release that computed it.
         model: SHA-256 of the model that made it.
@@ -44,6 +58,8 @@ class Answer:
     record: dict[str, Any] | None = None
     prediction: Any = None
     probability: float | None = None
+    probabilities: dict[Any, float] | None = None
+    predictions: dict[str, float] | None = None
     release: str | None = None
     scored: str | None = None
     model: str | None = None
@@ -75,11 +91,11 @@ class AnswerBuilder:
         self._max_age = max_age
         self._release_fields: dict[str, Any] = {}
         self._features: list[str] = []
-        self._type: Callable[[str], Any] = str
+        self._cells = _Cells(COLUMNS, None, str)
         if served and served.manifest:
             self._release_fields = {"release": served.release, "model": served.model}
             self._features = [column.name for column in served.manifest.features]
-            self._type = _type_of(served.manifest)
+            self._cells = _Cells(served.manifest.columns, None, _type_of(served.manifest))
 
     def answer(self, record_id: str, record: Record | None, row: Row | None) -> Answer:
         """Return the answer to one record ID.
@@ -92,9 +108,9 @@ class AnswerBuilder:
         fields, fingerprint = self._release_fields, None
         if row:
             cells = texts({column: cell.value for column, cell in row.cells.items()})
-            fingerprint = cells["record"] or ""
+            fingerprint = cells[RECORD] or ""
             scored = next(iter(row.cells.values())).timestamp  # the same for all cells of a row
-            fields = fields | self._prediction(cells["prediction"], cells["probability"], cells["error"], scored / 1000)
+            fields = fields | self._prediction(cells, scored / 1000)
         if self._unavailable:
             values, error = record.values if record else None, "; ".join(self._unavailable.values())
             return Answer(
@@ -106,10 +122,15 @@ class AnswerBuilder:
             return Answer(record_id, "unscored", record.values, **fields)
         return Answer(record_id, self._status(record, fingerprint, fields), record.values, **fields)
 
-    def online_answer(self, answer: Answer, label: str | None, probability: str | None, error: str | None) -> Answer:
-        """Return an answer to the same record ID with a prediction for the record as it is now."""
-        fields = self._release_fields | self._prediction(label, probability, error, self._now)
-        return Answer(answer.id, "failed" if error else "fresh", answer.record, source=ONLINE, **fields)
+    def online_answer(self, answer: Answer, cells: Mapping[str, str | None]) -> Answer:
+        """Return an answer to the same record ID with a prediction for the record as it is now.
+
+        Args:
+            answer: the answer without this prediction.
+            cells: the cells of the prediction, as text by their columns, and `error`.
+        """
+        fields = self._release_fields | self._prediction(cells, self._now)
+        return Answer(answer.id, "failed" if fields["error"] else "fresh", answer.record, source=ONLINE, **fields)
 
     def features(self, record: Record) -> bytes:
         """Return the features of a record for the release's model, in the form of a record line."""
@@ -122,16 +143,55 @@ class AnswerBuilder:
             return "failed"
         return "expired" if self._max_age is not None and fields["age"] > self._max_age else "fresh"
 
-    def _prediction(
-        self, label: str | None, probability: str | None, error: str | None, seconds: float
-    ) -> dict[str, Any]:
-        return {
+    def _prediction(self, cells: Mapping[str, str | None], seconds: float) -> dict[str, Any]:
+        fields = {"error": cells[ERROR], "scored": _iso(int(seconds)), "age": max(0, int(self._now - seconds))}
+        return fields | self._cells.values(cells)
+
+
+class _Cells:
+    """Where a label's values are among the cells of a row.
+
+    Args:
+        columns: the columns of the release.
+        label: the label; None if the release has only one.
+        type_: the type of its predictions.
+    """
+
+    def __init__(self, columns: Sequence[str], label: str | None, type_: Callable[[str], Any]) -> None:
+        prefix = () if label is None else (label,)
+        self._type = type_
+        self._prediction, self._probability = (qualifier(*prefix, name) for name in COLUMNS)
+        self._probabilities: dict[str, Any] = {}  # by column, the class
+        self._predictions: dict[str, str] = {}  # by column, the name of the value
+        self._most_probable = qualifier(*prefix, PROBABILITIES)
+        for column in columns:
+            *group, name = names_of(column)
+            if group == [*prefix, PROBABILITY]:
+                self._probabilities[column] = type_(name)
+            elif group == [*prefix, PREDICTION]:
+                self._predictions[column] = name
+
+    def values(self, cells: Mapping[str, str | None]) -> dict[str, Any]:
+        """Return the values that cells have, given as text by their columns, in Python's types."""
+        label, probability = cells.get(self._prediction), cells.get(self._probability)
+        values: dict[str, Any] = {
             "prediction": None if label is None else self._type(label),
             "probability": float(probability) if probability else None,
-            "error": error,
-            "scored": _iso(int(seconds)),
-            "age": max(0, int(self._now - seconds)),
         }
+        if most_probable := cells.get(self._most_probable):
+            shares = json.loads(most_probable)
+            values["probabilities"] = {self._type(name): float(share) for name, share in shares.items()}
+        elif label is not None and self._probabilities:
+            values["probabilities"] = _numbers(cells, self._probabilities)
+        elif label is not None and self._predictions:
+            values["predictions"] = _numbers(cells, self._predictions)
+        return values
+
+
+def _numbers(cells: Mapping[str, str | None], columns: Mapping[str, Any]) -> dict[Any, float]:
+    """Return the numbers in some columns, by what the columns stand for."""
+    texts = {name: cells.get(column) for column, name in columns.items()}
+    return {name: float(text) for name, text in texts.items() if text is not None}
 
 
 def _type_of(manifest: Manifest) -> Callable[[str], Any]:

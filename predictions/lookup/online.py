@@ -12,6 +12,7 @@ from threading import Thread
 
 from predictions.errors import InputError, PredictionsError, ServiceError
 from predictions.formats.manifest import MODEL_MANIFEST
+from predictions.formats.prediction_line import ERROR
 from predictions.formats.record_line import NULL, SEPARATOR, escape, join_lines, unescape
 from predictions.lookup.answer import Answer, AnswerBuilder
 from predictions.lookup.served import ServedRelease
@@ -98,8 +99,12 @@ class Scorer:
         # One thread only: a process forked after the libraries have started more would wait for those for ever.
         with model.predictor.one_thread():
             scores = model.score(join_lines(lines))
-        results = zip(answers.values(), scores.predictions, scores.probabilities, scores.errors, strict=True)
-        return {answer.id: builder.online_answer(answer, *map(_text, fields)) for answer, *fields in results}
+        columns = *model.manifest.columns, ERROR
+        rows = zip(answers.values(), *scores.cells, scores.errors, strict=True)
+        return {
+            answer.id: builder.online_answer(answer, dict(zip(columns, map(_text, fields), strict=True)))
+            for answer, *fields in rows
+        }
 
     def _loading(self, served: ServedRelease) -> _Loading:
         """Return the loading of a release's model; start it if needed. No lock: a fork could inherit it locked."""

@@ -1,5 +1,6 @@
 """A trained model: the predictions for a block of record lines, as text, and the golden records that prove them."""
 
+import json
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -10,12 +11,12 @@ import numpy as np
 
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
-from predictions.formats.prediction_line import MAX_CELL_BYTES
-from predictions.formats.record_line import NULL, escape, field_ends, join_lines
+from predictions.formats.prediction_line import MAX_CELL_BYTES, PREDICTION, PROBABILITIES
+from predictions.formats.record_line import NULL, escape, field_ends, join_lines, unescape
+from predictions.scoring.numbers import format_numbers, format_probabilities
+from predictions.scoring.outputs import further_cells
 
-DIGITS = 7  # significant digits of a number: the last bits of a matrix product differ with the size of the block
 LARGEST_VALUE = MAX_CELL_BYTES - (64 << 10)  # bytes; the row key and the column count towards a cell's size, too
-_NEAR_TIE = 1e-6  # a product of up to 10**7 is off by less than 1e-9, so further from a tie it is rounded correctly
 GOLDEN_TOLERANCE = 1e-5  # relative difference allowed when scikit-learn scores a golden record on another machine
 
 
@@ -30,8 +31,9 @@ class Predictor(Protocol):
             ends: where their fields end (`record_line.field_ends`).
 
         Returns:
-            float64: of a classifier the probabilities, shape (rows, classes), of a regressor the values, shape (rows);
-            and for each row with a bad value the row's index, the column and the reason.
+            float64: of a classifier the probabilities, shape (rows, classes), of a regressor the values, shape (rows)
+            or, if it predicts several, (rows, values); and for each row with a bad value the row's index, the column
+            and the reason.
         """
 
     def one_thread(self) -> AbstractContextManager[object]:
@@ -40,11 +42,25 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """The fields `prediction`, `probability` and `error` for each row of a block, escaped."""
+    """The fields of a block's prediction lines that the model decides, escaped.
 
-    predictions: list[bytes]
-    probabilities: list[bytes]
+    Args:
+        cells: for each column of the model (`ModelManifest.columns`), the field of each row.
+        errors: the field `error` of each row.
+    """
+
+    cells: list[list[bytes]]
     errors: list[bytes]
+
+    @property
+    def predictions(self) -> list[bytes]:
+        """The field `prediction` of each row."""
+        return self.cells[0]
+
+    @property
+    def probabilities(self) -> list[bytes]:
+        """The field `probability` of each row."""
+        return self.cells[1]
 
 
 class Model:
@@ -60,6 +76,7 @@ class Model:
         self.manifest = manifest
         self._classes = [escape(str(label).encode()) for label in manifest.classes or ()]
         self._class_is_too_large = np.array([len(label) > LARGEST_VALUE for label in self._classes], dtype=bool)
+        self._further_cells = further_cells(manifest)
 
     def score(self, block: bytes, ends: np.ndarray | None = None) -> Scores:
         """Predict the records of one block.
@@ -72,35 +89,51 @@ class Model:
             ends = field_ends(block, self.manifest.fields)
         values, bad_rows = self.predictor.predict(block, ends)
         if self._classes:
-            best = values.argmax(axis=1)
-            values = values[np.arange(len(best)), best]
-            predictions = list(map(self._classes.__getitem__, best.tolist()))
-            probabilities = format_probabilities(values)
+            best = self._predicted(values)
+            shares = values[np.arange(len(best)), best]
+            cells = [list(map(self._classes.__getitem__, best.tolist())), format_probabilities(shares)]
             for row in np.flatnonzero(self._class_is_too_large[best]).tolist():
-                bad_rows.setdefault(row, f"prediction: {len(predictions[row]):,} bytes, more than HBase takes")
+                bad_rows.setdefault(row, f"prediction: {len(cells[0][row]):,} bytes, more than HBase takes")
         else:
-            predictions = format_numbers(values)
-            probabilities = [NULL] * len(predictions)
-        for row in np.flatnonzero(~np.isfinite(values)).tolist():
+            values = values.reshape(len(values), -1)
+            shares = values[:, 0]
+            cells = [format_numbers(shares), [NULL] * len(values)]
+        for more in self._further_cells:
+            cells += more(values)
+        is_finite = np.isfinite(values).all(axis=1) if self._further_cells else np.isfinite(shares)
+        for row in np.flatnonzero(~is_finite).tolist():
             bad_rows.setdefault(row, "prediction: not a finite number")
-        errors = [NULL] * len(predictions)
+        if self.manifest.top:
+            for row in np.flatnonzero(np.fromiter(map(len, cells[-1]), np.int64, len(values)) > LARGEST_VALUE).tolist():
+                bad_rows.setdefault(row, f"{PROBABILITIES}: {len(cells[-1][row]):,} bytes, more than HBase takes")
+        errors = [NULL] * len(values)
         for row, reason in bad_rows.items():
-            predictions[row], probabilities[row], errors[row] = NULL, NULL, escape(reason.encode())
-        return Scores(predictions, probabilities, errors)
+            errors[row] = escape(reason.encode())
+            for column in cells:
+                column[row] = NULL
+        return Scores(cells, errors)
+
+    def _predicted(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the index of the predicted class of each row (shape: rows)."""
+        if self.manifest.threshold is None:
+            return probabilities.argmax(axis=1)
+        positive = self.manifest.positive
+        # NaN is not below the threshold, so it is the predicted class's and fails the record.
+        is_below = probabilities[:, positive] < self.manifest.threshold
+        return np.where(is_below, 1 - positive, positive)
 
     def golden_records(self, lines: Sequence[bytes]) -> list[dict[str, str]]:
-        """Return record lines with their predictions, as the manifest keeps them.
+        """Return record lines with their predictions, as the manifest keeps them: the fields by their columns.
 
         Args:
             lines: record lines in valid UTF-8.
         """
         if not lines:
             return []  # scikit-learn's estimators raise on a frame without rows
-        scores = self.score(join_lines(lines))
-        rows = zip(lines, scores.predictions, scores.probabilities, strict=True)
+        cells, columns = self.score(join_lines(lines)).cells, self.manifest.columns
         return [
-            {"record": line.decode(), "prediction": prediction.decode(), "probability": probability.decode()}
-            for line, prediction, probability in rows
+            {"record": line.decode()} | {name: field.decode() for name, field in zip(columns, fields, strict=True)}
+            for line, *fields in zip(lines, *cells, strict=True)
         ]
 
     def replay_golden_records(self) -> None:
@@ -116,42 +149,35 @@ class Model:
                 record_id = then["record"].partition("\t")[0]
                 raise InputError(
                     "the model does not predict what it did when it was trained: the prediction for record "
-                    f"{record_id} was {then['prediction']} ({then['probability']}) and is {now['prediction']} "
-                    f"({now['probability']}); start a new release with the versions of this machine"
+                    f"{record_id} was {_answer(then)} and is {_answer(now)}; start a new release with the versions of "
+                    "this machine"
                 )
 
     def _is_close(self, then: dict[str, str], now: dict[str, str]) -> bool:
-        if self._classes and then["prediction"] != now["prediction"]:
+        if then.keys() != now.keys() or (self._classes and then[PREDICTION] != now[PREDICTION]):
             return False
-        return all(_is_close(then[name], now[name]) for name in ("prediction", "probability"))
+        return all(then[name] == now[name] or _is_close(*map(_value, (then[name], now[name]))) for name in then)
 
 
-def format_numbers(values: np.ndarray[Any, Any]) -> list[bytes]:
-    """Return floats as text of 7 significant digits."""
-    return (b"%.7g\n" * len(values) % tuple(values.tolist())).split(b"\n")[:-1]
+def _answer(golden: dict[str, str]) -> str:
+    """Return a golden record's prediction as text for a message: the first cell, and the others in brackets."""
+    _record, prediction, *others = golden.values()
+    return f"{prediction} ({', '.join(others)})"
 
 
-def format_probabilities(values: np.ndarray[Any, Any]) -> list[bytes]:
-    """Return the same text as `format_numbers`, in a third of its time, where most numbers are from 0.1 to 1."""
-    # Those have seven digits after the point. All others, and those that end with a zero, are formatted at the end.
-    scaled = np.where((values >= 0.1) & (values < 1), values, 0) * 10**DIGITS
-    rounded = np.rint(scaled)
-    texts = np.empty((len(values), DIGITS + 3), dtype=np.uint8)
-    texts[:, :2], texts[:, -1] = (ord("0"), ord(".")), ord("\n")
-    rest = rounded.astype(np.int32)
-    for place in range(DIGITS + 1, 1, -1):
-        tens = rest // 10
-        texts[:, place] = rest - 10 * tens + ord("0")
-        rest = tens
-    formatted = texts.tobytes().split(b"\n")[:-1]
-    others = np.flatnonzero((rounded % 10 == 0) | (np.abs(np.abs(scaled - rounded) - 0.5) <= _NEAR_TIE))
-    for row, text in zip(others.tolist(), format_numbers(values[others]), strict=True):
-        formatted[row] = text
-    return formatted
-
-
-def _is_close(then: str, now: str) -> bool:
+def _value(field: str) -> Any:
+    """Return the value of a field that holds a number or JSON; others as they are."""
     try:
-        return then == now or math.isclose(float(then), float(now), rel_tol=GOLDEN_TOLERANCE)
+        return json.loads(unescape(field.encode()))
     except ValueError:
-        return False
+        return field
+
+
+def _is_close(then: Any, now: Any) -> bool:
+    if isinstance(then, dict) and isinstance(now, dict):
+        return then.keys() == now.keys() and all(_is_close(then[name], now[name]) for name in then)
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(map(_is_close, then, now))
+    if isinstance(then, (int, float)) and isinstance(now, (int, float)):
+        return math.isclose(then, now, rel_tol=GOLDEN_TOLERANCE)
+    return bool(then == now)

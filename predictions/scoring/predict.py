@@ -47,8 +47,7 @@ class Scorer:
         scores = self._predict(block, ends)
         columns = (
             row_keys(records.record_ids),
-            scores.predictions,
-            scores.probabilities,
+            *scores.cells,
             fingerprints(feature_fields(block, ends)),
             [self._scored] * len(records.record_ids),
             scores.errors,

@@ -37,6 +37,10 @@ class AnswerOut(BaseModel):
     record: dict[str, Any] | None = Field(None, description="All columns of the record's row as it is now.")
     prediction: Any = Field(None, description="The predicted label or value, in the label's type.")
     probability: float | None = Field(None, description="Probability of the predicted label; classifiers only.")
+    probabilities: dict[str, float] | None = Field(
+        None, description="Probability of each class, if the model keeps it."
+    )
+    predictions: dict[str, float] | None = Field(None, description="The values of a regressor that predicts several.")
     release: str | None = Field(None, description="The served release.")
     scored: str | None = Field(None, description="When the prediction was made.")
     model: str | None = Field(None, description="SHA-256 of the model that made it.")

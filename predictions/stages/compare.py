@@ -2,11 +2,11 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from predictions.comparison.comparison import Comparison, compare, lines_between
+from predictions.comparison.comparison import Compared, Comparisons, compare, lines_between
 from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
 from predictions.formats.document import to_cell
@@ -20,8 +20,8 @@ COMPARISON_FILE = "comparison.json"  # a release's, with the release that it was
 
 def compare_releases(
     before: ReleaseFolder | None, after: ReleaseFolder, processes: int, progress: Callable[[float], None]
-) -> Comparison:
-    """Compare two releases' predictions.
+) -> Comparisons:
+    """Compare two releases' predictions, label by label.
 
     Args:
         before: folder of the earlier release; None to look at the later one's distribution alone.
@@ -34,15 +34,11 @@ def compare_releases(
     """
     for folder in filter(None, (before, after)):
         folder.require("scored", "score")
-    bins = bins_of(before or after)
-    if before and not bins.are_like(bins_of(after)):
-        raise InputError(
-            f"releases {before.release} and {after.release} cannot be compared: one has classes, the other numbers"
-        )
+    labels = compared_labels(before, after)
     points = after.scored.split_points
-    comparison = Comparison.of(bins)
+    comparison = Comparisons(labels)
     ranges = [key_range(points, part) for part in range(len(points) + 1)]
-    for number, event in enumerate(run_tasks(partial(_compare, before, after, bins), ranges, processes), 1):
+    for number, event in enumerate(run_tasks(partial(_compare, before, after, labels), ranges, processes), 1):
         comparison.merge(event.value)
         progress(number / len(ranges))
     return comparison
@@ -61,36 +57,53 @@ def describe_served(before: ReleaseFolder | None, after: ReleaseFolder, regions:
     Raises:
         InputError: a part file of the served release is missing.
     """
-    bins, region_points = bins_of(before or after), [point.decode() for point in split_points(regions)]
-    if not before or not bins.are_like(bins_of(after)):  # `activate` will report that they cannot be compared
-        return Current.of(None, bins_of(after), [], [], region_points)
+    region_points, columns = [point.decode() for point in split_points(regions)], after.model.columns
+    try:
+        labels = compared_labels(before, after)
+    except InputError:  # `activate` will report that they cannot be compared
+        before, labels = None, compared_labels(None, after)
+    if not before:
+        return Current.of(None, labels, [], [], region_points, columns)
     points = before.scored.split_points
     parts = [HDFS + before.part("scored", part) for part in range(len(points) + 1)]
-    return Current.of(before.release, bins, points, parts, region_points)
+    return Current.of(before.release, labels, points, parts, region_points, columns)
 
 
 def keep_reducers_comparison(folder: ReleaseFolder, served: Current) -> None:
     """Merge and keep the comparisons that the reducers of a release's job made, if every reducer made one."""
     names = [comparison_name(part) for part in range(len(served.regions) + 1)]
     if set(names) <= set(folder.storage.names(f"{folder.path}/{HFILES}")):
-        comparison = Comparison.of(served.bins)
+        comparison = Comparisons(served.compared)
         for name in names:
-            comparison.merge(read_state(served.bins, folder.read(f"{HFILES}/{name}")))
+            comparison.merge(read_state(served.compared, folder.read(f"{HFILES}/{name}")))
         keep(to_json(comparison, served.release, folder.release), folder)
 
 
-def bins_of(folder: ReleaseFolder) -> Bins:
-    """Return the bins of a release's model."""
-    return Bins.of_model(folder.model)
+def compared_labels(before: ReleaseFolder | None, after: ReleaseFolder) -> list[Compared]:
+    """Return what is compared of two releases with models, of which the earlier one may be missing.
+
+    Raises:
+        InputError: they do not predict the same classes or numbers.
+    """
+    bins = Bins.of_model((before or after).model)
+    if before and not bins.are_like(Bins.of_model(after.model)):
+        raise InputError(
+            f"releases {before.release} and {after.release} cannot be compared: one has classes, the other numbers"
+        )
+    return [Compared(bins)]
 
 
 def _compare(
-    before: ReleaseFolder | None, after: ReleaseFolder, bins: Bins, bounds: tuple[bytes, bytes], _report: Report
-) -> Comparison:
-    return compare(lines_of(before, *bounds) if before else (), lines_of(after, *bounds), bins)
+    before: ReleaseFolder | None,
+    after: ReleaseFolder,
+    labels: Sequence[Compared],
+    bounds: tuple[bytes, bytes],
+    _report: Report,
+) -> Comparisons:
+    return compare(lines_of(before, *bounds) if before else (), lines_of(after, *bounds), labels)
 
 
-def to_json(comparison: Comparison, before: str | None, after: str) -> bytes:
+def to_json(comparison: Comparisons, before: str | None, after: str) -> bytes:
     """Return a comparison of two releases, given by their IDs, as JSON."""
     return to_cell({"releases": {"before": before, "after": after}, **comparison.as_json()})
 

@@ -195,7 +195,8 @@ def _plan(
     # Other part files, of a release that was scored again, must not have these checkpoints either.
     parts = xxhash.xxh3_64_hexdigest(json.dumps([points, sizes, str(scored.id_digest)]).encode())
     rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
-    return Plan(settings.hbase.server(loading=True), settings.name, release, f"{load_id}-{parts}", points, rate)
+    server, columns = settings.hbase.server(loading=True), folder.manifest.columns
+    return Plan(server, settings.name, release, f"{load_id}-{parts}", points, rate, columns)
 
 
 def _count(plan: Plan, parts: Sequence[Part], proof: Proof, bar: Bar, say: Callable[[str], None]) -> list[str]:

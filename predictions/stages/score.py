@@ -133,7 +133,8 @@ def score(
             )
         folder.take(output, HFILES)
         facts = ModelFacts(model.estimator, model.sha256, model.versions, model.training, model.engine)
-        folder.write_manifest(replace(folder.manifest, model=facts, task=model.task, scored=scored))
+        manifest = replace(folder.manifest, model=facts, task=model.task, columns=model.columns, scored=scored)
+        folder.write_manifest(manifest)
     run.finish()
     return scored
 

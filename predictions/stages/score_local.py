@@ -27,7 +27,7 @@ from predictions.formats.row_key import key_range, split_points
 from predictions.formats.unreadable import Unreadable
 from predictions.jobs.bundle import script
 from predictions.processes import Processes, uninterrupted
-from predictions.stages.compare import bins_of, lines_of
+from predictions.stages.compare import compared_labels, lines_of
 from predictions.storage import ReleaseFolder
 from predictions.task.current import CURRENT_FILE, Current
 from predictions.task.environment import ONE_THREAD
@@ -171,7 +171,8 @@ class LocalRun:
         if not self._carry:
             return []
         paths = [str(_served_lines(scratch, region)) for region in range(len(points) + 1)]
-        served = Current.of(self._carry.release, bins_of(self._carry), points, paths, points)
+        labels, columns = compared_labels(self._carry, self._folder), self._folder.model.columns
+        served = Current.of(self._carry.release, labels, points, paths, points, columns)
         (scratch / CURRENT_FILE).write_bytes(to_file(served))
         model = ["--score", str(scratch / MODEL_MANIFEST), self._folder.release]
         return ["--current", str(scratch / CURRENT_FILE), *model]

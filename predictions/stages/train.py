@@ -39,6 +39,7 @@ from predictions.scoring.features import NumberDecoder
 from predictions.scoring.files import save_model
 from predictions.scoring.frame import FrameReader
 from predictions.scoring.model import Model, Predictor
+from predictions.scoring.threshold import Threshold, split_threshold
 from predictions.settings import ModelSettings, Settings
 from predictions.storage import ReleaseFolder
 
@@ -47,6 +48,7 @@ GOLDEN_RECORDS = 5
 CALIBRATION_BINS = 10
 CELLS_PER_THREAD = 500_000  # features times records
 BUSY_SECONDS = 0.2  # for which the use of the cores is measured
+MAX_CLASS_BYTES = 1_000  # of the name of a class that is part of a column's name
 MAX_CATEGORIES = 254  # of a column; the rarest share one. HistGradientBoosting accepts 255 at most
 
 
@@ -84,6 +86,7 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
     progress(f"training on {len(sample.lines):,} of {sample.labelled:,} labelled records, seed {settings.model.seed}")
     with threadpool_limits(_threads(sample.features)):
         pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
+        pipeline, threshold = split_threshold(pipeline)
         compiled = _compile(pipeline, features, sample.features, progress)
     manifest = ModelManifest(
         id=release.id,
@@ -93,6 +96,7 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
         classes=pipeline.classes_.tolist() if is_classifier(estimator) else None,
         estimator=settings.model.estimator,
         params=settings.model.params,
+        **output_fields(settings.model, pipeline, threshold, sample.features),
     )
     predictor: Predictor = (
         CompiledPredictor(compiled[0], features) if compiled else EstimatorPredictor(pipeline, manifest)
@@ -106,6 +110,49 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
             with folder.create(f"{target}/{path.name}") as file:
                 file.write(path.read_bytes())
     return folder.model
+
+
+def output_fields(
+    settings: ModelSettings, estimator: Any, threshold: Threshold | None, features: pd.DataFrame
+) -> dict[str, Any]:
+    """Return the fields of a model's manifest that say what it predicts and what is kept of it.
+
+    Args:
+        settings: the settings of its outputs.
+        estimator: fitted, without its own threshold.
+        threshold: its own threshold.
+        features: some rows, at least one.
+
+    Raises:
+        InputError: the settings ask for what the estimator does not say.
+    """
+    if not is_classifier(estimator):
+        if settings.outputs or settings.threshold is not None:
+            key = "outputs" if settings.outputs else "threshold"
+            raise InputError(f"model.{key}: {settings.estimator} is a regressor, which has no probabilities; omit it")
+        return {"values": _value_names(estimator, features)}
+    if settings.threshold is not None:
+        if len(estimator.classes_) != 2:
+            raise InputError(f"model.threshold: is for two classes, but {settings.label} has {len(estimator.classes_)}")
+        threshold = Threshold(settings.threshold)
+    if settings.outputs and not settings.top:
+        for name in map(str, estimator.classes_):
+            if len(name.encode()) > MAX_CLASS_BYTES:
+                raise InputError(
+                    f"model.outputs: the class {name[:40]!r}… has {len(name.encode()):,} bytes, too many for the "
+                    "name of a column; set model.top, which keeps the classes in one cell"
+                )
+    kept = {"outputs": list(settings.outputs), "top": settings.top}
+    return kept | ({"threshold": threshold.share, "positive": threshold.positive} if threshold else {})
+
+
+def _value_names(regressor: Any, features: pd.DataFrame) -> list[str] | None:
+    """Return the names of what a regressor predicts, if it predicts several values: its `output_names_`, or numbers."""
+    values = regressor.predict(features.iloc[:1])
+    if values.ndim == 1 or values.shape[1] == 1:
+        return None
+    names = getattr(regressor[-1] if isinstance(regressor, Pipeline) else regressor, "output_names_", None)
+    return list(map(str, range(values.shape[1]) if names is None else names))
 
 
 def make_estimator(settings: ModelSettings) -> BaseEstimator:
@@ -250,11 +297,17 @@ def _classifier_metrics(classifier: Any, features: pd.DataFrame, labels: np.ndar
 
 
 def _regressor_metrics(regressor: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, float]:
-    values = regressor.predict(features)
+    values = _first_value(regressor, features)
     return {
         "rmse": float(root_mean_squared_error(labels, values)),
         "mae": float(mean_absolute_error(labels, values)),
     }
+
+
+def _first_value(regressor: Any, features: pd.DataFrame) -> np.ndarray:
+    """Return the first value that a regressor predicts for each row (shape: rows)."""
+    values = regressor.predict(features)
+    return values if values.ndim == 1 else values[:, 0]
 
 
 def _calibration(model: Any, features: pd.DataFrame, labels: np.ndarray) -> list[dict[str, float]]:
@@ -264,7 +317,7 @@ def _calibration(model: Any, features: pd.DataFrame, labels: np.ndarray) -> list
     predicted class; with a regressor, its prediction.
     """
     if is_regressor(model):
-        predicted, actual = model.predict(features), labels
+        predicted, actual = _first_value(model, features), labels
     else:
         shares = model.predict_proba(features)
         column = np.ones(len(labels), dtype=int) if len(model.classes_) == 2 else shares.argmax(axis=1)

@@ -56,7 +56,8 @@ def verify(settings: Settings, folder: ReleaseFolder, full: bool, processes: int
     loaded = folder.manifest.loaded
     if not loaded:
         raise InputError(f"{folder.path}: not loaded; `predictions load` loads it")
-    plan = Plan(settings.hbase.server(loading=True), settings.name, folder.release, "", folder.scored.split_points)
+    server, points = settings.hbase.server(loading=True), folder.scored.split_points
+    plan = Plan(server, settings.name, folder.release, "", points, columns=folder.manifest.columns)
     return verify_table(plan, loaded.parts, folder if full else None, processes, progress)
 
 
@@ -118,4 +119,5 @@ def _read(plan: Plan, folder: ReleaseFolder | None, part: int, report: Report) -
         first = next(blocks, b"")
         # A cell may be 10 MB large.
         page_rows = max(1, min(KEY_ROWS, PAGE_BYTES * first.count(b"\n") // max(1, len(first))))
-        return compare_range(connection, plan.table, plan.range(part), chain([first], blocks), page_rows, report)
+        lines = chain([first], blocks)
+        return compare_range(connection, plan.table, plan.range(part), lines, plan.columns, page_rows, report)

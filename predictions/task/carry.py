@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from predictions.comparison.comparison import EMPTY, Comparison, aligned
-from predictions.comparison.distribution import Rows
+from predictions.comparison.comparison import Comparisons, aligned
+from predictions.comparison.distribution import NO_LINES, Lines
 from predictions.formats.record_line import BLOCK_BYTES, NULL, SEPARATOR, join_lines, split_lines, write_rows
-from predictions.formats.unscored import record_lines
+from predictions.formats.unscored import FEATURES, record_lines
 
 WAITING_BYTES = 8 << 20  # limit of the lines that wait for the records before them to be scored
 
@@ -47,7 +47,7 @@ def carry_over(
     score: Callable[[bytes], bytes],
     scored_at: bytes,
     counts: Counter[str],
-    comparison: Comparison | None = None,
+    comparison: Comparisons | None = None,
 ) -> Iterator[bytes]:
     """Yield the prediction lines of the records: the served release's, or new ones.
 
@@ -63,7 +63,7 @@ def carry_over(
         comparison: the rows of both releases are added to it; None to compare nothing.
     """
     waiting: list[_Range] = []
-    for old, new in aligned(map(Rows.of, served), map(Rows.of, filter(None, blocks))):
+    for old, new in aligned(map(Lines.of, served), map(Lines.of, filter(None, blocks))):
         waiting.append(_join(old, new, scored_at, counts, comparison))
         to_score = sum(len(part.records) for part in waiting)
         size = sum(len(part.lines) + len(part.before) for part in waiting)
@@ -73,45 +73,46 @@ def carry_over(
     yield from _scored(waiting, score, comparison)
 
 
-def _join(old: Rows, new: Rows, scored_at: bytes, counts: Counter[str], comparison: Comparison | None) -> _Range:
-    """Carry lines over in one range of row keys, and add their rows to the comparison."""
+def _join(old: Lines, new: Lines, scored_at: bytes, counts: Counter[str], comparison: Comparisons | None) -> _Range:
+    """Carry lines over in one range of row keys, and add them to the comparison."""
     # An unscored line has neither a time nor an error; of lines that have one, no row is found.
     unscored_fields = zip(old.keys, old.records, repeat(NULL), repeat(NULL), strict=False)
     # The fields are joined, since the garbage collector would walk through so many tuples.
     row_of = dict(zip(map(SEPARATOR.join, unscored_fields), range(len(old.keys)), strict=True))
     fields = zip(new.keys, new.records, new.scored, new.errors, strict=True)
     served_rows = list(map(row_of.get, map(SEPARATOR.join, fields)))
-    served_lines = list(map(SEPARATOR.join, zip(*old, strict=True)))
+    served_lines = list(map(SEPARATOR.join, zip(*old.columns, strict=True)))
+    features = new.cells[FEATURES] if new.cells else ()
     lines, to_score, is_waiting = list[bytes](), list[tuple[bytes, bytes]](), bytearray(len(served_rows))
     for index, row in enumerate(served_rows):
         if row is not None:
             lines.append(served_lines[row])
         elif new.scored[index] == new.errors[index] == NULL:
             is_waiting[index] = True
-            to_score.append((new.keys[index], new.probabilities[index]))
+            to_score.append((new.keys[index], features[index]))
         else:  # an unreadable line, or an ID for different records: the output will be refused
             line = new.line(index)
-            lines.append(SEPARATOR.join(line if line.scored != NULL else line._replace(scored=scored_at)))
+            lines.append((line if line.scored != NULL else line._replace(scored=scored_at)).join())
     is_carried = np.zeros(len(old.keys), dtype=bool)
     is_carried[[row for row in served_rows if row is not None]] = True
     counts["carried"] += int(is_carried.sum())
     before = b""
     if comparison is not None:
-        rows = old.take(np.flatnonzero(is_carried))
-        comparison.add(rows, rows)
+        carried = old.take(np.flatnonzero(is_carried))
+        comparison.add(carried, carried)
         if not is_carried.all():
-            before = write_rows(zip(*old.take(np.flatnonzero(~is_carried)), strict=True))
+            before = write_rows(zip(*old.take(np.flatnonzero(~is_carried)).columns, strict=True))
     return _Range(bytes(is_waiting), record_lines(to_score), join_lines(lines) if lines else b"", before)
 
 
-def _scored(waiting: list[_Range], score: Callable[[bytes], bytes], comparison: Comparison | None) -> Iterator[bytes]:
+def _scored(waiting: list[_Range], score: Callable[[bytes], bytes], comparison: Comparisons | None) -> Iterator[bytes]:
     """Yield the lines of ranges, after scoring the records that wait."""
     records = b"".join(part.records for part in waiting)
     scored_lines = iter(split_lines(score(records)) if records else ())
     for part in waiting:
         lines = list(islice(scored_lines, sum(part.is_waiting)))
         if comparison is not None and (part.before or lines):
-            after = Rows.of(join_lines(lines)) if lines else EMPTY
-            comparison.add(Rows.of(part.before) if part.before else EMPTY, after)
+            after = Lines.of(join_lines(lines)) if lines else NO_LINES
+            comparison.add(Lines.of(part.before) if part.before else NO_LINES, after)
         if part.is_waiting:
             yield part.filled_in(lines)

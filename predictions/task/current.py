@@ -1,7 +1,7 @@
 """The served release in a scoring job: reducers carry lines over from it, and compare their own lines with it.
 
     job/current.json                        which release is served and where its lines are; written by the driver
-    hfiles/part-00000.comparison.json       the comparison of a region's lines with it, as `Comparison.state`
+    hfiles/part-00000.comparison.json       the comparison of a region's lines with it, as `Comparisons.state`
 
 Each reducer reads the served release's lines of its own range of row keys once, while it writes its own lines. If they
 cannot be read, the reducer compares nothing, and `activate` compares the releases later; with `--changed`, the reducer
@@ -11,15 +11,16 @@ fails.
 import json
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from predictions.comparison.comparison import Comparison, compare, lines_between
+from predictions.comparison.comparison import Compared, Comparisons, compare, lines_between
 from predictions.comparison.distribution import BYTES, Bins
 from predictions.errors import InputError, InternalError
 from predictions.formats import document
 from predictions.formats.names import part_name
+from predictions.formats.prediction_line import COLUMNS, Place
 from predictions.formats.record_line import read_blocks, unpacked
 from predictions.formats.row_key import key_range
 from predictions.task import webhdfs
@@ -34,30 +35,67 @@ class LostError(Exception):
 
 
 @dataclass(frozen=True)
+class CurrentLabel:
+    """A label of the release that is being scored, and how it is compared (`predictions.comparison`).
+
+    Args:
+        name: the label; None if it is the only one.
+        classes: of its classifier's bins, escaped; empty for a regressor.
+        edges: of its bins.
+        before, after: where its cells are in the lines of the served release and of this one.
+    """
+
+    name: str | None
+    classes: list[str]
+    edges: list[float]
+    before: Place | None
+    after: Place
+
+    @classmethod
+    def of(cls, label: Compared) -> "CurrentLabel":
+        """Make it from what is compared."""
+        classes = [name.decode(BYTES) for name in label.bins.classes]
+        return cls(label.name, classes, list(label.bins.edges), label.before, label.after)
+
+    @property
+    def compared(self) -> Compared:
+        """What is compared."""
+        bins = Bins(tuple(label.encode(BYTES) for label in self.classes), tuple(self.edges))
+        return Compared(bins, self.name, self.before, self.after)
+
+
+@dataclass(frozen=True)
 class Current:
     """The release that is served while another one is scored.
 
     Args:
         release: its ID; None if no release is served.
-        classes: of its classifier, escaped; empty for a regressor.
-        edges: of its bins (`predictions.comparison.distribution.Bins`).
+        labels: what is compared.
         points: the split points between its part files.
         parts: the paths of its part files, in order; those on HDFS begin with `hdfs://`.
         regions: the split points of the release that is being scored.
+        columns: the columns of the release that is being scored.
     """
 
     release: str | None
-    classes: list[str]
-    edges: list[float]
+    labels: list[CurrentLabel]
     points: list[str]
     parts: list[str]
     regions: list[str]
+    columns: list[str] = field(default_factory=lambda: list(COLUMNS))
 
     @classmethod
-    def of(cls, release: str | None, bins: Bins, points: list[str], parts: list[str], regions: list[str]) -> "Current":
-        """Make it from bins: the served release's, or if none is served, those of the release that is being scored."""
-        classes = [label.decode(BYTES) for label in bins.classes]
-        return cls(release, classes, list(bins.edges), points, parts, regions)
+    def of(
+        cls,
+        release: str | None,
+        labels: Sequence[Compared],
+        points: list[str],
+        parts: list[str],
+        regions: list[str],
+        columns: Sequence[str] = COLUMNS,
+    ) -> "Current":
+        """Make it from what is compared."""
+        return cls(release, list(map(CurrentLabel.of, labels)), points, parts, regions, list(columns))
 
     @classmethod
     def read(cls, path: Path) -> "Current":
@@ -72,9 +110,9 @@ class Current:
             raise InputError(f"{path}: {error.strerror}") from error
 
     @property
-    def bins(self) -> Bins:
-        """The bins for the distributions of both releases."""
-        return Bins(tuple(label.encode(BYTES) for label in self.classes), tuple(self.edges))
+    def compared(self) -> list[Compared]:
+        """What is compared."""
+        return [label.compared for label in self.labels]
 
     def region(self, part: int) -> "CurrentRegion":
         """Return the served release's lines of a region, given by its number."""
@@ -92,7 +130,12 @@ class CurrentRegion:
     def __init__(self, current: Current, part: int) -> None:
         self._current = current
         self._part = part
-        self._comparison: Comparison | None = None  # made by `carry_over`
+        self._comparison: Comparisons | None = None  # made by `carry_over`
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the release that is being scored."""
+        return self._current.columns
 
     def carry_over(
         self,
@@ -114,7 +157,7 @@ class CurrentRegion:
         Raises:
             InternalError: the served release's lines cannot be read.
         """
-        self._comparison = Comparison.of(self._current.bins) if comparing else None
+        self._comparison = Comparisons(self._current.compared) if comparing else None
         return carry_over(blocks, self._lines(InternalError), score, scored_at, counts, self._comparison)
 
     def compare(self, written: Iterator[bytes], folder: str) -> None:
@@ -126,7 +169,7 @@ class CurrentRegion:
         """
         try:
             if self._comparison is None:
-                comparison = compare(self._lines(LostError), written, self._current.bins)
+                comparison = compare(self._lines(LostError), written, self._current.compared)
             else:
                 deque(written, maxlen=0)  # `carry_over` compares
                 comparison = self._comparison
@@ -162,7 +205,7 @@ def comparison_name(part: int) -> str:
     return f"{part_name(part)}.comparison.json"
 
 
-def write_state(comparison: Comparison, folder: str, part: int) -> None:
+def write_state(comparison: Comparisons, folder: str, part: int) -> None:
     """Write a region's comparison."""
     path = Path(folder) / comparison_name(part)
     temporary = path.with_name(f"{path.name}.part")
@@ -170,6 +213,6 @@ def write_state(comparison: Comparison, folder: str, part: int) -> None:
     temporary.replace(path)
 
 
-def read_state(bins: Bins, data: bytes) -> Comparison:
+def read_state(labels: Sequence[Compared], data: bytes) -> Comparisons:
     """Read a region's comparison, as written by `write_state`."""
-    return Comparison.of_state(bins, json.loads(data))
+    return Comparisons.of_state(labels, json.loads(data))

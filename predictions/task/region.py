@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from predictions.formats import unreadable
 from predictions.formats.hfile.region_file import RegionFile
+from predictions.formats.prediction_line import COLUMNS
 from predictions.task import environment
 from predictions.task.current import CurrentRegion
 from predictions.task.webhdfs import upload
@@ -32,7 +33,7 @@ def write_region(lines: Iterable[bytes], output: BinaryIO, folder: str, served: 
             hfile.write(records)
             yield records
 
-    with RegionFile(folder, environment.partition()) as hfile:
+    with RegionFile(folder, environment.partition(), served.columns if served else COLUMNS) as hfile:
         if served:
             served.compare(written(hfile), folder)
         else:

@@ -7,6 +7,7 @@ The numbers are those of the part files, and so of the release's regions.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -17,7 +18,7 @@ from predictions.formats.document import to_file
 from predictions.formats.hfile.writer import HFileWriter
 from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.names import part_name
-from predictions.formats.prediction_line import FAMILY, columns
+from predictions.formats.prediction_line import COLUMNS, FAMILY, columns
 from predictions.formats.row_key import record_id
 
 
@@ -68,13 +69,15 @@ class RegionFile:
     Args:
         folder: the local folder to write to; it is created if it does not exist.
         part: the number of the region.
+        columns: the columns of the release.
 
     Raises:
         InputError: the folder cannot be written to.
     """
 
-    def __init__(self, folder: str, part: int) -> None:
+    def __init__(self, folder: str, part: int, columns: Sequence[str] = COLUMNS) -> None:
         self.facts = RegionFacts()
+        self._columns = columns
         self.path = os.path.join(folder, hfile_name(part))
         self._facts_path = os.path.join(folder, facts_name(part))
         try:
@@ -124,7 +127,7 @@ class RegionFile:
             InputError: the lines are not sorted, are not prediction lines, or a row key is too long.
         """
         if block:
-            keys, values_by_column, times = columns(block)
+            keys, values_by_column, times = columns(block, self._columns)
             qualifiers = {column.removeprefix(FAMILY + b":"): values for column, values in values_by_column.items()}
             self._hfile.write(keys, qualifiers, times)
             self._digest += IdDigest.of(map(record_id, keys))

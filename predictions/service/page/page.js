@@ -72,7 +72,9 @@ function show(answer) {
   if (hasPrediction && answer.probability !== undefined) {
     $("prediction").append(" ", element("small", `with probability ${Number(answer.probability).toFixed(3)}`));
   }
+  drawBars(answer.probabilities ?? {});
   describe($("facts"), {
+    ...(answer.predictions ?? {}),
     error: answer.error,
     release: answer.release,
     scored: answer.scored && `${answer.scored}, ${ago(answer.age)}`,
@@ -80,6 +82,19 @@ function show(answer) {
   });
   describe($("record"), answer.record ?? {});
   $("answer").hidden = false;
+}
+
+// Draw a bar for each class, the most probable one first.
+function drawBars(probabilities) {
+  const bars = Object.entries(probabilities).map(([name, share]) => [name, Number(share)]);
+  bars.sort((one, other) => other[1] - one[1]);
+  $("bars").replaceChildren();
+  for (const [name, share] of bars) {
+    const meter = element("meter");
+    meter.value = share;
+    $("bars").append(element("dt", name), element("dd", share.toFixed(3)));
+    $("bars").lastChild.prepend(meter);
+  }
 }
 
 async function lookUp(id) {
