@@ -269,7 +269,7 @@ def support_vectors_of_a_class(file):
 
 def one_output_a_column(file):
     for node in file.attribute("_n_features_outs")["content"]:
-        node["content"] = "1"
+        node.update({"content": "1", "__id__": 10**6})  # equal numbers share an ID
 
 
 # What is changed: the model, the change, and what the refusal must say.
