@@ -1,8 +1,11 @@
 """Score with scikit-learn, and keep its estimators in files that skops writes and checks.
 
 Unlike pickle, skops runs no code from the file. It refuses types outside its own list, but ordinary scikit-learn models
-need a few more. Those in `TRUSTED` were reviewed one by one: they hold numbers, and are built without calling anything
-that the file names. A file with any other type is refused.
+need a few more. Those in `TRUSTED` were reviewed one by one: they are built without calling anything that the file
+names. A file with any other type is refused.
+
+skops does not look at what the types hold. Here, the file is checked before it is loaded (`archive`), and the estimator
+before it predicts (`contents`).
 """
 
 import json
@@ -20,6 +23,9 @@ from threadpoolctl import ThreadpoolController
 
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
+from predictions.scoring.archive import check_archive
+from predictions.scoring.contents import check_estimator
+from predictions.scoring.errors import ContentsError
 from predictions.scoring.features import TOO_LARGE
 from predictions.scoring.frame import FrameReader
 
@@ -28,19 +34,10 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 TRUSTED = (
     "numpy.dtype",
-    "sklearn._loss.link.IdentityLink",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.link.LogLink",
-    "sklearn._loss.link.MultinomialLogit",
-    "sklearn._loss.loss.AbsoluteError",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss.loss.HalfGammaLoss",
-    "sklearn._loss.loss.HalfMultinomialLoss",
-    "sklearn._loss.loss.HalfPoissonLoss",
-    "sklearn._loss.loss.HalfSquaredError",
-    "sklearn._loss.loss.PinballLoss",
-    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+    # HistGradientBoosting keeps a partial of check_array in front of its columns, if some are categories.
+    "functools.partial",
+    "sklearn.utils.validation.check_array",
+    # skops does not trust these, since compiled code follows their indices (skops#535); `trees` checks them.
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )
@@ -106,13 +103,34 @@ def save(estimator: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read an estimator; raise InputError if it holds a type that was not reviewed."""
+    """Read an estimator and check what it holds.
+
+    Raises:
+        InputError: it is not a file of skops, it holds a type that was not reviewed, or its content could crash the
+            process that predicts with it.
+    """
     try:
-        return skops.io.load(path, trusted=list(TRUSTED))
+        with open(path, "rb") as file:
+            check_archive(file)
+        estimator = skops.io.load(path, trusted=list(TRUSTED))
+        check_estimator(estimator)
     except UntrustedTypesFoundException:
         # Names the types. It is only called here, since it takes half as long as loading the model.
         _check_types(path)
         raise
+    except zipfile.BadZipFile as error:
+        raise InputError(
+            f"{path}: not a file of skops ({error}); other formats, such as pickle and joblib, are never opened; "
+            "save the estimator with skops.io.dump, restore the file, or start a new release"
+        ) from error
+    except ContentsError as error:
+        raise InputError(f"{path}: {error}; restore it, or start a new release") from error
+    except (
+        Exception
+    ) as error:  # skops and the types' own states raise anything, also MemoryError, if a file was changed
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}: cannot be loaded: {reason}; restore it, or start a new release") from error
+    return estimator
 
 
 def _make_canonical(path: Path) -> None:

@@ -140,10 +140,17 @@ class Model:
         """Score the manifest's golden records again and compare the predictions: a compiled model's in every digit.
 
         Raises:
-            InputError: a prediction differs from the one at training.
+            InputError: a prediction differs from the one at training, or the model raises.
         """
         expected = self.manifest.golden
-        replayed = self.golden_records([golden["record"].encode() for golden in expected])
+        try:
+            replayed = self.golden_records([golden["record"].encode() for golden in expected])
+        except Exception as error:  # of a changed file; scikit-learn raises anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(
+                f"the model raises for the records that it was tried with when it was trained: {reason}; restore its "
+                "files, or start a new release"
+            ) from error
         for then, now in zip(expected, replayed, strict=True):
             if then != now and (self.manifest.compiled or not self._is_close(then, now)):
                 record_id = then["record"].partition("\t")[0]
