@@ -13,6 +13,7 @@ from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import MAX_CELL_BYTES, PREDICTION, PROBABILITIES
 from predictions.formats.record_line import NULL, escape, field_ends, join_lines, unescape
+from predictions.scoring.contributions import as_json
 from predictions.scoring.numbers import format_numbers, format_probabilities
 from predictions.scoring.outputs import further_cells
 
@@ -34,6 +35,17 @@ class Predictor(Protocol):
             float64: of a classifier the probabilities, shape (rows, classes), of a regressor the values, shape (rows)
             or, if it predicts several, (rows, values); and for each row with a bad value the row's index, the column
             and the reason.
+        """
+
+    def contributions(self, block: bytes, ends: np.ndarray, outputs: np.ndarray) -> np.ndarray[Any, Any]:
+        """Return how much each column moved the raw score of each record; only if the manifest has `contributions`.
+
+        Args:
+            block, ends: as of `predict`.
+            outputs: intp, shape (rows): with several classes, the index of the class that is explained; else 0.
+
+        Returns:
+            float64, shape (rows, columns); rows with a bad value count.
         """
 
     def one_thread(self) -> AbstractContextManager[object]:
@@ -121,6 +133,19 @@ class Model:
         # NaN is not below the threshold, so it is the predicted class's and fails the record.
         is_below = probabilities[:, positive] < self.manifest.threshold
         return np.where(is_below, 1 - positive, positive)
+
+    def contributions(self, block: bytes, ends: np.ndarray, predicted: np.ndarray, top: int | None) -> list[bytes]:
+        """Return the field `contributions` of each record of a block: what moved its raw score most, as escaped JSON.
+
+        Args:
+            block: whole record lines, at least one.
+            ends: where their fields end (`record_line.field_ends`).
+            predicted: intp, shape (rows): the index of the predicted class.
+            top: how many columns are kept; None: all.
+        """
+        outputs = predicted if len(self._classes) > 2 else np.zeros_like(predicted)
+        keys = [escape(json.dumps(column.name, ensure_ascii=False).encode()) for column in self.manifest.features]
+        return as_json(self.predictor.contributions(block, ends, outputs), keys, top)
 
     def golden_records(self, lines: Sequence[bytes]) -> list[dict[str, str]]:
         """Return record lines with their predictions, as the manifest keeps them: the fields by their columns.
