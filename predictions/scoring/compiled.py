@@ -291,7 +291,9 @@ class CompiledModel:
         """Return the paths of the trees that add to an output, with the values of their leaves."""
         if self.shares is None:
             return []
-        trees, leaves = (each[output :: len(self.baseline)].ravel() for each in np.indices(self.leaves.shape))
+        every_tree = np.arange(output, len(self.leaves), len(self.baseline))
+        every_leaf = np.arange(self.leaves.shape[1])
+        trees, leaves = np.repeat(every_tree, len(every_leaf)), np.tile(every_leaf, len(every_tree))
         shares = self.shares[:, trees, leaves].T
         return [
             (

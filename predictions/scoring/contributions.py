@@ -29,7 +29,7 @@ import numpy as np
 MAX_COLUMNS = 63  # on a path, since each has a bit
 DIGITS = 4  # significant digits of a contribution in a cell
 
-_ROWS = 8192  # explained at a time; more would need fewer tables a row, and more memory
+_ROWS = 4096  # explained at a time; more would need fewer tables a row, and more memory
 _CELLS = 1 << 16  # rows times leaves that are looked up at a time
 _TABLE_CELLS = 1 << 20  # numbers in a table, which should stay in the processor's cache
 _MIN_LEAVES, _MAX_LEAVES = 64, 1024  # explained at a time, whatever the number of rows: the sums depend on it
@@ -130,23 +130,23 @@ def explain(paths: Sequence[tuple[Paths, Array]], inputs: Sequence[Array], colum
 def _add(paths: Paths, leaves: Array, inputs: Sequence[Values], sums: Array) -> None:
     """Add the contributions of a group of paths to `sums`, shape (rows, columns)."""
     count, d = paths.columns.shape
-    missed = [(paths.missed(index, inputs[index][0]), inputs[index][1]) for index in paths.inputs()]
+    combinations = np.zeros((len(sums), count), dtype=paths.bits)
+    for index in paths.inputs():
+        distinct, indexes = inputs[index]
+        combinations |= paths.missed(index, distinct).take(indexes, axis=0, mode="clip")  # there is nothing to clip
     table = None
     if len(sums) >= _TABLE_GAIN << d:
-        combinations = np.arange(1 << d, dtype=paths.bits)[:, None]
-        table = _contributions(combinations, paths.shares, leaves).reshape(-1, d)
+        all_combinations = np.arange(1 << d, dtype=paths.bits)[:, None]
+        table = _contributions(all_combinations, paths.shares, leaves).reshape(-1, d)
     order = np.argsort(paths.columns, axis=None, kind="stable")
     columns, starts = np.unique(paths.columns.ravel()[order], return_index=True)
     step = _CELLS // count
     for start in range(0, len(sums), step):
         rows = slice(start, start + step)
-        combination = np.zeros((len(sums[rows]), count), dtype=paths.bits)
-        for bits, indexes in missed:
-            combination |= bits.take(indexes[rows], axis=0, mode="clip")  # faster, and there is nothing to clip
         if table is None:
-            added = _contributions(combination, paths.shares, leaves)
+            added = _contributions(combinations[rows], paths.shares, leaves)
         else:
-            added = table.take(combination.astype(np.intp) * count + np.arange(count), axis=0, mode="clip")
+            added = table.take(combinations[rows].astype(np.intp) * count + np.arange(count), axis=0, mode="clip")
         by_column = added.reshape(len(added), -1).take(order, axis=1, mode="clip")
         sums[rows, columns] += np.add.reduceat(by_column, starts, axis=1)
 

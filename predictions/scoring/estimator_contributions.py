@@ -2,7 +2,7 @@
 
 What is explained is the raw score. Of boosted trees, it is the sum of the leaves: the log-odds of two classes, the
 score of one of several classes, the value of a regressor before its link. Of a forest or a tree, it is the probability
-or the value. Of a linear model, it is the weighted sum, before its link. With two classes, it is that of the second one.
+or the value. Of a linear model, it is the weighted sum, before its link. With two classes, it is the second one's.
 """
 
 from abc import ABC, abstractmethod
