@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from predictions.formats.id_digest import NO_IDS, IdDigest
-from predictions.formats.prediction_line import COLUMNS, PREDICTION, PROBABILITIES, PROBABILITY, qualifier
+from predictions.formats.prediction_line import (
+    COLUMNS,
+    CONTRIBUTIONS,
+    PREDICTION,
+    PROBABILITIES,
+    PROBABILITY,
+    qualifier,
+)
 from predictions.formats.record_line import Column
 
 MANIFEST = "manifest.json"
@@ -199,8 +206,9 @@ class ModelManifest:
         task: `classification` or `regression`.
         classes: the classes of a classifier, in the order of its probabilities.
         estimator, params: the estimator's class and its parameters.
-        outputs: what it says beyond a prediction and its probability: `probabilities`.
-        top: how many classes are kept of `probabilities`, in one cell; None: all, in a cell each.
+        outputs: what it says beyond a prediction and its probability: `probabilities`, `contributions`.
+        top: how many classes are kept of `probabilities`, in one cell; None: all, in a cell each. And how many features
+            of `contributions`; None: all.
         threshold: of two classes, one is predicted if its probability is at least this; None: the more probable one.
         positive: the index of the class that has the threshold.
         values: the names of what a regressor predicts, if it predicts several values for a record.
@@ -243,6 +251,8 @@ class ModelManifest:
             columns.append(PROBABILITIES)
         elif PROBABILITIES in self.outputs:
             columns += [qualifier(PROBABILITY, str(label)) for label in self.classes or ()]
+        if CONTRIBUTIONS in self.outputs:
+            columns.append(CONTRIBUTIONS)
         return columns
 
     @property

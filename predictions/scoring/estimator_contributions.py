@@ -100,6 +100,13 @@ def explainer_for(model: Any, sources: Sequence[int], columns: int, means: Seque
         raise _no_contributions(f"one of scikit-learn {sklearn.__version__}, whose trees differ: {error}") from error
 
 
+def check_kind(estimator: Any) -> None:
+    """Raise InputError if an estimator, which need not be fitted, has no contributions; some others need it fitted."""
+    kind = type(estimator)
+    if kind not in (*_HISTOGRAM, *_GRADIENT, *_FORESTS, *_TREES) and not kind.__module__.startswith(_LINEAR):
+        raise _no_contributions(kind.__name__)
+
+
 def describe(model: Any, sources: Sequence[int], columns: int, frame: Any) -> Contributions:
     """Return what the manifest keeps about the contributions, after checking those of some rows.
 
