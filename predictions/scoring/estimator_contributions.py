@@ -1,10 +1,13 @@
-"""Contributions (`contributions.py`) of scikit-learn's fitted estimators: trees without a compiled form, linear models.
+"""Contributions (`contributions.py`) of fitted estimators: trees without a compiled form, linear models, boosters.
+
+LightGBM and XGBoost compute the same Shapley values themselves, with Lundberg's TreeSHAP.
 
 What is explained is the raw score. Of boosted trees, it is the sum of the leaves: the log-odds of two classes, the
 score of one of several classes, the value of a regressor before its link. Of a forest or a tree, it is the probability
 or the value. Of a linear model, it is the weighted sum, before its link. With two classes, it is the second one's.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,10 +38,12 @@ _GRADIENT = (GradientBoostingClassifier, GradientBoostingRegressor)
 _FORESTS = (RandomForestClassifier, RandomForestRegressor, ExtraTreesClassifier, ExtraTreesRegressor)
 _TREES = (DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor)
 _LINEAR = "sklearn.linear_model."
+_LIGHTGBM, _XGBOOST = "lightgbm.sklearn", "xgboost.sklearn"
 _CATEGORIES = 256  # that a bitset of HistGradientBoosting has
 _CHECKED_ROWS = 100
 _BLOCK_ROWS = 50_000  # prepared at a time: a row has a value for each category of its columns
 _TOLERANCE = 1e-9  # relative difference between a raw score and the sum of its contributions
+_SINGLE_TOLERANCE = 1e-4  # of XGBoost, which adds in single precision
 
 Array = np.ndarray[Any, Any]
 
@@ -55,9 +60,8 @@ class Explainer(ABC):
     expected: Array  # float64, shape (outputs): what contributions are relative to
 
     def __init__(self, model: Any, sources: Sequence[int], columns: int) -> None:
-        is_pipeline = isinstance(model, Pipeline)
-        self._preparation = model[:-1] if is_pipeline and len(model) > 1 else None
-        self._estimator = model[-1] if is_pipeline else model
+        self._preparation = model[:-1] if isinstance(model, Pipeline) and len(model) > 1 else None
+        self._estimator = _estimator(model)
         self._sources = np.array(sources, dtype=np.intp)
         self._columns = columns
 
@@ -68,6 +72,13 @@ class Explainer(ABC):
             if type(self._estimator) in _HISTOGRAM:
                 return np.asarray(self._estimator._preprocess_X(values, reset=False), dtype=np.float64)
             return np.asarray(values, dtype=np.float64)
+
+    def by_column(self, contributions: Array) -> Array:
+        """Return the sums of the values' contributions, shape (rows, values), by column."""
+        sums = np.zeros((len(contributions), self._columns))
+        for value, column in enumerate(self._sources.tolist()):
+            sums[:, column] += contributions[:, value]
+        return sums
 
     @abstractmethod
     def contributions(self, frame: Any, outputs: Array) -> Array:
@@ -95,6 +106,8 @@ def explainer_for(model: Any, sources: Sequence[int], columns: int, means: Seque
     try:
         if means:
             return LinearExplainer(model, sources, columns, means)
+        if type(_estimator(model)).__module__ in (_LIGHTGBM, _XGBOOST):
+            return BoosterExplainer(model, sources, columns)
         return TreeExplainer(model, sources, columns)
     except AttributeError as error:  # scikit-learn's trees are in private attributes, which another version may rename
         raise _no_contributions(f"one of scikit-learn {sklearn.__version__}, whose trees differ: {error}") from error
@@ -103,7 +116,8 @@ def explainer_for(model: Any, sources: Sequence[int], columns: int, means: Seque
 def check_kind(estimator: Any) -> None:
     """Raise InputError if an estimator, which need not be fitted, has no contributions; some others need it fitted."""
     kind = type(estimator)
-    if kind not in (*_HISTOGRAM, *_GRADIENT, *_FORESTS, *_TREES) and not kind.__module__.startswith(_LINEAR):
+    is_tree = kind in (*_HISTOGRAM, *_GRADIENT, *_FORESTS, *_TREES) or kind.__module__ in (_LIGHTGBM, _XGBOOST)
+    if not is_tree and not kind.__module__.startswith(_LINEAR):
         raise _no_contributions(kind.__name__)
 
 
@@ -118,16 +132,17 @@ def describe(model: Any, sources: Sequence[int], columns: int, frame: Any) -> Co
         InputError: the estimator is neither a tree model nor a linear one, or the contributions do not add up to its
             raw scores.
     """
-    estimator = model[-1] if isinstance(model, Pipeline) else model
+    estimator = _estimator(model)
     means: list[float] = []
     if type(estimator).__module__.startswith(_LINEAR) and hasattr(estimator, "coef_"):
         means = _means(LinearExplainer(model, sources, columns, [0.0] * len(sources)), frame)
     explainer = explainer_for(model, sources, columns, means)
     rows = frame[:_CHECKED_ROWS]
     scores = raw_scores(model, rows)
+    tolerance = _SINGLE_TOLERANCE if type(estimator).__module__ == _XGBOOST else _TOLERANCE
     for output in range(scores.shape[1]):
         sums = explainer.contributions(rows, np.full(len(rows), output)).sum(axis=1) + explainer.expected[output]
-        if not np.allclose(sums, scores[:, output], _TOLERANCE, _TOLERANCE * np.abs(scores).max()):
+        if not np.allclose(sums, scores[:, output], tolerance, tolerance * np.abs(scores).max()):
             raise _no_contributions("one whose contributions do not add up to its scores")
     return Contributions(list(sources), means, explainer.expected.tolist())
 
@@ -141,8 +156,12 @@ def _means(explainer: Explainer, frame: Any) -> list[float]:
 
 def raw_scores(model: Any, frame: Any) -> Array:
     """Return what contributions explain, float64, shape (rows, outputs), as scikit-learn computes it."""
-    estimator = model[-1] if isinstance(model, Pipeline) else model
-    if not is_classifier(model):
+    estimator = _estimator(model)
+    if type(estimator).__module__ == _LIGHTGBM:
+        scores = model.predict(frame, raw_score=True)
+    elif type(estimator).__module__ == _XGBOOST:
+        scores = model.predict(frame, output_margin=True)
+    elif not is_classifier(model):
         values = model.predict(frame)
         loss = getattr(estimator, "_loss", None) or getattr(estimator, "_base_loss", None)
         scores = values if loss is None else loss.link.link(values)
@@ -154,10 +173,14 @@ def raw_scores(model: Any, frame: Any) -> Array:
     return np.asarray(scores, dtype=np.float64).reshape(len(frame), -1)
 
 
+def _estimator(model: Any) -> Any:
+    return model[-1] if isinstance(model, Pipeline) else model
+
+
 def _no_contributions(what: str) -> InputError:
     return InputError(
-        f"model.outputs: contributions need a tree or a linear model of scikit-learn's, not {what}; leave them out, or "
-        "choose another model"
+        f"model.outputs: contributions need a tree or a linear model, not {what}; leave them out, or choose another "
+        "model"
     )
 
 
@@ -177,11 +200,33 @@ class LinearExplainer(Explainer):
 
     def contributions(self, frame: Any, outputs: Array) -> Array:
         """See `Explainer`."""
-        weighted = (self.prepared(frame) - self._means) * self._weights[outputs]
-        sums = np.zeros((len(weighted), self._columns))
-        for value, column in enumerate(self._sources.tolist()):
-            sums[:, column] += weighted[:, value]
-        return sums
+        return self.by_column((self.prepared(frame) - self._means) * self._weights[outputs])
+
+
+class BoosterExplainer(Explainer):
+    """Explain a model of LightGBM or XGBoost by the contributions that the library computes.
+
+    Args:
+        model, sources, columns: see `Explainer`.
+    """
+
+    def __init__(self, model: Any, sources: Sequence[int], columns: int) -> None:
+        super().__init__(model, sources, columns)
+        self.expected = self._own(np.full((1, len(sources)), np.nan))[0, :, -1]
+
+    def contributions(self, frame: Any, outputs: Array) -> Array:
+        """See `Explainer`."""
+        own = self._own(self.prepared(frame))
+        return self.by_column(own[np.arange(len(own)), outputs, :-1])
+
+    def _own(self, values: Array) -> Array:
+        """Return the library's contributions, shape (rows, outputs, values and then the expected score)."""
+        if type(self._estimator).__module__ == _LIGHTGBM:
+            own = self._estimator.predict(values, pred_contrib=True)
+        else:
+            xgboost = importlib.import_module("xgboost")
+            own = self._estimator.get_booster().predict(xgboost.DMatrix(values, missing=np.nan), pred_contribs=True)
+        return np.asarray(own, dtype=np.float64).reshape(len(values), -1, values.shape[1] + 1)
 
 
 class TreeExplainer(Explainer):
