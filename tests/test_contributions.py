@@ -20,6 +20,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, SGDClassifier
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from test_compiled import FEATURES, FRAME, SCORE, classes, fitted, make_frame, rewrite, with_value
@@ -34,7 +35,7 @@ from predictions.scoring.compiled import load
 from predictions.scoring.compiler import bins_of, compile_pipeline, sources_of
 from predictions.scoring.contributions import as_json
 from predictions.scoring.estimator import EstimatorPredictor
-from predictions.scoring.estimator_contributions import describe, explainer_for, raw_scores
+from predictions.scoring.estimator_contributions import check_kind, describe, explainer_for, raw_scores
 from predictions.scoring.files import sha256
 from predictions.scoring.model import Model
 
@@ -330,6 +331,14 @@ def test_the_largest_contributions_come_first_and_none_of_0():
 def test_other_models_have_no_contributions(estimator, reason):
     with pytest.raises(InputError, match=f"model.outputs: contributions need a tree or a linear model, {reason}"):
         described(fitted(estimator, classes(2)))
+
+
+def test_what_is_not_explained_is_refused_before_it_is_fitted():
+    for estimator in (LGBMRegressor(), PoissonRegressor(), FixedThresholdClassifier(RandomForestClassifier())):
+        check_kind(estimator)
+    for other in (MLPClassifier(), FixedThresholdClassifier(AdaBoostClassifier())):
+        with pytest.raises(InputError, match=r"need a tree or a linear model, not (MLP|AdaBoost)Classifier;"):
+            check_kind(other)
 
 
 def test_contributions_that_do_not_add_up_are_refused(pipeline, monkeypatch):

@@ -26,6 +26,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
 
@@ -115,6 +116,8 @@ def explainer_for(model: Any, sources: Sequence[int], columns: int, means: Seque
 
 def check_kind(estimator: Any) -> None:
     """Raise InputError if an estimator, which need not be fitted, has no contributions; some others need it fitted."""
+    if isinstance(estimator, FixedThresholdClassifier | TunedThresholdClassifierCV):
+        estimator = estimator.estimator
     kind = type(estimator)
     is_tree = kind in (*_HISTOGRAM, *_GRADIENT, *_FORESTS, *_TREES) or kind.__module__ in (_LIGHTGBM, _XGBOOST)
     if not is_tree and not kind.__module__.startswith(_LINEAR):
