@@ -103,16 +103,16 @@ class ModelSettings(_Table):
     params: dict[str, Any] = Field(
         default={}, description="Keyword arguments of the estimator, such as `{ max_iter = 200 }`."
     )
-    outputs: list[Literal["probabilities"]] = Field(
+    outputs: list[Literal["probabilities", "contributions"]] = Field(
         default=[],
         description="What is kept beyond the prediction. `probabilities`: of all classes of a classifier, not only of "
-        "the predicted one.",
+        "the predicted one. `contributions`: of a tree or linear model, which features moved the prediction most.",
     )
     top: int | None = Field(
         default=None,
         ge=1,
         description="For `probabilities` of many classes: how many are kept, the most probable ones, in one cell; by "
-        "default each class has a cell of its own.",
+        "default each class has a cell of its own. For `contributions`: how many features are kept; by default all.",
     )
     threshold: float | None = Field(
         default=None,
@@ -142,7 +142,7 @@ class ModelSettings(_Table):
         if self.label in self.features:
             raise ValueError(f"features: {self.label!r} is the label, which cannot be a feature as well")
         if self.top and not self.outputs:
-            raise ValueError('top: is for probabilities; set outputs = ["probabilities"]')
+            raise ValueError('top: is for probabilities and contributions; set outputs = ["probabilities"]')
         return self
 
 

@@ -200,8 +200,8 @@ def test_settings_that_contradict_each_other_are_refused(orders, keys, message):
 
 
 OUTPUTS = {
-    "compiled": 'outputs = ["probabilities"]\nthreshold = 0.3\n',
-    "scikit-learn": 'outputs = ["probabilities"]\ntop = 2\nestimator = "sklearn.linear_model.LogisticRegression"\n',
+    "compiled": 'outputs = ["probabilities", "contributions"]\nthreshold = 0.3\n',
+    "scikit-learn": 'outputs = ["probabilities", "contributions"]\ntop = 2\nestimator = "sklearn.linear_model.LogisticRegression"\n',
 }
 
 
@@ -233,8 +233,8 @@ def test_from_the_model_to_the_answer(release, tmp_path):
     model = load_model(Path(release.path, "model", "model.json"))
     assert columns == model.manifest.columns
     assert (columns[2:], model.manifest.engine) in [
-        (["probability:0", "probability:1"], "numpy"),
-        (["probabilities"], "scikit-learn"),
+        (["probability:0", "probability:1", "contributions"], "numpy"),
+        (["probabilities", "contributions"], "scikit-learn"),
     ]
     # From the plain pipe come the same lines, and the HFile with their cells.
     records = b"".join(Path(path).read_bytes() for path in release.files("export"))
@@ -261,7 +261,7 @@ def test_from_the_model_to_the_answer(release, tmp_path):
         row = Row(line.row_key, {name: Cell(value, 1) for name, value in cells(line, columns).items()})
         answer = builder.answer("id", record, row)
         if line.error != b"\\N":
-            assert (answer.prediction, answer.probabilities) == (None, None)
+            assert (answer.prediction, answer.probabilities, answer.contributions) == (None, None, None)
             continue
         assert answer.probabilities[answer.prediction] == answer.probability
         assert sum(answer.probabilities.values()) == pytest.approx(1)
@@ -269,6 +269,12 @@ def test_from_the_model_to_the_answer(release, tmp_path):
         threshold = model.manifest.threshold or 0.5
         assert answer.prediction == int(answer.probabilities[1] >= threshold)
         assert json.loads(json.dumps(answer.as_json()))["probabilities"].keys() == {"0", "1"}
+        assert set(answer.contributions) <= set(names)
+        assert 0 < len(answer.contributions) <= (model.manifest.top or len(names))
+        if model.manifest.top is None:  # then they add up to the log-odds
+            [expected] = model.manifest.contributions.expected
+            share = answer.probabilities[1]
+            assert sum(answer.contributions.values()) + expected == pytest.approx(np.log(share / (1 - share)), abs=2e-3)
 
 
 def test_verify_compares_further_cells(release):

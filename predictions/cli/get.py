@@ -19,7 +19,7 @@ from predictions.lookup.client import BLOCK_IDS, Client
 
 # A terminal would obey control characters, so their pictures are shown (Unicode, "Control Pictures").
 _PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
-FURTHER = ("probabilities", "predictions")  # dictionaries
+FURTHER = ("probabilities", "predictions", "contributions")  # dictionaries
 COLORS = {"fresh": "green", "changed": "yellow", "unscored": "yellow", "expired": "yellow"}  # others: red
 
 

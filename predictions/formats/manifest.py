@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from predictions.formats.id_digest import NO_IDS, IdDigest
-from predictions.formats.prediction_line import COLUMNS, PREDICTION, PROBABILITIES, PROBABILITY, qualifier
+from predictions.formats.prediction_line import (
+    COLUMNS,
+    CONTRIBUTIONS,
+    PREDICTION,
+    PROBABILITIES,
+    PROBABILITY,
+    qualifier,
+)
 from predictions.formats.record_line import Column
 
 MANIFEST = "manifest.json"
@@ -171,6 +178,21 @@ class Training:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Contributions:
+    """What a model's contributions need (`predictions.scoring.contributions`).
+
+    Args:
+        sources: for each value that the estimator compares or weighs, the index of the feature that it comes from.
+        means: of a linear model, the means of these values in training; empty for other models.
+        expected: what contributions are relative to: the mean raw score; with several classes, of each.
+    """
+
+    sources: list[int]
+    means: list[float]
+    expected: list[float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelManifest:
     """The contents of `model.json`, which describes the model in the same folder.
@@ -184,11 +206,13 @@ class ModelManifest:
         task: `classification` or `regression`.
         classes: the classes of a classifier, in the order of its probabilities.
         estimator, params: the estimator's class and its parameters.
-        outputs: what it says beyond a prediction and its probability: `probabilities`.
-        top: how many classes are kept of `probabilities`, in one cell; None: all, in a cell each.
+        outputs: what it says beyond a prediction and its probability: `probabilities`, `contributions`.
+        top: how many classes are kept of `probabilities`, in one cell; None: all, in a cell each. And how many features
+            of `contributions`; None: all.
         threshold: of two classes, one is predicted if its probability is at least this; None: the more probable one.
         positive: the index of the class that has the threshold.
         values: the names of what a regressor predicts, if it predicts several values for a record.
+        contributions: what its contributions need; None if none are asked for.
         training: how the model was trained.
         golden: the golden records: record lines with their predictions at training, to be replayed wherever the model
             is loaded.
@@ -210,6 +234,7 @@ class ModelManifest:
     threshold: float | None = None
     positive: int = 1
     values: list[str] | None = None
+    contributions: Contributions | None = None
     training: Training = Training()
     golden: list[dict[str, str]] = field(default_factory=list)
 
@@ -226,6 +251,8 @@ class ModelManifest:
             columns.append(PROBABILITIES)
         elif PROBABILITIES in self.outputs:
             columns += [qualifier(PROBABILITY, str(label)) for label in self.classes or ()]
+        if CONTRIBUTIONS in self.outputs:
+            columns.append(CONTRIBUTIONS)
         return columns
 
     @property

@@ -31,6 +31,7 @@ MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, 
 # Qualifiers, and the first part of further ones: `probability:CLASS`, `prediction:OUTPUT`.
 PREDICTION, PROBABILITY, RECORD, ERROR = "prediction", "probability", "record", "error"
 PROBABILITIES = "probabilities"
+CONTRIBUTIONS = "contributions"
 COLUMNS = (PREDICTION, PROBABILITY)
 AFTER = 3  # fields after the cells: record, scored, error
 _ESCAPES = {"%": "%25", ":": "%3A"}

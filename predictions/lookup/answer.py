@@ -11,6 +11,7 @@ from typing import Any
 from predictions.formats.manifest import Manifest
 from predictions.formats.prediction_line import (
     COLUMNS,
+    CONTRIBUTIONS,
     ERROR,
     PREDICTION,
     PROBABILITIES,
@@ -44,6 +45,7 @@ class Answer:
         probabilities: the probability of each class, or of the most probable ones, if the model keeps them; the classes
             are in the label's type.
         predictions: the values by their names, if a regressor predicts several; `prediction` is the first one.
+        contributions: by how much features moved the model's raw score, the largest first, if the model keeps them.
         release: the served release.
         scored: when the prediction was made: the time of the release that computed it.
         model: SHA-256 of the model that made it.
@@ -60,6 +62,7 @@ class Answer:
     probability: float | None = None
     probabilities: dict[Any, float] | None = None
     predictions: dict[str, float] | None = None
+    contributions: dict[str, float] | None = None
     release: str | None = None
     scored: str | None = None
     model: str | None = None
@@ -164,6 +167,7 @@ class _Cells:
         self._probabilities: dict[str, Any] = {}  # by column, the class
         self._predictions: dict[str, str] = {}  # by column, the name of the value
         self._most_probable = qualifier(*prefix, PROBABILITIES)
+        self._contributions = qualifier(*prefix, CONTRIBUTIONS)
         for column in columns:
             *group, name = names_of(column)
             if group == [*prefix, PROBABILITY]:
@@ -185,6 +189,8 @@ class _Cells:
             values["probabilities"] = _numbers(cells, self._probabilities)
         elif label is not None and self._predictions:
             values["predictions"] = _numbers(cells, self._predictions)
+        if contributions := cells.get(self._contributions):
+            values["contributions"] = json.loads(contributions)
         return values
 
 

@@ -45,6 +45,15 @@ class CompiledPredictor:
 
     def predict(self, block: bytes, ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
+        bins, bad_rows = self._bins(block, ends)
+        return self._compiled.predict(bins), bad_rows
+
+    def contributions(self, block: bytes, ends: np.ndarray, outputs: np.ndarray) -> np.ndarray[Any, Any]:
+        """See `predictions.scoring.model.Predictor`."""
+        return self._compiled.contributions(self._bins(block, ends)[0], outputs)
+
+    def _bins(self, block: bytes, ends: np.ndarray) -> tuple[list[Bins], dict[int, str]]:
+        """Return the bins of each column, and for each row with a bad value the column and the reason."""
         by_column = np.ascontiguousarray(ends.T)
         starts, ends = by_column[:-2] + 1, by_column[1:-1]
         words = _words(block, starts, ends - starts)
@@ -54,7 +63,7 @@ class CompiledPredictor:
             column.read(block, column_starts, column_ends, column_words, bad_rows, too_large)
             for column, column_starts, column_ends, column_words in zip(self._columns, starts, ends, words, strict=True)
         ]
-        return self._compiled.predict(bins), too_large | bad_rows
+        return bins, too_large | bad_rows
 
     def one_thread(self) -> AbstractContextManager[object]:
         """See `predictions.scoring.model.Predictor`."""

@@ -14,7 +14,7 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from predictions.errors import InputError
+from predictions.scoring.contributions import Paths, columns_of, explain, path_groups
 
 FORMAT = 1
 LINKS = ("identity", "log", "logit", "softmax")  # from the sum of leaves to the prediction
@@ -88,6 +89,9 @@ class CompiledModel:
         link: one of `LINKS`, from the sums to probabilities or values.
         by_row: whether a record's outputs lie side by side in memory when the softmax adds them; numpy's sum of eight
             and more depends on it.
+        shares: float64, shape (columns, trees, leaves of the largest tree): the share of the training records that a
+            column's splits let through to a leaf (`contributions`); 1 if the path has none. None if no contributions
+            are asked for.
 
     Raises:
         ValueError: the arrays do not fit together.
@@ -101,14 +105,16 @@ class CompiledModel:
         baseline: Array,
         link: str,
         by_row: bool = False,
+        shares: Array | None = None,
     ) -> None:
-        _check(columns, masks, leaves, baseline, link)
+        _check(columns, masks, leaves, baseline, link, shares)
         self.columns = tuple(columns)
         self.masks = masks
         self.leaves = leaves
         self.baseline = baseline
         self.link = link
         self.by_row = by_row
+        self.shares = shares
         self._category_bins = [
             {category: bin_ for bin_, category in enumerate(column.categories)}
             if isinstance(column, CategoryColumn)
@@ -122,6 +128,7 @@ class CompiledModel:
         self._leaves = np.full((len(leaves), _BIAS + leaves.shape[1] + 1), np.nan)
         self._leaves[:, _BIAS:-1] = leaves
         self._starts = np.arange(len(leaves)) * self._leaves.shape[1]
+        self._paths = [self._paths_of(output) for output in range(len(baseline))]
 
     @property
     def classes(self) -> int:
@@ -210,6 +217,34 @@ class CompiledModel:
             return probabilities
         return np.exp(values) if self.link == "log" else values
 
+    def contributions(self, bins: Sequence[Bins], outputs: Array) -> Array:
+        """Return how much each column moved the sum of leaves of one output (`predictions.scoring.contributions`).
+
+        Args:
+            bins: for each column, the rows' bins.
+            outputs: intp, shape (rows): the output of each row that is explained.
+
+        Returns:
+            float64, shape (rows, columns); a row's sum is the difference between `raw` and `expected`.
+
+        Raises:
+            IndexError: a bin is out of its column's range.
+        """
+        if len(outputs):
+            self._check_bins(bins)
+        result = np.zeros((len(outputs), len(self.columns)))
+        for output in np.unique(outputs).tolist():
+            rows = np.flatnonzero(outputs == output)
+            result[rows] = explain(self._paths[output], [column_bins[rows] for column_bins in bins], len(self.columns))
+        return result
+
+    @property
+    def expected(self) -> Array:
+        """Return the outputs that contributions are relative to, float64, shape (outputs)."""
+        assert self.shares is not None
+        trees = (self.leaves * self.shares.prod(axis=0)).sum(axis=1)
+        return self.baseline + trees.reshape(-1, len(self.baseline)).sum(axis=0)
+
     def save(self, path: Path, model_sha256: str, compared: int) -> None:
         """Write the model; the same model gives the same bytes.
 
@@ -249,7 +284,23 @@ class CompiledModel:
             "masks": self.masks,
             "leaves": self.leaves,
             "baseline": self.baseline,
-        }
+        } | ({} if self.shares is None else {"shares": self.shares})
+
+    def _paths_of(self, output: int) -> list[tuple[Paths, Array]]:
+        """Return the paths of the trees that add to an output, with the values of their leaves."""
+        if self.shares is None:
+            return []
+        every_tree = np.arange(output, len(self.leaves), len(self.baseline))
+        every_leaf = np.arange(self.leaves.shape[1])
+        trees, leaves = np.repeat(every_tree, len(every_leaf)), np.tile(every_leaf, len(every_tree))
+        shares = self.shares[:, trees, leaves].T
+        return [
+            (
+                _MaskedPaths(*columns_of(shares[group]), self._by_column, trees[group], leaves[group]),
+                self.leaves[trees[group], leaves[group]],
+            )
+            for group in path_groups(shares)
+        ]
 
     def _joint_columns(self) -> list[list[int]]:
         """Return the columns in groups whose bins are looked up together."""
@@ -317,6 +368,32 @@ class CompiledModel:
         leaves = self._leaves.ravel().take(self._starts + _places(masks)).reshape(len(masks), -1, len(sums))
         # accumulate adds one after the other; add.reduce may not.
         sums[:] = np.add.accumulate(np.concatenate([sums.T[:, None], leaves], axis=1), axis=1)[:, -1].T
+
+
+class _MaskedPaths(Paths):
+    """Paths whose leaves have bits in masks; the inputs are the columns' bins.
+
+    Args:
+        columns, shares: see `Paths`.
+        masks: for each column, the masks, shape (bins, trees).
+        trees, leaves: intp, shape (paths): where the paths lead.
+    """
+
+    def __init__(self, columns: Array, shares: Array, masks: Sequence[Array], trees: Array, leaves: Array) -> None:
+        super().__init__(columns, shares)
+        self._masks = masks
+        self._trees = trees
+        self._leaf_bits = masks[0].dtype.type(1) << leaves.astype(masks[0].dtype)
+
+    def inputs(self) -> Iterable[int]:
+        """See `Paths`."""
+        return np.unique(self.columns).tolist()
+
+    def missed(self, index: int, distinct: Array) -> Array:
+        """See `Paths`."""
+        column_bits = self.bit_of(index)
+        masks = self._masks[index][distinct].take(self._trees, axis=1)
+        return np.where(masks & self._leaf_bits, self.bits.type(0), column_bits)
 
 
 def load(path: Path, sha256: str, model_sha256: str) -> CompiledModel:
@@ -402,11 +479,17 @@ def _from_arrays(arrays: dict[str, Array]) -> CompiledModel:
         arrays["baseline"],
         str(arrays["link"]),
         bool(arrays["by_row"]),
+        arrays.get("shares"),
     )
 
 
 def _check(
-    columns: Sequence[NumberColumn | CategoryColumn], masks: Array, leaves: Array, baseline: Array, link: str
+    columns: Sequence[NumberColumn | CategoryColumn],
+    masks: Array,
+    leaves: Array,
+    baseline: Array,
+    link: str,
+    shares: Array | None,
 ) -> None:
     """Raise ValueError unless the arrays have the types, shapes and ranges that scoring relies on."""
     if not columns:
@@ -429,6 +512,11 @@ def _check(
         raise ValueError(f"baseline is {baseline.dtype} of shape {baseline.shape}")
     if not len(leaves) or len(leaves) % len(baseline):
         raise ValueError(f"{len(leaves)} trees cannot be added to {len(baseline)} outputs")
+    if shares is not None:
+        if shares.dtype != np.float64 or shares.shape != (len(columns), *leaves.shape):
+            raise ValueError(f"shares are {shares.dtype} of shape {shares.shape}")
+        if not ((shares > 0) & (shares <= 1)).all():
+            raise ValueError("shares are not above 0 and up to 1")
     if link not in LINKS or (link == "softmax") != (len(baseline) > 1):
         raise ValueError(f"the link {link} does not fit {len(baseline)} outputs")
 

@@ -76,6 +76,7 @@ class _Split:
         missing_left: whether NaN goes to the left.
         left_categories: of a split by category, the bits of the categories that go to the left; else None.
         left, right: the masks.
+        left_share, right_share: the shares of the node's training records on either side.
     """
 
     output: int
@@ -84,6 +85,8 @@ class _Split:
     left_categories: Array | None
     left: int
     right: int
+    left_share: float
+    right_share: float
 
 
 @dataclass(frozen=True)
@@ -170,25 +173,26 @@ class _Preparation:
         return type(self.estimator) in _HISTOGRAM
 
 
-def compile_pipeline(pipeline: Pipeline, features: Sequence[Column]) -> CompiledModel:
+def compile_pipeline(pipeline: Pipeline, features: Sequence[Column], contributions: bool = False) -> CompiledModel:
     """Return a fitted pipeline as tables.
 
     Args:
         pipeline: a fitted pipeline, as `make_pipeline_for` makes them.
         features: the columns that it was fitted on.
+        contributions: whether to keep what contributions need.
 
     Raises:
         NoCompiledFormError: the estimator is not one of those that can be compiled, or not with these parameters.
     """
     try:
-        return _compile(pipeline, features)
+        return _compile(pipeline, features, contributions)
     except AttributeError as error:  # scikit-learn's trees are in private attributes, which another version may rename
         raise NoCompiledFormError(
             f"scikit-learn {sklearn.__version__} is not known to the compiler: {error}"
         ) from error
 
 
-def _compile(pipeline: Pipeline, features: Sequence[Column]) -> CompiledModel:
+def _compile(pipeline: Pipeline, features: Sequence[Column], contributions: bool) -> CompiledModel:
     estimator = pipeline.steps[-1][1]
     _check_types(pipeline, estimator)
     trees, baseline = _histogram_trees(estimator) if type(estimator) in _HISTOGRAM else _gradient_trees(estimator)
@@ -210,7 +214,21 @@ def _compile(pipeline: Pipeline, features: Sequence[Column]) -> CompiledModel:
         baseline,
         _LINKS[type(estimator._loss)],
         by_row=type(estimator) in _GRADIENT,
+        shares=_shares(preparation, trees, leaves.shape) if contributions else None,
     )
+
+
+def sources_of(pipeline: Pipeline, features: Sequence[Column]) -> list[int]:
+    """Return for each value that a fitted pipeline's estimator compares or weighs the index of its column.
+
+    Args:
+        pipeline: a fitted pipeline, as `make_pipeline_for` makes them.
+        features: the columns that it was fitted on.
+
+    Raises:
+        NoCompiledFormError: its preparation is another one.
+    """
+    return [int(source) for source in _Preparation(pipeline, features).sources]
 
 
 def check(compiled: CompiledModel, pipeline: Pipeline, frame: pd.DataFrame) -> int:
@@ -291,6 +309,7 @@ def _histogram_trees(estimator: Any) -> tuple[list[_Tree], Array]:
                         predictor.raw_left_cat_bitsets[node["bitset_idx"]] if node["is_categorical"] else None
                         for node in nodes
                     ],
+                    nodes["count"],
                 )
             )
     return trees, estimator._baseline_prediction.ravel().astype(np.float64)
@@ -313,6 +332,7 @@ def _gradient_trees(estimator: Any) -> tuple[list[_Tree], Array]:
                     nodes.threshold,
                     np.zeros(count, dtype=bool),  # these have no missing values
                     [None] * count,
+                    nodes.weighted_n_node_samples,
                 )
             )
     # Any rows: the first estimator uses no feature.
@@ -328,6 +348,7 @@ def _tree(
     thresholds: Array,
     missing_left: Array,
     left_categories: Sequence[Array | None],
+    records: Array,
 ) -> _Tree:
     """Return a tree from scikit-learn's arrays of nodes, the root first.
 
@@ -355,6 +376,8 @@ def _tree(
                 left_categories[node],
                 left_mask,
                 right_mask,
+                float(records[left[node]]) / float(records[node]),
+                float(records[right[node]]) / float(records[node]),
             )
         )
         return left_mask | right_mask
@@ -488,6 +511,18 @@ def _masks(
                 goes_left, dtype.type(every & ~split.right), dtype.type(every & ~split.left)
             )
     return masks
+
+
+def _shares(preparation: _Preparation, trees: Sequence[_Tree], shape: tuple[int, ...]) -> Array:
+    """Return the shares of `CompiledModel`; `shape` is that of its leaves."""
+    shares = np.ones((len(preparation.names), *shape))
+    bits = np.arange(shape[1])
+    for index, tree in enumerate(trees):
+        for split in tree.splits:
+            of_leaves = shares[preparation.sources[split.output], index]
+            of_leaves[(split.left >> bits) & 1 != 0] *= split.left_share
+            of_leaves[(split.right >> bits) & 1 != 0] *= split.right_share
+    return shares
 
 
 def _goes_left(split: _Split, values: Array, known: Array | None) -> Array:

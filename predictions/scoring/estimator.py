@@ -55,6 +55,7 @@ class EstimatorPredictor:
         self.estimator = estimator
         self._predict = estimator.predict_proba if manifest.classes else estimator.predict
         self._reader = FrameReader(manifest.features)
+        self._explainer = _explainer(estimator, manifest)
         # Made once the estimator's libraries are loaded: it limits those that it sees.
         self._threads = ThreadpoolController()
 
@@ -73,6 +74,10 @@ class EstimatorPredictor:
         frame.iloc[list(too_large)] = np.nan
         return self._predict(frame), bad_rows
 
+    def contributions(self, block: bytes, _ends: np.ndarray, outputs: np.ndarray) -> np.ndarray[Any, Any]:
+        """See `predictions.scoring.model.Predictor`."""
+        return self._explainer.contributions(self._reader.read(block)[0], outputs)
+
     def _too_large(self, frame: pd.DataFrame) -> dict[int, str]:
         """Return the rows with a number that is not a finite float32 after the preparation, with its column."""
         if not isinstance(self.estimator, Pipeline) or len(self.estimator) < 2:
@@ -86,6 +91,15 @@ class EstimatorPredictor:
     def one_thread(self) -> AbstractContextManager[object]:
         """See `predictions.scoring.model.Predictor`."""
         return self._threads.limit(limits=1)
+
+
+def _explainer(estimator: Any, manifest: ModelManifest) -> Any:
+    needs = manifest.contributions
+    if not needs:
+        return None
+    from predictions.scoring.estimator_contributions import explainer_for  # imports all of scikit-learn's trees
+
+    return explainer_for(estimator, needs.sources, len(manifest.features), needs.means)
 
 
 def save(estimator: Any, path: Path) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
-from predictions.formats.prediction_line import MAX_CELL_BYTES, PREDICTION, PROBABILITIES
+from predictions.formats.prediction_line import CONTRIBUTIONS, MAX_CELL_BYTES, PREDICTION, PROBABILITIES
 from predictions.formats.record_line import NULL, escape, field_ends, join_lines, unescape
+from predictions.scoring.contributions import as_json
 from predictions.scoring.numbers import format_numbers, format_probabilities
 from predictions.scoring.outputs import further_cells
 
@@ -34,6 +35,17 @@ class Predictor(Protocol):
             float64: of a classifier the probabilities, shape (rows, classes), of a regressor the values, shape (rows)
             or, if it predicts several, (rows, values); and for each row with a bad value the row's index, the column
             and the reason.
+        """
+
+    def contributions(self, block: bytes, ends: np.ndarray, outputs: np.ndarray) -> np.ndarray[Any, Any]:
+        """Return how much each column moved the raw score of each record; only if the manifest has `contributions`.
+
+        Args:
+            block, ends: as of `predict`.
+            outputs: intp, shape (rows): with several classes, the index of the class that is explained; else 0.
+
+        Returns:
+            float64, shape (rows, columns); rows with a bad value count.
         """
 
     def one_thread(self) -> AbstractContextManager[object]:
@@ -77,6 +89,7 @@ class Model:
         self._classes = [escape(str(label).encode()) for label in manifest.classes or ()]
         self._class_is_too_large = np.array([len(label) > LARGEST_VALUE for label in self._classes], dtype=bool)
         self._further_cells = further_cells(manifest)
+        self._features = [escape(json.dumps(column.name, ensure_ascii=False).encode()) for column in manifest.features]
 
     def score(self, block: bytes, ends: np.ndarray | None = None) -> Scores:
         """Predict the records of one block.
@@ -96,6 +109,7 @@ class Model:
                 bad_rows.setdefault(row, f"prediction: {len(cells[0][row]):,} bytes, more than HBase takes")
         else:
             values = values.reshape(len(values), -1)
+            best = np.zeros(len(values), dtype=np.intp)
             shares = values[:, 0]
             cells = [format_numbers(shares), [NULL] * len(values)]
         for more in self._further_cells:
@@ -103,9 +117,11 @@ class Model:
         is_finite = np.isfinite(values).all(axis=1) if self._further_cells else np.isfinite(shares)
         for row in np.flatnonzero(~is_finite).tolist():
             bad_rows.setdefault(row, "prediction: not a finite number")
-        if self.manifest.top:
+        if self.manifest.top and PROBABILITIES in self.manifest.outputs:
             for row in np.flatnonzero(np.fromiter(map(len, cells[-1]), np.int64, len(values)) > LARGEST_VALUE).tolist():
                 bad_rows.setdefault(row, f"{PROBABILITIES}: {len(cells[-1][row]):,} bytes, more than HBase takes")
+        if CONTRIBUTIONS in self.manifest.outputs:
+            cells.append(self._contributions(block, ends, best))
         errors = [NULL] * len(values)
         for row, reason in bad_rows.items():
             errors[row] = escape(reason.encode())
@@ -121,6 +137,16 @@ class Model:
         # NaN is not below the threshold, so it is the predicted class's and fails the record.
         is_below = probabilities[:, positive] < self.manifest.threshold
         return np.where(is_below, 1 - positive, positive)
+
+    def _contributions(self, block: bytes, ends: np.ndarray, predicted: np.ndarray) -> list[bytes]:
+        """Return which features moved the raw score of each record of a block most, as escaped JSON.
+
+        Args:
+            block, ends: as of `score`.
+            predicted: intp, shape (rows): the index of the predicted class.
+        """
+        outputs = predicted if len(self._classes) > 2 else np.zeros_like(predicted)
+        return as_json(self.predictor.contributions(block, ends, outputs), self._features, self.manifest.top)
 
     def golden_records(self, lines: Sequence[bytes]) -> list[dict[str, str]]:
         """Return record lines with their predictions, as the manifest keeps them: the fields by their columns.

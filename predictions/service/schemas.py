@@ -41,6 +41,9 @@ class AnswerOut(BaseModel):
         None, description="Probability of each class, if the model keeps it."
     )
     predictions: dict[str, float] | None = Field(None, description="The values of a regressor that predicts several.")
+    contributions: dict[str, float] | None = Field(
+        None, description="By how much features moved the model's raw score, the largest first, if the model keeps it."
+    )
     release: str | None = Field(None, description="The served release.")
     scored: str | None = Field(None, description="When the prediction was made.")
     model: str | None = Field(None, description="SHA-256 of the model that made it.")

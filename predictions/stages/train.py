@@ -28,13 +28,15 @@ from threadpoolctl import threadpool_limits
 
 from predictions.comparison.distribution import SHARES
 from predictions.errors import InputError
-from predictions.formats.manifest import MODEL_MANIFEST, ModelManifest, Training
+from predictions.formats.manifest import MODEL_MANIFEST, Contributions, ModelManifest, Training
+from predictions.formats.prediction_line import CONTRIBUTIONS, PROBABILITIES
 from predictions.formats.record_line import NULL, SEPARATOR, Column, join_lines, split_lines, unescape
 from predictions.jobs.bundle import script
 from predictions.scoring.bins import CompiledPredictor
 from predictions.scoring.compiled import CompiledModel
-from predictions.scoring.compiler import NoCompiledFormError, check, compile_pipeline
+from predictions.scoring.compiler import NoCompiledFormError, check, compile_pipeline, sources_of
 from predictions.scoring.estimator import EstimatorPredictor
+from predictions.scoring.estimator_contributions import check_kind, describe
 from predictions.scoring.features import NumberDecoder
 from predictions.scoring.files import save_model
 from predictions.scoring.frame import FrameReader
@@ -83,11 +85,15 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
     estimator = make_estimator(settings.model)
     sample = _read_sample(folder, features, label, release.export.labelled, settings.model)
     _check_labels(sample, label, estimator)
+    explained = CONTRIBUTIONS in settings.model.outputs
+    if explained:
+        check_kind(estimator)
     progress(f"training on {len(sample.lines):,} of {sample.labelled:,} labelled records, seed {settings.model.seed}")
     with threadpool_limits(_threads(sample.features)):
         pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
         pipeline, threshold = split_threshold(pipeline)
-        compiled = _compile(pipeline, features, sample.features, progress)
+        contributions = _contributions(pipeline, features, sample.features) if explained else None
+        compiled = _compile(pipeline, features, sample.features, explained, progress)
     manifest = ModelManifest(
         id=release.id,
         features=features,
@@ -96,6 +102,7 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
         classes=pipeline.classes_.tolist() if is_classifier(estimator) else None,
         estimator=settings.model.estimator,
         params=settings.model.params,
+        contributions=contributions,
         **output_fields(settings.model, pipeline, threshold, sample.features),
     )
     predictor: Predictor = (
@@ -127,15 +134,18 @@ def output_fields(
         InputError: the settings ask for what the estimator does not say.
     """
     if not is_classifier(estimator):
-        if settings.outputs or settings.threshold is not None:
-            key = "outputs" if settings.outputs else "threshold"
+        if PROBABILITIES in settings.outputs or settings.threshold is not None:
+            key = "outputs" if settings.threshold is None else "threshold"
             raise InputError(f"model.{key}: {settings.estimator} is a regressor, which has no probabilities; omit it")
-        return {"values": _value_names(estimator, features)}
+        values = _value_names(estimator, features)
+        if values and settings.outputs:
+            raise InputError("model.outputs: contributions are for one value, but the estimator predicts several")
+        return {"values": values, "outputs": list(settings.outputs), "top": settings.top}
     if settings.threshold is not None:
         if len(estimator.classes_) != 2:
             raise InputError(f"model.threshold: is for two classes, but {settings.label} has {len(estimator.classes_)}")
         threshold = Threshold(settings.threshold)
-    if settings.outputs and not settings.top:
+    if PROBABILITIES in settings.outputs and not settings.top:
         for name in map(str, estimator.classes_):
             if len(name.encode()) > MAX_CLASS_BYTES:
                 raise InputError(
@@ -233,17 +243,30 @@ def _threads(features: pd.DataFrame) -> int:
 
 
 def _compile(
-    pipeline: Pipeline, features: list[Column], frame: pd.DataFrame, progress: Callable[[str], None]
+    pipeline: Pipeline,
+    features: list[Column],
+    frame: pd.DataFrame,
+    contributions: bool,
+    progress: Callable[[str], None],
 ) -> tuple[CompiledModel, int] | None:
     """Return the pipeline's compiled form and on how many rows it was proven; None if it has none."""
     try:
-        compiled = compile_pipeline(pipeline, features)
+        compiled = compile_pipeline(pipeline, features, contributions)
         compared = check(compiled, pipeline, frame)
     except NoCompiledFormError as reason:
         progress(f"scikit-learn will score, since the model cannot be compiled: {reason}")
         return None
     progress(f"compiled; {compared:,} predictions are scikit-learn's to the last bit")
     return compiled, compared
+
+
+def _contributions(pipeline: Pipeline, features: list[Column], frame: pd.DataFrame) -> Contributions:
+    """Return what the pipeline's contributions need, after checking them on some rows."""
+    try:
+        sources = sources_of(pipeline, features)
+    except NoCompiledFormError as reason:
+        raise InputError(f"model.outputs: contributions need the preparation that `train` makes: {reason}") from reason
+    return describe(pipeline, sources, len(features), frame)
 
 
 def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Training]:

@@ -73,6 +73,7 @@ function show(answer) {
     $("prediction").append(" ", element("small", `with probability ${Number(answer.probability).toFixed(3)}`));
   }
   drawBars(answer.probabilities ?? {});
+  drawContributions(answer.contributions ?? {});
   describe($("facts"), {
     ...(answer.predictions ?? {}),
     error: answer.error,
@@ -95,6 +96,31 @@ function drawBars(probabilities) {
     $("bars").append(element("dt", name), element("dd", share.toFixed(3)));
     $("bars").lastChild.prepend(meter);
   }
+}
+
+function svgElement(name, attributes) {
+  const created = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) created.setAttribute(key, value);
+  return created;
+}
+
+// Draw how much features moved the prediction: what raised it goes to the right of the middle, the largest first.
+function drawContributions(contributions) {
+  const bars = Object.entries(contributions).map(([name, value]) => [name, Number(value)]);
+  bars.sort((one, other) => Math.abs(other[1]) - Math.abs(one[1]));
+  $("contributions").replaceChildren();
+  for (const [name, value] of bars) {
+    const width = (49 * value) / Math.abs(bars[0][1]);
+    const svg = svgElement("svg", { viewBox: "-50 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
+    svg.append(
+      svgElement("rect", { x: Math.min(0, width).toFixed(3), y: 1, width: Math.abs(width).toFixed(3), height: 8 }),
+      svgElement("line", { x1: 0, y1: 0, x2: 0, y2: 10 }),
+    );
+    const text = element("dd", `${value > 0 ? "+" : ""}${value}`);
+    text.prepend(svg);
+    $("contributions").append(element("dt", name), text);
+  }
+  $("why").hidden = !bars.length;
 }
 
 async function lookUp(id) {
