@@ -183,6 +183,7 @@ class ModelManifest:
         task: `classification` or `regression`.
         classes: the classes of a classifier, in the order of its probabilities.
         estimator, params: the estimator's class and its parameters.
+        boosters: which of `lightgbm` and `xgboost` the model's trees are from; empty for scikit-learn's own.
         training: how the model was trained.
         golden: the golden records: record lines with their predictions at training, to be replayed wherever the model
             is loaded.
@@ -199,6 +200,7 @@ class ModelManifest:
     classes: list[Any] | None = None
     estimator: str = ""
     params: dict[str, Any] = field(default_factory=dict)
+    boosters: list[str] = field(default_factory=list)
     training: Training = Training()
     golden: list[dict[str, str]] = field(default_factory=list)
 
@@ -210,7 +212,7 @@ class ModelManifest:
     @property
     def engine(self) -> str:
         """Return the name of the library that scores."""
-        return "numpy" if self.compiled else "scikit-learn"
+        return "numpy" if self.compiled else ", ".join(self.boosters) or "scikit-learn"
 
     @property
     def task_files(self) -> tuple[str, str]:

@@ -5,6 +5,7 @@ need a few more. Those in `TRUSTED` were reviewed one by one: they hold numbers,
 that the file names. A file with any other type is refused.
 """
 
+import io
 import json
 import zipfile
 from contextlib import AbstractContextManager
@@ -20,8 +21,10 @@ from threadpoolctl import ThreadpoolController
 
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
+from predictions.scoring import boosters
 from predictions.scoring.features import TOO_LARGE
 from predictions.scoring.frame import FrameReader
+from predictions.scoring.trees import DamagedModelError
 
 _SCHEMA = "schema.json"  # of a file of skops
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -43,6 +46,7 @@ TRUSTED = (
     "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
+    *boosters.TRUSTED,
 )
 
 
@@ -65,7 +69,7 @@ class EstimatorPredictor:
         """See `predictions.scoring.model.Predictor`."""
         frame, bad_rows = self._reader.read(block)
         try:
-            return self._predict(frame), bad_rows
+            return self._values(frame), bad_rows
         except ValueError:
             # A number that fits its column may not fit a float32 once it is scaled. scikit-learn raises for the block.
             too_large = self._too_large(frame)
@@ -74,7 +78,10 @@ class EstimatorPredictor:
         for row, name in too_large.items():
             bad_rows.setdefault(row, f"{name}: {TOO_LARGE}")
         frame.iloc[list(too_large)] = np.nan
-        return self._predict(frame), bad_rows
+        return self._values(frame), bad_rows
+
+    def _values(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
+        return np.asarray(self._predict(frame), dtype=np.float64)  # XGBoost's are float32
 
     def _too_large(self, frame: pd.DataFrame) -> dict[int, str]:
         """Return the rows with a number that is not a finite float32 after the preparation, with its column."""
@@ -106,13 +113,39 @@ def save(estimator: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read an estimator; raise InputError if it holds a type that was not reviewed."""
+    """Read an estimator.
+
+    Raises:
+        InputError: it holds a type that was not reviewed, a booster that is not what its library writes, or one whose
+            library is not installed.
+    """
+    data = _without_boosters(path)
     try:
-        return skops.io.load(path, trusted=list(TRUSTED))
+        estimator = skops.io.loads(data, trusted=list(TRUSTED))
     except UntrustedTypesFoundException:
         # Names the types. It is only called here, since it takes half as long as loading the model.
         _check_types(path)
         raise
+    try:
+        boosters.attach(estimator)
+    except DamagedModelError as error:
+        raise InputError(f"{path}: {error}; restore the file, or start a new release") from error
+    return estimator
+
+
+def _without_boosters(path: Path) -> bytes:
+    """Return a file of skops with the states of boosters in place of boosters (`boosters.unwrap`)."""
+    data = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(files[_SCHEMA])
+    if not boosters.unwrap(schema):
+        return data
+    unwrapped = io.BytesIO()
+    with zipfile.ZipFile(unwrapped, "w") as archive:
+        for name, content in {**files, _SCHEMA: json.dumps(schema).encode()}.items():
+            archive.writestr(name, content)
+    return unwrapped.getvalue()
 
 
 def _make_canonical(path: Path) -> None:
@@ -139,7 +172,7 @@ def _make_canonical(path: Path) -> None:
 
 
 def _check_types(path: Path) -> None:
-    untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED))
+    untrusted = sorted(set(skops.io.get_untrusted_types(data=_without_boosters(path))) - set(TRUSTED))
     if untrusted:
         raise InputError(
             f"{path}: holds types that were not reviewed: {', '.join(untrusted)}; choose an estimator without them, or "
