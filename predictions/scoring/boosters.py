@@ -90,14 +90,15 @@ def libraries_of(estimator: Any) -> list[str]:
     return sorted({_library_of(each) for each in _estimators(estimator)})
 
 
-def unwrap(schema: Any) -> bool:
-    """Replace the boosters in the schema of a file of skops by their states; return whether there were any."""
-    found = False
+def unwrap(schema: Any) -> set[str]:
+    """Replace the boosters in the schema of a file of skops by their states; return the libraries they are from."""
+    found: set[str] = set()
     nodes = [schema]
     while nodes:
         node = nodes.pop()
         if isinstance(node, dict):
-            found |= _unwrap_estimator(node)
+            if _unwrap_estimator(node):
+                found.add(node["__module__"].partition(".")[0])
             nodes.extend(node.values())
         elif isinstance(node, list):
             nodes.extend(node)
@@ -118,6 +119,11 @@ def attach(estimator: Any) -> None:
                 _attach_lightgbm(each, state) if name == "lightgbm" else _attach_xgboost(each, state)
             except DamagedModelError as error:
                 raise DamagedModelError(f"its model of {name} is damaged: {error}") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error that was raised in C++, without its stack."""
+    return " ".join(str(error).partition("Stack trace")[0].split())
 
 
 class _Quiet:
@@ -168,14 +174,14 @@ def _library_of(estimator: Any) -> str:
 def _attach_lightgbm(estimator: Any, state: dict[str, Any]) -> None:
     lightgbm = library("lightgbm")
     text, best = state.get("_handle"), state.get("best_iteration", -1)
-    require(isinstance(text, str), "it has no text")
-    require(isinstance(best, int), "best_iteration is not a number")
+    if not isinstance(text, str) or not isinstance(best, int):
+        raise DamagedModelError("it has no text or no best_iteration")
     params = vars(estimator).get("_other_params")
     require(not isinstance(params, dict) or not params.get(_EARLY_STOP), f"{_EARLY_STOP} is not supported")
     try:
         booster = lightgbm.Booster(model_str=lightgbm_text.checked(text))
     except lightgbm.basic.LightGBMError as error:
-        raise DamagedModelError(str(error)) from error
+        raise DamagedModelError(one_line(error)) from error
     booster.best_iteration = best
     # LightGBM's 0: as many threads as OpenMP is limited to. Its default is the number of cores.
     _renew(estimator, booster, n_jobs=0)
@@ -184,12 +190,13 @@ def _attach_lightgbm(estimator: Any, state: dict[str, Any]) -> None:
 def _attach_xgboost(estimator: Any, state: dict[str, Any]) -> None:
     xgboost = library("xgboost")
     handle = state.get("handle")
-    require(isinstance(handle, bytes | bytearray), "it has no buffer")
+    if not isinstance(handle, bytes | bytearray):
+        raise DamagedModelError("it has no buffer")
     model = bytearray(xgboost_buffer.checked(bytes(handle)))
     try:
         booster = xgboost.Booster(model_file=model)
     except xgboost.core.XGBoostError as error:
-        raise DamagedModelError(str(error).strip().splitlines()[0]) from error
+        raise DamagedModelError(one_line(error)) from error
     _renew(estimator, booster)
 
 

@@ -119,7 +119,9 @@ def load(path: Path) -> Any:
         InputError: it holds a type that was not reviewed, a booster that is not what its library writes, or one whose
             library is not installed.
     """
-    data = _without_boosters(path)
+    data, libraries = _without_boosters(path)
+    for name in libraries:
+        boosters.library(name)
     try:
         estimator = skops.io.loads(data, trusted=list(TRUSTED))
     except UntrustedTypesFoundException:
@@ -133,19 +135,20 @@ def load(path: Path) -> Any:
     return estimator
 
 
-def _without_boosters(path: Path) -> bytes:
-    """Return a file of skops with the states of boosters in place of boosters (`boosters.unwrap`)."""
+def _without_boosters(path: Path) -> tuple[bytes, set[str]]:
+    """Return a file of skops with boosters' states in place of boosters (`boosters.unwrap`), and their libraries."""
     data = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     schema = json.loads(files[_SCHEMA])
-    if not boosters.unwrap(schema):
-        return data
+    libraries = boosters.unwrap(schema)
+    if not libraries:
+        return data, libraries
     unwrapped = io.BytesIO()
     with zipfile.ZipFile(unwrapped, "w") as archive:
         for name, content in {**files, _SCHEMA: json.dumps(schema).encode()}.items():
             archive.writestr(name, content)
-    return unwrapped.getvalue()
+    return unwrapped.getvalue(), libraries
 
 
 def _make_canonical(path: Path) -> None:
@@ -172,7 +175,8 @@ def _make_canonical(path: Path) -> None:
 
 
 def _check_types(path: Path) -> None:
-    untrusted = sorted(set(skops.io.get_untrusted_types(data=_without_boosters(path))) - set(TRUSTED))
+    data, _libraries = _without_boosters(path)
+    untrusted = sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED))
     if untrusted:
         raise InputError(
             f"{path}: holds types that were not reviewed: {', '.join(untrusted)}; choose an estimator without them, or "

@@ -17,7 +17,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "lightgbm": {"n_jobs": 0, "verbose": -1, "deterministic": True, "force_row_wise": True},
     "xgboost": {"n_jobs": 0},
 }
-_UNUSED = "are not used"
+_UNUSED = "are not used"  # how XGBoost warns of parameters that it does not know
 
 
 def library_of(estimator: Any) -> str | None:
@@ -37,19 +37,23 @@ def is_ranker(estimator: Any) -> bool:
     return library_of(estimator) is not None and type(estimator).__name__.endswith("Ranker")
 
 
+def needs_class_numbers(estimator: Any) -> bool:
+    """Return whether a classifier takes classes by number only, from 0."""
+    return library_of(estimator) == "xgboost" and is_classifier(estimator)
+
+
 def fit(pipeline: Pipeline, frame: pd.DataFrame, labels: np.ndarray) -> None:
-    """Fit a pipeline with the fixed preparation.
+    """Fit a pipeline of any estimator.
 
     Args:
-        pipeline: the pipeline, of any estimator.
-        frame: the features; categories are objects.
-        labels: the labels; of a classifier that `needs_class_numbers`, from 0.
+        pipeline: the pipeline.
+        frame: the features.
+        labels: the labels; of a classifier that `needs_class_numbers`, numbers from 0.
 
     Raises:
-        ValueError: the estimator refuses a parameter, ignores it, or cannot learn from the data.
+        ValueError: the estimator refuses a parameter, does not know it, or cannot learn from the data.
     """
-    estimator = pipeline[-1]
-    name = library_of(estimator)
+    name = library_of(pipeline[-1])
     if name == "lightgbm":
         _fit_lightgbm(pipeline, frame, labels)
     elif name == "xgboost":
@@ -58,40 +62,28 @@ def fit(pipeline: Pipeline, frame: pd.DataFrame, labels: np.ndarray) -> None:
         pipeline.fit(frame, labels)
 
 
-def needs_class_numbers(estimator: Any) -> bool:
-    """Return whether a classifier takes classes by number only, from 0."""
-    return library_of(estimator) == "xgboost" and is_classifier(estimator)
-
-
 def _fit_lightgbm(pipeline: Pipeline, frame: pd.DataFrame, labels: np.ndarray) -> None:
-    lightgbm, params = boosters.library("lightgbm"), pipeline[-1].get_params()
-    aliases = lightgbm.basic._ConfigAliases
-    known = set(type(pipeline[-1])().get_params()) | aliases.get(*aliases._get_all_param_aliases())
-    if unknown := sorted(params.keys() - known):
+    lightgbm = boosters.library("lightgbm")
+    aliases, estimator = lightgbm.basic._ConfigAliases, pipeline[-1]
+    known = set(type(estimator)().get_params()) | aliases.get(*aliases._get_all_param_aliases())
+    if unknown := sorted(estimator.get_params().keys() - known):
         raise ValueError(f"unknown parameter {unknown[0]}")
-    kinds = _kinds(frame)
-    categories = [index for index, kind in enumerate(kinds) if kind == "c"]
-    chosen = {} if "categorical_feature" in params else {"categorical_feature": categories}
     try:
-        pipeline.fit(frame, labels, **{f"estimator__{name}": value for name, value in chosen.items()})
+        pipeline.fit(frame, labels)
     except lightgbm.basic.LightGBMError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(boosters.one_line(error)) from error
 
 
 def _fit_xgboost(pipeline: Pipeline, frame: pd.DataFrame, labels: np.ndarray) -> None:
     xgboost = boosters.library("xgboost")
-    if not pipeline[-1].get_params()["feature_types"]:
-        kinds = _kinds(frame)
-        pipeline[-1].set_params(enable_categorical="c" in kinds, feature_types=kinds)
     with warnings.catch_warnings(record=True) as caught, xgboost.config_context(verbosity=1):
         warnings.simplefilter("always")
-        pipeline.fit(frame, labels)
+        try:
+            pipeline.fit(frame, labels)
+        except xgboost.core.XGBoostError as error:
+            raise ValueError(boosters.one_line(error)) from error
     for warning in caught:
-        if _UNUSED in str(warning.message):  # of a parameter that it does not know
-            raise ValueError(" ".join(str(warning.message).splitlines()[1:]))
+        message = " ".join(str(warning.message).split())
+        if _UNUSED in message:
+            raise ValueError(message[message.index("Parameters") :])
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-
-
-def _kinds(frame: pd.DataFrame) -> list[str]:
-    """Return which columns are categories, `c`, and which numbers, `q`: the preparation puts numbers first."""
-    return sorted(("c" if dtype == np.dtype(object) else "q" for dtype in frame.dtypes), reverse=True)
