@@ -85,6 +85,8 @@ MODELS: dict[str, dict[str, str]] = {
             ["carrier", "origin", "dest", "distance", "month", "day", "sched_dep_time", "sched_arr_time", *MANY_COLUMNS]
         ),
     },
+    "LightGBM": {"estimator": '"lightgbm.LGBMClassifier"', "params": "{ n_estimators = 200 }"},
+    "XGBoost": {"estimator": '"xgboost.XGBClassifier"', "params": "{ n_estimators = 200 }"},
     "RandomForest": {
         "estimator": '"sklearn.ensemble.RandomForestClassifier"\nsample = 20_000',
         "params": "{ n_estimators = 50, max_depth = 12 }",

@@ -98,7 +98,8 @@ class ModelSettings(_Table):
     )
     estimator: str = Field(
         default="sklearn.ensemble.HistGradientBoostingClassifier",
-        description="Import path of a scikit-learn regressor, or of a classifier that predicts probabilities.",
+        description="Import path of a regressor, or of a classifier that predicts probabilities."
+        " Of scikit-learn, LightGBM or XGBoost.",
     )
     params: dict[str, Any] = Field(
         default={}, description="Keyword arguments of the estimator, such as `{ max_iter = 200 }`."

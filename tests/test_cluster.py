@@ -29,6 +29,7 @@ from examples.flights.make_database import make_database
 from predictions.formats.names import release_table
 from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
+from predictions.lookup.client import Client
 from predictions.scoring.estimator import TRUSTED
 
 pytestmark = pytest.mark.cluster
@@ -305,6 +306,55 @@ def test_a_release_through_its_life(project, tmp_path):
     made.succeed("activate")
     assert [answer["status"] for answer in made.get("007", "7", "order-004")] == ["fresh"] * 3
     assert made.get("007")[0]["release"] == new
+
+
+@pytest.mark.parametrize("estimator", ["lightgbm.LGBMClassifier", "xgboost.XGBClassifier"])
+def test_runs_with_the_trees_of_another_library(project, tmp_path, full, estimator):
+    """Every prediction is the library's own, of all records, of those that have changed, and at lookup time."""
+    if not full:
+        pytest.skip("with --full only")
+    text = (make_orders(tmp_path) / "predictions.toml").read_text()
+    text = text.replace("params = { max_iter = 10 }", f'estimator = "{estimator}"\nparams = {{ n_estimators = 20 }}')
+    made = project(text, tmp_path, yarn=True)
+    made.succeed("run", processes=True)
+    folder = made.storage.release()
+    assert folder.manifest.model.engine == estimator.partition(".")[0]
+    assert predictions_of(made, tmp_path) == own_predictions(folder, tmp_path)
+    made.succeed("verify", "--full")
+    explanation = json.loads(made.succeed("explain", "order-001", "--json").stdout)
+    assert explanation["model"]["estimator"] == estimator
+    made.succeed("report", "--output", str(tmp_path))
+
+    database = tmp_path / "orders.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE orders SET items = items + 20, amount = amount + 50 WHERE rowid % 20 = 1")
+    with Client(made.settings, model=True) as client:
+        online = client.get("order-020")
+    assert (online.status, online.source, online.error) == ("fresh", "online", None)
+    made.succeed("run", "--changed", processes=True)
+    changed = made.storage.release()
+    assert changed.manifest.scored.carried == 380
+    assert predictions_of(made, tmp_path) == own_predictions(changed, tmp_path)
+
+
+def predictions_of(made, folder):
+    """Return the prediction and the probability that are looked up for each order."""
+    ids = [row[0] for row in sqlite3.connect(folder / "orders.db").execute("SELECT id FROM orders")]
+    answers = [answer for start in range(0, 400, 100) for answer in made.get(*ids[start : start + 100])]
+    assert {answer["status"] for answer in answers} == {"fresh"}
+    return {answer["id"]: (answer["prediction"], answer["probability"]) for answer in answers}
+
+
+def own_predictions(release, folder):
+    """Return the same from the database and the model file, by skops and the library alone."""
+    (folder / "model.skops").write_bytes(release.read("model/model.skops"))
+    boosters = ["lightgbm.basic.Booster", "xgboost.core.Booster"]
+    pipeline = skops.io.load(folder / "model.skops", trusted=[*TRUSTED, *boosters])
+    with closing(sqlite3.connect(folder / "orders.db")) as connection:
+        table = pd.read_sql("SELECT * FROM orders", connection, index_col="id")
+    rows = pipeline.predict_proba(table[["country", "amount", "items"]]).astype(float)
+    best = rows.argmax(axis=1).tolist()
+    return {key: (label, float(f"{row[label]:.7g}")) for key, label, row in zip(table.index, best, rows, strict=True)}
 
 
 def test_a_table_without_the_hbase_command_has_one_region(project, tmp_path):

@@ -16,7 +16,8 @@ def command(session: Session, file: Path) -> None:
     """Pack the libraries that a job's tasks need.
 
     Writes them to FILE (.tar.gz); set hadoop.environment to its path. If the newest release's model is compiled, tasks
-    need numpy and xxhash alone; otherwise, and without a release, pandas, scikit-learn and skops are packed as well.
+    need numpy and xxhash alone; otherwise, and without a release, pandas, scikit-learn and skops are packed as well,
+    with LightGBM or XGBoost if the model is theirs.
     """
     libraries = task_libraries(session.storage)
     pack_environment(file, libraries)

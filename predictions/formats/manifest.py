@@ -213,6 +213,7 @@ class ModelManifest:
         positive: the index of the class that has the threshold.
         values: the names of what a regressor predicts, if it predicts several values for a record.
         contributions: what its contributions need; None if none are asked for.
+        boosters: which of `lightgbm` and `xgboost` the model's trees are from; empty for scikit-learn's own.
         training: how the model was trained.
         golden: the golden records: record lines with their predictions at training, to be replayed wherever the model
             is loaded.
@@ -235,6 +236,7 @@ class ModelManifest:
     positive: int = 1
     values: list[str] | None = None
     contributions: Contributions | None = None
+    boosters: list[str] = field(default_factory=list)
     training: Training = Training()
     golden: list[dict[str, str]] = field(default_factory=list)
 
@@ -258,7 +260,7 @@ class ModelManifest:
     @property
     def engine(self) -> str:
         """Return the name of the library that scores."""
-        return "numpy" if self.compiled else "scikit-learn"
+        return "numpy" if self.compiled else ", ".join(self.boosters) or "scikit-learn"
 
     @property
     def task_files(self) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from predictions.errors import InputError, InternalError
+from predictions.scoring import boosters
 from predictions.storage import Storage
 
 PACKAGES = Path(__file__).resolve().parents[2]
@@ -25,6 +26,9 @@ LOAD_MODULES = (*TASK_MODULES, "predictions/workers.py", "predictions/hbase", "l
 LOAD_LIBRARIES = ("happybase",)
 COMPILED_LIBRARIES = ("numpy", "xxhash")  # of tasks that score with a compiled model
 TASK_LIBRARIES = (*COMPILED_LIBRARIES, "pandas", "scikit-learn", "skops")
+
+# Distributions that have the same library without the code for GPUs: 5 MB instead of 130, and no NCCL, which has 300.
+_WITHOUT_GPU = {"xgboost": "xgboost-cpu"}
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file, so that the same modules give the same bytes
 
@@ -82,9 +86,11 @@ def _libraries(names: Iterable[str]) -> dict[str, Path]:
 
 
 def task_libraries(storage: Storage) -> Sequence[str]:
-    """Return the libraries that tasks need for the newest release's model; all of them if it has no model yet."""
+    """Return the libraries that tasks need for the newest release's model; scikit-learn's if it has no model yet."""
     newest = storage.release() if storage.releases() else None
-    return COMPILED_LIBRARIES if newest and newest.has("model") and newest.model.compiled else TASK_LIBRARIES
+    if not newest or not newest.has("model"):
+        return TASK_LIBRARIES
+    return COMPILED_LIBRARIES if newest.model.compiled else (*TASK_LIBRARIES, *newest.model.boosters)
 
 
 def pack_environment(path: Path, libraries: Sequence[str]) -> None:
@@ -102,7 +108,7 @@ def pack_environment(path: Path, libraries: Sequence[str]) -> None:
     """
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; create it first")
-    wanted = [f"{name}=={importlib.metadata.version(name)}" for name in libraries]
+    wanted = [f"{_WITHOUT_GPU.get(name, name)}=={boosters.version(name)}" for name in libraries]
     constraints = [f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name != "predictions"]
     with tempfile.TemporaryDirectory() as folder:
         target, constraints_file = Path(folder) / "environment", Path(folder) / "constraints.txt"

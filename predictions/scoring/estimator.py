@@ -8,6 +8,7 @@ skops does not look at what the types hold. Here, the file is checked before it 
 before it predicts (`contents`).
 """
 
+import io
 import json
 import zipfile
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from threadpoolctl import ThreadpoolController
 
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
+from predictions.scoring import boosters
 from predictions.scoring.archive import check_archive
 from predictions.scoring.contents import check_estimator
 from predictions.scoring.errors import ContentsError
@@ -40,6 +42,7 @@ TRUSTED = (
     # skops does not trust these, since compiled code follows their indices (skops#535); `trees` checks them.
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
+    *boosters.TRUSTED,
 )
 
 
@@ -63,7 +66,7 @@ class EstimatorPredictor:
         """See `predictions.scoring.model.Predictor`."""
         frame, bad_rows = self._reader.read(block)
         try:
-            return self._predict(frame), bad_rows
+            return self._values(frame), bad_rows
         except ValueError:
             # A number that fits its column may not fit a float32 once it is scaled. scikit-learn raises for the block.
             too_large = self._too_large(frame)
@@ -72,7 +75,10 @@ class EstimatorPredictor:
         for row, name in too_large.items():
             bad_rows.setdefault(row, f"{name}: {TOO_LARGE}")
         frame.iloc[list(too_large)] = np.nan
-        return self._predict(frame), bad_rows
+        return self._values(frame), bad_rows
+
+    def _values(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
+        return np.asarray(self._predict(frame), dtype=np.float64)  # XGBoost's are float32
 
     def contributions(self, block: bytes, _ends: np.ndarray, outputs: np.ndarray) -> np.ndarray[Any, Any]:
         """See `predictions.scoring.model.Predictor`."""
@@ -120,14 +126,20 @@ def load(path: Path) -> Any:
     """Read an estimator and check what it holds.
 
     Raises:
-        InputError: it is not a file of skops, it holds a type that was not reviewed, or its content could crash the
-            process that predicts with it.
+        InputError: it is not a file of skops, it holds a type that was not reviewed, its content could crash the
+            process that predicts with it, or a library that it needs is not installed.
     """
     try:
         with open(path, "rb") as file:
             check_archive(file)
-        estimator = skops.io.load(path, trusted=list(TRUSTED))
+        data, libraries = _without_boosters(path)
+        for name in libraries:
+            boosters.library(name)
+        estimator = skops.io.loads(data, trusted=list(TRUSTED))
         check_estimator(estimator)
+        boosters.attach(estimator)
+    except InputError:
+        raise
     except UntrustedTypesFoundException:
         # Names the types. It is only called here, since it takes half as long as loading the model.
         _check_types(path)
@@ -145,6 +157,22 @@ def load(path: Path) -> Any:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path}: cannot be loaded: {reason}; restore it, or start a new release") from error
     return estimator
+
+
+def _without_boosters(path: Path) -> tuple[bytes, set[str]]:
+    """Return a file of skops with boosters' states in place of boosters (`boosters.unwrap`), and their libraries."""
+    data = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(files[_SCHEMA])
+    libraries = boosters.unwrap(schema)
+    if not libraries:
+        return data, libraries
+    unwrapped = io.BytesIO()
+    with zipfile.ZipFile(unwrapped, "w") as archive:
+        for name, content in {**files, _SCHEMA: json.dumps(schema).encode()}.items():
+            archive.writestr(name, content)
+    return unwrapped.getvalue(), libraries
 
 
 def _make_canonical(path: Path) -> None:
@@ -171,7 +199,8 @@ def _make_canonical(path: Path) -> None:
 
 
 def _check_types(path: Path) -> None:
-    untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED))
+    data, _libraries = _without_boosters(path)
+    untrusted = sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED))
     if untrusted:
         raise InputError(
             f"{path}: holds types that were not reviewed: {', '.join(untrusted)}; choose an estimator without them, or "

@@ -7,6 +7,7 @@ is loaded without scikit-learn.
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from predictions.errors import InputError
 from predictions.formats.document import read, to_file
 from predictions.formats.manifest import COMPILED_FILE, MODEL_FILE, MODEL_MANIFEST, ModelManifest
+from predictions.scoring import boosters
 from predictions.scoring.bins import CompiledPredictor
 from predictions.scoring.compiled import CompiledModel, NumberColumn
 from predictions.scoring.compiled import load as load_compiled
@@ -23,9 +25,13 @@ from predictions.scoring.model import Model, Predictor
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "pandas", "skops")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that training and scoring use."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _LIBRARIES}
+def versions(further: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of Python and of the libraries that training and scoring use.
+
+    Args:
+        further: `lightgbm` or `xgboost`, if the model needs them.
+    """
+    return {"python": platform.python_version()} | {name: boosters.version(name) for name in (*_LIBRARIES, *further)}
 
 
 def sha256(path: Path) -> str:
@@ -51,7 +57,8 @@ def save_model(
     from predictions.scoring import estimator as estimators
 
     estimators.save(estimator, folder / MODEL_FILE)
-    manifest = replace(manifest, sha256=sha256(folder / MODEL_FILE), versions=versions())
+    libraries = boosters.libraries_of(estimator)
+    manifest = replace(manifest, sha256=sha256(folder / MODEL_FILE), versions=versions(libraries), boosters=libraries)
     if compiled:
         model, compared = compiled
         model.save(folder / COMPILED_FILE, manifest.sha256, compared)
@@ -124,17 +131,18 @@ def _check_hash(path: Path, expected: str, manifest_path: Path) -> None:
 
 
 def _check_version(manifest: ModelManifest) -> None:
-    """Raise InputError unless the library that scores has the version of the training."""
-    trained_with = manifest.versions.get(manifest.engine, "of an unknown version")
-    try:
-        installed = importlib.metadata.version(manifest.engine)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise InputError(
-            f"the model needs {manifest.engine} {trained_with}, and this Python has none: install it, or pack it with "
-            "`predictions pack environment.tar.gz` and set hadoop.environment"
-        ) from error
-    if trained_with != installed:
-        raise InputError(
-            f"the model was trained with {manifest.engine} {trained_with}, this Python has {installed}: install "
-            f"{manifest.engine}=={trained_with}, or train in a new release"
-        )
+    """Raise InputError unless the libraries that score have the versions of the training."""
+    for name in ("numpy",) if manifest.compiled else ("scikit-learn", *manifest.boosters):
+        trained_with = manifest.versions.get(name, "of an unknown version")
+        try:
+            installed = boosters.version(name)
+        except importlib.metadata.PackageNotFoundError as error:
+            raise InputError(
+                f"the model needs {name} {trained_with}, and this Python has none: install it, or pack it with "
+                "`predictions pack environment.tar.gz` and set hadoop.environment"
+            ) from error
+        if trained_with != installed:
+            raise InputError(
+                f"the model was trained with {name} {trained_with}, this Python has {installed}: install "
+                f"{boosters.distribution(name)}=={trained_with}, or train in a new release"
+            )

@@ -1,12 +1,11 @@
 """Check that a setup is fit for a run, or find out why a job failed; each problem comes with what to do about it."""
 
-import importlib.metadata
 import json
 import re
 import subprocess
 import tarfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ from predictions.hbase.connection import Connection
 from predictions.jobs.bundle import task_libraries
 from predictions.jobs.streaming import find_command, find_streaming_jar, require_hadoop
 from predictions.jobs.yarn import CLIENT, application_report, attempt_logs, usable_nodes
+from predictions.scoring import boosters
 from predictions.settings import Settings
 from predictions.sources import open_database
 from predictions.storage import Storage
@@ -129,8 +129,11 @@ def _python(settings: Settings, storage: Storage) -> str:
             )
         return f"{python} with {environment}"
     libraries = task_libraries(storage)
-    engine = "scikit-learn" if "scikit-learn" in libraries else "numpy"
-    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {libraries}}}))"
+    engines = [name for name in libraries if name in ("scikit-learn", *boosters.DISTRIBUTIONS)] or ["numpy"]
+    code = (
+        "import importlib.metadata as m, json; d = {d.name for d in m.distributions()}; print(json.dumps("
+        f"{{n: m.version(next(filter(d.__contains__, a), n)) for n, a in {_distributions(libraries)}.items()}}))"
+    )
     try:
         process = subprocess.run([python, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except OSError as error:
@@ -141,13 +144,20 @@ def _python(settings: Settings, storage: Storage) -> str:
             f"hadoop.python: {python} lacks libraries that tasks need (on this machine): {message}; install them, or "
             "pack them with `predictions pack environment.tar.gz` and set hadoop.environment"
         )
-    version, own_version = json.loads(process.stdout)[engine], importlib.metadata.version(engine)
-    if version != own_version:
-        raise InputError(
-            f"hadoop.python: {python} has {engine} {version}, but models are trained here with {own_version}: install "
-            "the same version"
-        )
-    return f"{python} (on this machine), {engine} {own_version}"
+    versions = json.loads(process.stdout)
+    for engine in engines:
+        own_version = boosters.version(engine)
+        if versions[engine] != own_version:
+            raise InputError(
+                f"hadoop.python: {python} has {engine} {versions[engine]}, but models are trained here with "
+                f"{own_version}: install the same version"
+            )
+    return f"{python} (on this machine), {', '.join(f'{engine} {versions[engine]}' for engine in engines)}"
+
+
+def _distributions(libraries: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the distributions that may have each library."""
+    return {name: boosters.DISTRIBUTIONS.get(name, (name,)) for name in libraries}
 
 
 def _hbase(settings: Settings) -> str:

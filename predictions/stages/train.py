@@ -32,6 +32,7 @@ from predictions.formats.manifest import MODEL_MANIFEST, Contributions, ModelMan
 from predictions.formats.prediction_line import CONTRIBUTIONS, PROBABILITIES
 from predictions.formats.record_line import NULL, SEPARATOR, Column, join_lines, split_lines, unescape
 from predictions.jobs.bundle import script
+from predictions.scoring import boosters
 from predictions.scoring.bins import CompiledPredictor
 from predictions.scoring.compiled import CompiledModel
 from predictions.scoring.compiler import NoCompiledFormError, check, compile_pipeline, sources_of
@@ -43,6 +44,7 @@ from predictions.scoring.frame import FrameReader
 from predictions.scoring.model import Model, Predictor
 from predictions.scoring.threshold import Threshold, split_threshold
 from predictions.settings import ModelSettings, Settings
+from predictions.stages import train_boosters
 from predictions.storage import ReleaseFolder
 
 HOLDOUT = 0.2  # share of the sample that the model never sees and is measured on
@@ -88,6 +90,10 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
     explained = CONTRIBUTIONS in settings.model.outputs
     if explained:
         check_kind(estimator)
+    classes = None
+    if train_boosters.needs_class_numbers(estimator):
+        classes, numbers = np.unique(sample.labels, return_inverse=True)
+        sample = replace(sample, labels=numbers)
     progress(f"training on {len(sample.lines):,} of {sample.labelled:,} labelled records, seed {settings.model.seed}")
     with threadpool_limits(_threads(sample.features)):
         pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
@@ -99,7 +105,7 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
         features=features,
         label=label,
         task="classification" if is_classifier(estimator) else "regression",
-        classes=pipeline.classes_.tolist() if is_classifier(estimator) else None,
+        classes=(pipeline.classes_ if classes is None else classes).tolist() if is_classifier(estimator) else None,
         estimator=settings.model.estimator,
         params=settings.model.params,
         contributions=contributions,
@@ -172,6 +178,8 @@ def make_estimator(settings: ModelSettings) -> BaseEstimator:
         InputError: the class does not exist or is neither a classifier nor a regressor, or a parameter is wrong.
     """
     module, _dot, name = settings.estimator.rpartition(".")
+    if module.partition(".")[0] in boosters.DISTRIBUTIONS:
+        boosters.library(module.partition(".")[0])
     try:
         estimator_class = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -180,13 +188,15 @@ def make_estimator(settings: ModelSettings) -> BaseEstimator:
         estimator = estimator_class(**settings.params)
     except TypeError as error:
         raise InputError(f"model.params: {settings.estimator}: {error}") from error
+    if train_boosters.is_ranker(estimator):
+        raise InputError(f"model.estimator: {settings.estimator} is fitted on groups, which an export has none of")
     if not isinstance(estimator, BaseEstimator) or not (is_classifier(estimator) or is_regressor(estimator)):
         raise InputError(f"model.estimator: {settings.estimator} is neither a classifier nor a regressor")
     if is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
         raise InputError(f"model.estimator: {settings.estimator} with these parameters gives no probabilities")
     if "random_state" in estimator.get_params() and "random_state" not in settings.params:
         estimator.set_params(random_state=settings.seed)
-    return estimator
+    return train_boosters.with_defaults(estimator, settings.params)
 
 
 def make_pipeline_for(estimator: BaseEstimator, features: list[Column]) -> Pipeline:
@@ -250,6 +260,9 @@ def _compile(
     progress: Callable[[str], None],
 ) -> tuple[CompiledModel, int] | None:
     """Return the pipeline's compiled form and on how many rows it was proven; None if it has none."""
+    if library := train_boosters.library_of(pipeline[-1]):
+        progress(f"{library} will score")
+        return None
     try:
         compiled = compile_pipeline(pipeline, features, contributions)
         compared = check(compiled, pipeline, frame)
@@ -281,7 +294,7 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Train
             random_state=seed,
             stratify=sample.labels if classify and counts.min() > 1 else None,
         )
-        pipeline.fit(fitted, fitted_labels)
+        train_boosters.fit(pipeline, fitted, fitted_labels)
     except ValueError as error:  # from scikit-learn's checks of parameters and data
         empty = [str(name) for name in sample.features if sample.features[name].isna().all()]
         reason = (
