@@ -125,8 +125,8 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
         if differences:
             if releases.state(folder.release) != state:
                 raise VerificationError(
-                    f"table {plan.table}: {'; '.join(differences)}: another load has proved it in the meantime, so it is "
-                    "kept; `verify --full` compares it"
+                    f"table {plan.table}: {'; '.join(differences)}: another load has proved it in the meantime, so "
+                    "it is kept; `verify --full` compares it"
                 )
             _remove(connection, plan, checkpoints)
             raise VerificationError(
