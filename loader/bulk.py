@@ -95,8 +95,11 @@ class HFileLoad:
                     checked_rows += to_read[event.task][1].rows
                     progress(checked_rows, rows)
             for attempt in range(ATTEMPTS):
-                if _unmoved_files(folder, plan):
-                    _bulk_load(self._settings, folder, plan, is_last=attempt == ATTEMPTS - 1)
+                # Where HBase has to copy the files, they stay in their folder.
+                if not _unmoved_files(folder, plan) or _bulk_load(
+                    self._settings, folder, plan, is_last=attempt == ATTEMPTS - 1
+                ):
+                    break
         for part, part_facts in to_read:
             facts[part] = replace(part_facts, hdfs_checksum="")  # there is none, or it is not that of this copy
         return [facts[part] for part in range(plan.parts)]
@@ -218,8 +221,11 @@ def _check(folder: ReleaseFolder, task: tuple[int, RegionFacts], report: Report)
         )
 
 
-def _bulk_load(settings: Settings, folder: ReleaseFolder, plan: Plan, is_last: bool) -> None:
-    """Have HBase take over the files that are left; whether it did is checked later, by `prove` or by counting."""
+def _bulk_load(settings: Settings, folder: ReleaseFolder, plan: Plan, is_last: bool) -> bool:
+    """Have HBase take over the files that are left, and return whether the command succeeded.
+
+    Whether HBase has them is checked later, by `prove` or by counting.
+    """
     hbase = find_command("hbase", settings.hadoop.bin)
     assert hbase
     options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
@@ -235,3 +241,4 @@ def _bulk_load(settings: Settings, folder: ReleaseFolder, plan: Plan, is_last: b
     if process.returncode and is_last:
         errors = complaints(process.stderr) or ["no message"]
         raise InternalError(f"HBase's bulk load of {folder.path}/{HFILES} failed: {errors[-1]}; load again")
+    return not process.returncode

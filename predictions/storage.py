@@ -91,7 +91,9 @@ class Storage:
         """
         try:
             checksum = self.fs._call("GETFILECHECKSUM", path=path).json()["FileChecksum"]
-        except RuntimeError:  # raised by fsspec, for example for a block whose DataNode does not answer
+        # fsspec raises the first two, for example for a block whose DataNode does not answer; the others come from an
+        # answer without a checksum, such as HttpFS gives of other file systems.
+        except (RuntimeError, ValueError, KeyError, TypeError):
             return ""
         return f"{checksum['algorithm']}:{checksum['bytes']}"
 

@@ -221,6 +221,14 @@ def test_unscored_lines_are_kept_with_a_test_vector():
     assert record_lines([(parsed.row_key, parsed.probability)]) == block[:-2] + b"\\N\n"
 
 
+def test_an_unscored_line_has_no_carriage_return_at_which_streaming_would_end_it():
+    block = b"42\tU\rA\t\\r\t1\n"
+    lines = unscored_lines(block, field_ends(block, 4), [b"42"])
+    assert b"\r" not in lines
+    line = parse_line(lines)
+    assert record_lines([(line.row_key, line.probability)]) == block[:-2] + b"\\N\n"
+
+
 @given(st.lists(st.lists(st.text(), min_size=3, max_size=3), min_size=1))
 def test_an_unscored_line_has_the_features_of_any_record(rows):
     texts = [[escape(text.encode()) for text in row] for row in rows]

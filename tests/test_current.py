@@ -3,7 +3,9 @@
 import gzip
 import json
 import re
+import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from test_comparison import BINARY, blocks, by_number, compare
@@ -174,3 +176,41 @@ def test_an_unreachable_server_is_one_of_the_failures(monkeypatch):
     monkeypatch.setenv("hadoop_security_authentication", "kerberos")
     with pytest.raises(webhdfs.FAILURES, match="ticket"):
         next(webhdfs.blocks("/scored/part-00000.gz"))
+
+
+@pytest.fixture
+def web(monkeypatch):
+    """A WebHDFS that sends `web.sent` and announces `web.announced` bytes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            is_node = self.path.startswith("/data")
+            body = web.sent if is_node else json.dumps({"Location": f"http://{address}/data"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(web.announced if is_node else len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments):
+            pass
+
+    web = HTTPServer(("127.0.0.1", 0), Handler)
+    address = f"127.0.0.1:{web.server_port}"
+    monkeypatch.setenv("mapreduce_task_output_dir", "hdfs://localhost/out")
+    monkeypatch.setenv("dfs_namenode_http_address", address)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    yield web
+    web.shutdown()
+    web.server_close()
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2, 20, 60])
+def test_an_unpacked_part_that_ends_early_is_one_of_the_failures(web, missing):
+    """Without its end, the last line could be taken for another one, and be carried over."""
+    data = b"".join(line + b"\n" for line in LINES)
+    web.announced, web.sent = len(data), data[: len(data) - missing]
+    if not missing:
+        assert b"".join(webhdfs.blocks("/scored/part-00000")) == data
+        return
+    with pytest.raises(webhdfs.FAILURES, match=f"{missing} more expected"):
+        list(webhdfs.blocks("/scored/part-00000"))

@@ -28,9 +28,9 @@ from predictions.formats.names import release_table
 from predictions.formats.prediction_line import FAMILY
 from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
-from predictions.hbase.releases import BUILDING, Releases
+from predictions.hbase.releases import BUILDING, LOADED, Releases
 from predictions.progress import bar
-from predictions.stages.load import How, load
+from predictions.stages.load import How, load, table_ahead
 from predictions.storage import Storage
 
 pytestmark = pytest.mark.cluster
@@ -284,6 +284,37 @@ def test_files_that_change_after_the_check_are_noticed(release, meddling):
     ):
         assert message in str(raised.value)
     assert (release.table.encode() in release.connection.tables(), release.state()) == (False, before)
+
+
+def test_a_table_that_was_made_ahead_with_other_regions_is_made_again(release):
+    """The scoring of its run failed, and was repeated with another `hbase.regions`."""
+    release.begin()
+    release.connection.delete_table(release.table)
+    hbase = release.made.settings.hbase.model_copy(update={"regions": 2})
+    settings = release.made.settings.model_copy(update={"hbase": hbase})
+    with table_ahead(settings, release.folder.release, release.said.append):
+        pass
+    assert len(release.connection.regions(release.table)) == 2
+    assert release.load().proved == 4
+    starts = [region.start for region in release.connection.regions(release.table)]
+    assert (starts, release.said) == ([b"", *split_points(4)], [])
+    assert release.is_whole()
+
+
+def test_a_table_that_another_load_has_proved_in_the_meantime_is_kept(release, meddling):
+    """That load did not find a file, which HBase was just moving for the first one, and wrote it again."""
+    fs, path = release.folder.storage.fs, f"{release.folder.path}/hfiles/p/part-00001"
+
+    def load_meanwhile():
+        meddling._patch.setattr(bulk, "_bulk_load", meddling._bulk_load)
+        fs.rm(path)
+        release.made.succeed("load")
+        fs.pipe_file(path, release.job_files[hfile_name(1)])
+
+    with pytest.raises(VerificationError, match=r"HBase has it 2 times, .* another load has proved it"):
+        meddling.load(load_meanwhile)
+    assert release.state()[1] == LOADED
+    assert release.is_whole()
 
 
 def test_a_region_that_is_split_during_the_load_is_counted(release, meddling, cluster):

@@ -255,6 +255,11 @@ class Comparisons:
         self.labels = labels
         self.each = each or [Comparison.of(label.bins) for label in labels]
 
+    @property
+    def before_rows(self) -> int:
+        """Return the number of rows of the earlier release."""
+        return max(comparison.before.rows for comparison in self.each)
+
     def add(self, before: Lines, after: Lines) -> None:
         """Add the lines of both releases in one range of row keys."""
         for label, comparison in zip(self.labels, self.each, strict=True):

@@ -44,8 +44,9 @@ def unscored_lines(
         labels: the number of labels in a record line.
     """
     features = list(feature_fields(block, ends, labels))
-    # As `escape`, for the whole block: escaped fields with tabs between them have no other bytes to escape.
-    escaped = join_lines(features).replace(b"\\", b"\\\\").replace(SEPARATOR, b"\\t")
+    # As `escape`, for the whole block: escaped fields with tabs between them have no other bytes to escape. Only lines
+    # that no export writes have carriage returns, at which Streaming would end the mapper's lines.
+    escaped = join_lines(features).replace(b"\\", b"\\\\").replace(SEPARATOR, b"\\t").replace(b"\r", b"\\r")
     more = [repeat(NULL)] * (cells - len(COLUMNS))
     columns = (row_keys(record_ids), repeat(NULL), split_lines(escaped), *more, fingerprints(features), repeat(NULL))
     return write_rows(zip(*columns, repeat(NULL)))

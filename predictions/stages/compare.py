@@ -70,13 +70,18 @@ def describe_served(before: ReleaseFolder | None, after: ReleaseFolder, regions:
 
 
 def keep_reducers_comparison(folder: ReleaseFolder, served: Current) -> None:
-    """Merge and keep the comparisons that the reducers of a release's job made, if every reducer made one."""
+    """Merge and keep the comparisons that the reducers of a release's job made, if they are whole.
+
+    They are if every reducer made one, and together they read all rows of the served release.
+    """
+    before_rows = ReleaseFolder(folder.storage, served.release).scored.rows if served.release else 0
     names = [comparison_name(part) for part in range(len(served.regions) + 1)]
     if set(names) <= set(folder.storage.names(f"{folder.path}/{HFILES}")):
         comparison = Comparisons(served.compared)
         for name in names:
             comparison.merge(read_state(served.compared, folder.read(f"{HFILES}/{name}")))
-        keep(to_json(comparison, served.release, folder.release), folder)
+        if comparison.before_rows == before_rows:
+            keep(to_json(comparison, served.release, folder.release), folder)
 
 
 def compared_labels(before: ReleaseFolder | None, after: ReleaseFolder) -> list[Compared]:

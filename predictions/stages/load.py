@@ -20,9 +20,11 @@ from predictions.errors import InputError, PredictionsError, VerificationError
 from predictions.formats.hfile.region_file import RegionFacts
 from predictions.formats.manifest import Loaded, Part, Scored, mismatches
 from predictions.formats.names import PACKED, part_name, release_table
+from predictions.formats.prediction_line import FAMILY
 from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Releases
+from predictions.jobs.streaming import find_command
 from predictions.progress import Bar
 from predictions.settings import Settings
 from predictions.stages.verify import verify_table
@@ -110,6 +112,7 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
             say(f"release {folder.release} is already loaded")
             return folder.manifest.loaded
         releases.claim(folder.release)
+        state = releases.state(folder.release)
         plan = _plan(connection, settings, folder, how, scored, sizes, say)
         parts = loader.load(connection, plan, scored.rows, bar, say)
         loaded = Loaded(scored.rows, parts=[Part(part.rows, part.id_digest) for part in parts])
@@ -120,6 +123,11 @@ def load(settings: Settings, folder: ReleaseFolder, how: How, bar: Bar, say: Cal
             wrong = [proof.mismatches[part] for part in sorted(proof.mismatches)]
             differences = wrong + _count(plan, loaded.parts, proof, bar, say)
         if differences:
+            if releases.state(folder.release) != state:
+                raise VerificationError(
+                    f"table {plan.table}: {'; '.join(differences)}: another load has proved it in the meantime, so "
+                    "it is kept; `verify --full` compares it"
+                )
             _remove(connection, plan, checkpoints)
             raise VerificationError(
                 f"table {plan.table}: {'; '.join(differences)}: the table was deleted; load the release again"
@@ -189,6 +197,8 @@ def _plan(
     releases, release, points = Releases(connection, settings.name), folder.release, scored.split_points
     table = release_table(settings.name, release)
     load_id = releases.load_id(release)
+    if load_id and table.encode() in connection.tables() and _has_other_regions(connection, settings, table, points):
+        connection.delete_table(table)
     if load_id is None or table.encode() not in connection.tables():
         load_id = releases.start_load(release)  # first: a table must never have the checkpoints of another
         make_table(connection, table, points, settings.hadoop.bin, say)
@@ -197,6 +207,14 @@ def _plan(
     rate = how.rate / how.at_once(len(points) + 1) if how.rate else None
     server, columns = settings.hbase.server(loading=True), folder.manifest.columns
     return Plan(server, settings.name, release, f"{load_id}-{parts}", points, rate, columns)
+
+
+def _has_other_regions(connection: Connection, settings: Settings, table: str, points: Sequence[str]) -> bool:
+    """Return whether a table without rows, which a run made before it scored, has other regions than were scored."""
+    starts = [region.start.decode() for region in connection.regions(table)]
+    if starts[1:] == points or not find_command("hbase", settings.hadoop.bin):  # without it, all tables have one region
+        return False
+    return next(connection.keys(table, b"", b"", [FAMILY], 1), None) is None
 
 
 def _count(plan: Plan, parts: Sequence[Part], proof: Proof, bar: Bar, say: Callable[[str], None]) -> list[str]:

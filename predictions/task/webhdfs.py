@@ -131,11 +131,22 @@ def _request(
         yield response
 
 
+class _Response(http.client.HTTPResponse):
+    """A response that ends early is an error; `http.client` takes the end of the connection for that of the data."""
+
+    def read(self, amt: int | None = None) -> bytes:
+        data = super().read(amt)
+        if self.length and (amt is None or len(data) < amt):
+            raise http.client.IncompleteRead(data, self.length)
+        return data
+
+
 @contextmanager
 def _answer(method: str, address: str, path: str, expected: HTTPStatus, file: BinaryIO | None = None) -> Iterator[Any]:
     size = os.fstat(file.fileno()).st_size if file else 0
     headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"} if method == "PUT" else {}
     with closing(http.client.HTTPConnection(address, timeout=TIMEOUT)) as connection:
+        connection.response_class = _Response
         connection.request(method, path, _reporting(file, "uploaded") if file else None, headers)
         response = connection.getresponse()
         if response.status != expected:
