@@ -1,15 +1,26 @@
 """`predictions compare`: two releases of one database, with the same and with other regions."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from conftest import make_orders
 from inprocess import call
 
+from predictions.comparison.comparison import compare
 from predictions.errors import InputError
 from predictions.formats.record_line import split_lines
-from predictions.stages.compare import compare_releases, lines_of
+from predictions.formats.row_key import key_range
+from predictions.stages.compare import (
+    COMPARISON_FILE,
+    compare_releases,
+    compared_labels,
+    keep_reducers_comparison,
+    lines_of,
+)
 from predictions.storage import Storage
+from predictions.task.current import Current, write_state
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +77,30 @@ def test_the_lines_of_any_range(two):
             expected = [line for line in scored(folder) if line >= start and (not stop or line < stop)]
             assert b"".join(lines_of(folder, start, stop)) == b"".join(line + b"\n" for line in expected)
     assert [line.split(b"\t")[0] for line in lines] == [line.split(b"\t")[0] for line in scored(after)]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_reducers_comparison_is_kept_if_they_read_all_rows_of_the_served_release(two, is_whole):
+    """Of a part file that HDFS returns as an empty one, a reducer reads no line, and no error."""
+    before, after = two
+    points = after.scored.split_points
+    labels = compared_labels(before, after)
+    served = Current.of(before.release, labels, [], [], points, after.model.columns)
+    hfiles = Path(after.path, "hfiles")
+    hfiles.mkdir()
+    try:
+        for part in range(len(points) + 1):
+            bounds = key_range(points, part)
+            lines = lines_of(before, *bounds) if is_whole or part else ()
+            write_state(compare(lines, lines_of(after, *bounds), labels), str(hfiles), part)
+        keep_reducers_comparison(after, served)
+        kept = Path(after.path, COMPARISON_FILE)
+        assert kept.is_file() == is_whole
+        if is_whole:
+            assert json.loads(kept.read_bytes())["both"] == 400
+    finally:
+        shutil.rmtree(hfiles)
+        Path(after.path, COMPARISON_FILE).unlink(missing_ok=True)
 
 
 def test_releases_that_cannot_be_compared_are_refused(predictions, two, orders):
