@@ -29,7 +29,7 @@ from predictions.hbase.connection import Connection
 from predictions.progress import bar, say
 from predictions.settings import Settings, load_settings
 from predictions.stages.load import How, load
-from predictions.stages.score import score, take_model
+from predictions.stages.score import score, take_models
 from predictions.storage import ReleaseFolder, Storage
 
 HOST = "127.0.0.1"
@@ -87,7 +87,7 @@ def _changed(first: ReleaseFolder) -> ReleaseFolder:
                     lines[::EVERY] = [_later(line, field) for line in lines[::EVERY]]
                     file.write(join_lines(lines))
     target.write_manifest(replace(manifest, release=target.release, scored=None))
-    take_model(target, first)
+    take_models(target, first)
     return target
 
 

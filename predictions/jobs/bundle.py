@@ -84,7 +84,7 @@ def _libraries(names: Iterable[str]) -> dict[str, Path]:
 def task_libraries(storage: Storage) -> Sequence[str]:
     """Return the libraries that tasks need for the newest release's model; all of them if it has no model yet."""
     newest = storage.release() if storage.releases() else None
-    return COMPILED_LIBRARIES if newest and newest.has("model") and newest.model.compiled else TASK_LIBRARIES
+    return COMPILED_LIBRARIES if newest and newest.has("model") and newest.models.is_compiled else TASK_LIBRARIES
 
 
 def pack_environment(path: Path, libraries: Sequence[str]) -> None:

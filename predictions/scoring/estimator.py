@@ -52,18 +52,19 @@ class EstimatorPredictor:
     Args:
         estimator: a fitted scikit-learn estimator that takes a data frame with the features' names.
         manifest: their names and types, and whether the estimator is a classifier.
+        reader: reads the features; the models of several labels share it.
     """
 
-    def __init__(self, estimator: Any, manifest: ModelManifest) -> None:
+    def __init__(self, estimator: Any, manifest: ModelManifest, reader: FrameReader | None = None) -> None:
         self.estimator = estimator
         self._predict = estimator.predict_proba if manifest.classes else estimator.predict
-        self._reader = FrameReader(manifest.features)
+        self._reader = reader or FrameReader(manifest.features)
         # Made once the estimator's libraries are loaded: it limits those that it sees.
         self._threads = ThreadpoolController()
 
-    def predict(self, block: bytes, _ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
+    def predict(self, block: bytes, ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
-        frame, bad_rows = self._reader.read(block)
+        frame, bad_rows = self._reader.read(block, ends.shape[1] - 1 - len(self._reader.columns))
         try:
             return self._predict(frame), bad_rows
         except ValueError:
