@@ -28,18 +28,27 @@ from predictions.formats.prediction_line import COLUMNS
 from predictions.formats.record_line import read_blocks
 from predictions.formats.unreadable import Sifted, prediction_lines, sift
 from predictions.formats.unscored import unscored_lines
-from predictions.scoring.files import load_model, read_manifest
+from predictions.scoring.files import load_models, read_models
 from predictions.scoring.predict import Scorer
 from predictions.task import environment, script
 
 
 class Split(NamedTuple):
-    """The mapper's input: its name and the number of fields of its lines; the time and the cells of what is written."""
+    """The mapper's input, and what it has to know of it.
+
+    Args:
+        name: its name.
+        fields: number of fields of a record line.
+        scored: the time of the lines that are written.
+        cells: number of their cells.
+        labels: number of labels in a record line.
+    """
 
     name: str
     fields: int
     scored: bytes
     cells: int = len(COLUMNS)
+    labels: int = 1
 
 
 def map_records(
@@ -57,9 +66,9 @@ def map_records(
         counts["unreadable"] += len(records.unreadable)
 
 
-def pass_on(records: Sifted, cells: int = len(COLUMNS)) -> bytes:
+def pass_on(records: Sifted, split: Split) -> bytes:
     """Return the unscored lines of a block's records."""
-    return unscored_lines(records.block, records.ends, records.record_ids, cells)
+    return unscored_lines(records.block, records.ends, records.record_ids, split.cells, split.labels)
 
 
 def main(*arguments: str) -> int:
@@ -72,14 +81,14 @@ def main(*arguments: str) -> int:
 
     def map_input(counts: Counter[str]) -> None:
         scored = scored_at(options.release)
+        models = read_models(options.model)
+        split = Split(options.split, models.fields, scored, len(models.columns), len(models.each))
         if options.unscored:
-            manifest = read_manifest(options.model)
-            lines: Callable[[Sifted], bytes] = partial(pass_on, cells=len(manifest.columns))
+            lines: Callable[[Sifted], bytes] = partial(pass_on, split=split)
         else:
-            model = load_model(options.model)
+            scorer = Scorer(load_models(options.model), scored, f"split {options.split}")
             gc.freeze()  # the model stays in memory: spare the garbage collector from walking through it
-            manifest, lines = model.manifest, Scorer(model, scored, f"split {options.split}").lines
-        split = Split(options.split, manifest.fields, scored, len(manifest.columns))
+            lines = scorer.lines
         sys.stdout.buffer.writelines(map_records(read_blocks(sys.stdin.buffer), split, lines, counts))
 
     return script.run(parser.prog, map_input, "read", "unreadable", "read_digest")

@@ -108,12 +108,12 @@ def refusal(counts: Counter[str], examples: list[str]) -> PredictionsError | Non
 def late_scorer(model: Path, scored: bytes, region: int) -> Callable[[bytes], bytes]:
     """Return a function that scores a block of record lines, and loads the model when it is first called."""
     # Imported here, since only a job with --changed needs it.
-    from predictions.scoring.files import load_model
+    from predictions.scoring.files import load_models
     from predictions.scoring.predict import Scorer
 
     @cache
     def scorer() -> Scorer:
-        scorer = Scorer(load_model(model), scored, f"region {region}")
+        scorer = Scorer(load_models(model), scored, f"region {region}")
         gc.freeze()  # as in the mapper
         return scorer
 

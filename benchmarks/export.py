@@ -94,7 +94,7 @@ def _export(url: str, table: str, local: Path) -> Run:
 
 def _psql(url: str, local: Path) -> Run:
     settings = load_settings(SETTINGS)
-    columns = ", ".join([settings.database.id, *settings.model.features, settings.model.label])
+    columns = ", ".join([settings.database.id, *settings.features, *(model.label for model in settings.models)])
     parameters = conninfo_to_dict(url)  # passed as variables, since one is a password
     variables = {f"PG{name}": str(parameters[key]) for name, key in _VARIABLES.items()}
     return _measure(["psql", "-X", "-c", f"COPY (SELECT {columns} FROM flights) TO STDOUT"], variables, local / "lines")

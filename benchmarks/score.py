@@ -47,7 +47,7 @@ from predictions.formats.names import scored_at
 from predictions.formats.record_line import read_blocks
 from predictions.jobs.bundle import script
 from predictions.scoring.estimator import load
-from predictions.scoring.files import read_manifest
+from predictions.scoring.files import read_models
 from predictions.scoring.frame import FrameReader
 from predictions.storage import ReleaseFolder
 
@@ -179,7 +179,7 @@ def _seconds_of_mapper(lines: Path, manifest: Path, release: str) -> float:
 
 def _predict(manifest: Path, lines: Path) -> None:
     """Print the seconds of scikit-learn for all flights at once, and its seconds per row if called for each row."""
-    model, estimator = read_manifest(manifest), load(manifest.with_name(MODEL_FILE))
+    model, estimator = read_models(manifest).only, load(manifest.with_name(MODEL_FILE))
     predict = estimator.predict_proba if model.classes else estimator.predict
     reader, text = FrameReader(model.features), lines.read_bytes()
     blocks = read_blocks(io.BytesIO(text[: len(text) // REPEATS]))

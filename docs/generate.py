@@ -51,8 +51,9 @@ def settings_page() -> str:
     schema = settings.Settings.model_json_schema()
     keys, blocks = [], []
     for key, value in schema["properties"].items():
-        if "$ref" in value:
-            section = schema["$defs"][value["$ref"].removeprefix("#/$defs/")]
+        table = value.get("oneOf", [value])[0]  # a table, or one table or several
+        if "$ref" in table:
+            section = schema["$defs"][table["$ref"].removeprefix("#/$defs/")]
             blocks += [f"## `[{key}]`", section["description"], _keys_table(section, section["properties"], f"{key}_")]
         else:
             keys.append(key)

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from predictions.lookup.client import Answer, Client
+    from predictions.lookup.client import Answer, Client, LabelAnswer
 
-__all__ = ["Answer", "Client"]
+__all__ = ["Answer", "Client", "LabelAnswer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from predictions.errors import InputError
@@ -90,7 +100,11 @@ class DatabaseSettings(_Table):
 
 
 class ModelSettings(_Table):
-    """`[model]`: what the model predicts, from which columns, and how it is trained."""
+    """`[model]`: what the model predicts, from which columns, and how it is trained.
+
+    For several labels, there is a table `[[model]]` for each; `features` are those of the first table, and the others
+    may leave them out. The environment variables are for a single table.
+    """
 
     label: str = Field(description="Column that is predicted; NULL in a record whose label is not known yet.")
     features: list[str] = Field(
@@ -145,6 +159,17 @@ class ModelSettings(_Table):
         if self.top and not self.outputs:
             raise ValueError('top: is for probabilities and contributions; set outputs = ["probabilities"]')
         return self
+
+
+def _tag(value: Any) -> str:
+    return SEVERAL if isinstance(value, list) else ONE
+
+
+ONE, SEVERAL = "one", "several"  # tables of the model; these words are in pydantic's locations of errors
+Models = Annotated[
+    Annotated[ModelSettings, Tag(ONE)] | Annotated[list[ModelSettings], Tag(SEVERAL), Field(min_length=1)],
+    Discriminator(_tag),
+]
 
 
 class HbaseSettings(_Table):
@@ -306,11 +331,46 @@ class Settings(BaseSettings):
         "names in HBase.",
     )
     database: DatabaseSettings
-    model: ModelSettings
+    model: Models
     hbase: HbaseSettings = HbaseSettings()
     hadoop: HadoopSettings = HadoopSettings()
     gates: GateSettings = GateSettings()
     retention: RetentionSettings = RetentionSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _same_features(cls, values: Any) -> Any:
+        """Give the tables `[[model]]` without features those of the first one."""
+        tables = values.get("model") if isinstance(values, dict) else None
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            return values
+        features = tables[0].get("features") if tables else None
+        for number, table in enumerate(tables):
+            if features is not None and table.get("features", features) != features:
+                raise ValueError(
+                    f"model.{number}.features: all labels are predicted from the same columns in the same order; leave "
+                    "them out in all tables but the first"
+                )
+        return values | {"model": [{"features": features} | table if features else table for table in tables]}
+
+    @model_validator(mode="after")
+    def _distinct_labels(self) -> "Settings":
+        labels = [model.label for model in self.models]
+        if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"model: several tables have the label {', '.join(repeated)}")
+        if both := [label for label in labels if label in self.features]:
+            raise ValueError(f"model: features: {', '.join(both)} is a label, which cannot be a feature as well")
+        return self
+
+    @property
+    def models(self) -> list[ModelSettings]:
+        """Return the table `[model]`, or the tables `[[model]]`."""
+        return self.model if isinstance(self.model, list) else [self.model]
+
+    @property
+    def features(self) -> list[str]:
+        """Return the columns that all labels are predicted from."""
+        return self.models[0].features
 
     @classmethod
     def settings_customise_sources(
@@ -343,7 +403,7 @@ def load_settings(path: Path | None = None) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path or FILE_NAME}: not TOML: {error}") from error
     _resolve_paths(values, file.parent)
-    _check_variables()
+    _check_variables(isinstance(values.get("model"), list))
     try:
         return Settings(**values)
     except SettingsError as error:
@@ -352,9 +412,12 @@ def load_settings(path: Path | None = None) -> Settings:
         raise InputError(f"{path or FILE_NAME}: " + "; ".join(map(_describe, error.errors()))) from error
 
 
-def _check_variables() -> None:
+def _check_variables(several: bool) -> None:
+    """Refuse variables that mean nothing; `several`: the file has tables `[[model]]`."""
     beginnings = tuple(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)
     for name in os.environ:
+        if several and name.startswith(f"{_PREFIX}MODEL_"):
+            raise InputError(f"{name}: cannot say which table [[model]] of the settings it is for; change it there")
         if name.startswith(_PREFIX) and not name.startswith(beginnings) and name != TOKEN_VARIABLE:
             raise InputError(f"{name}: no such variable; it must begin with one of {', '.join(beginnings)}")
 
@@ -380,19 +443,21 @@ def _join(folder: Path, path: str) -> str:
 
 
 def _describe(error: Any) -> str:
-    key = ".".join(map(str, error["loc"])) or "settings"
+    location = tuple(name for name in error["loc"] if name not in (ONE, SEVERAL))
+    key = ".".join(map(str, location)) or "settings"
     if error["type"] == "extra_forbidden":
-        return f"{key}: no such key{_suggest(error['loc'])}"
+        return f"{key}: no such key{_suggest(location)}"
     if error["type"] == "missing":
         return f"{key}: missing"
     return f"{key}: {error['msg'].removeprefix('Value error, ')}"
 
 
-def _suggest(location: tuple[str, ...]) -> str:
+def _suggest(location: tuple[Any, ...]) -> str:
     import difflib
 
     table: Any = Settings
     for name in location[:-1]:
-        table = table.model_fields[name].annotation
+        if not isinstance(name, int):  # a table's number
+            table = ModelSettings if name == "model" else table.model_fields[name].annotation
     close = difflib.get_close_matches(location[-1], table.model_fields, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(table.model_fields)}"

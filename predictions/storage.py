@@ -24,7 +24,7 @@ from urllib.parse import SplitResult, urlsplit
 from predictions.diagnosis import diagnose
 from predictions.errors import InputError, InternalError, ServiceError
 from predictions.formats import document
-from predictions.formats.manifest import MANIFEST, MODEL_MANIFEST, Manifest, ModelManifest, Scored
+from predictions.formats.manifest import MANIFEST, MODEL_MANIFEST, Manifest, ModelManifest, ReleaseModels, Scored
 from predictions.formats.names import PACKED, is_release_id, new_release_id, part_name
 from predictions.formats.record_line import read_blocks, unpacked
 
@@ -199,10 +199,15 @@ class ReleaseFolder:
         return document.read(Manifest, self.read(MANIFEST), f"{self.path}/{MANIFEST}")
 
     @cached_property
-    def model(self) -> ModelManifest:
-        """The model's manifest (`model.json`), read once; raises InputError if there is no model."""
+    def models(self) -> ReleaseModels:
+        """The models' manifests (`model.json`), read once; raises InputError if there is no model."""
         self.require("model", "train")
-        return document.read(ModelManifest, self.read(f"model/{MODEL_MANIFEST}"), f"{self.path}/model/{MODEL_MANIFEST}")
+        return ReleaseModels.read(self.read(f"model/{MODEL_MANIFEST}"), f"{self.path}/model/{MODEL_MANIFEST}")
+
+    @property
+    def model(self) -> ModelManifest:
+        """The manifest of the only label's model, like `models`; raises InputError if there are several labels."""
+        return self.models.only
 
     @property
     def scored(self) -> Scored:
@@ -237,7 +242,7 @@ class ReleaseFolder:
             try:
                 yield temporary
                 self._rename(temporary, f"{self.path}/{name}")
-                self.__dict__.pop(name, None)  # forget a cached property of this name
+                self._forget(name)
             except BaseException:
                 self.remove(temporary.rpartition("/")[2])
                 if not self.storage.names(self.path):
@@ -265,7 +270,11 @@ class ReleaseFolder:
     def remove(self, name: str) -> None:
         """Remove a file or subfolder of the release, if it exists."""
         self.storage.delete(f"{self.path}/{name}")
-        self.__dict__.pop(name, None)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Forget what was read from a subfolder."""
+        self.__dict__.pop("models" if name == "model" else name, None)
 
     def sizes(self, name: str) -> dict[str, int]:
         """Return the size in bytes of each part file (`part-*`) in a subfolder, by file name."""

@@ -35,7 +35,7 @@ from predictions.formats.record_line import read_blocks, split_lines
 from predictions.formats.row_key import split_points
 from predictions.jobs import streaming
 from predictions.jobs.streaming import Job
-from predictions.scoring.files import load_model
+from predictions.scoring.files import load_models
 from predictions.scoring.predict import Scorer
 from predictions.stages import compare, export, score, score_local, train, verify
 from predictions.task.carry import carry_over
@@ -65,7 +65,7 @@ def without(processes=False):
     """Let the stages do the work of their subprocesses in this process, unless `processes` is set."""
     with pytest.MonkeyPatch.context() as patch:
         if not processes:
-            patch.setattr(train, "try_in_fresh_process", lambda manifest, _release: load_model(manifest))
+            patch.setattr(train, "try_in_fresh_process", lambda manifest, _release: load_models(manifest))
             patch.setattr(score_local, "LocalRun", OneProcess)
             for module in (compare, export, bulk, puts, verify):
                 patch.setattr(module, "run_tasks", run_tasks)
@@ -160,15 +160,17 @@ class OneProcess:
     def run(self, output, progress):
         with tempfile.TemporaryDirectory() as folder:
             scratch = Path(folder)
-            for name in self._folder.model.task_files:
+            for name in self._folder.models.task_files:
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
-            model, scored = load_model(scratch / MODEL_MANIFEST), scored_at(self._folder.release)
+            model, scored = load_models(scratch / MODEL_MANIFEST), scored_at(self._folder.release)
+            models = self._folder.models
             counts, examples, lines = Counter(dict.fromkeys(score.COUNTERS, 0)), [], []
             for path in self._folder.files("export"):
                 file_counts = Counter()
-                split = mapper.Split(f"{path.rpartition('/')[2]}+0", model.manifest.fields, scored)
+                name = f"{path.rpartition('/')[2]}+0"
+                split = mapper.Split(name, models.fields, scored, len(models.columns), len(models.each))
                 scorer = Scorer(model, scored, f"split {split.name}")
-                to_lines = mapper.pass_on if self._carry else scorer.lines
+                to_lines = partial(mapper.pass_on, split=split) if self._carry else scorer.lines
                 blocks = mapper.map_records(self._folder.blocks(path), split, to_lines, file_counts)
                 lines += split_lines(b"".join(blocks))
                 counts.update(file_counts)

@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import badmodels
@@ -42,7 +43,7 @@ from predictions.scoring.predict import Scorer
 from predictions.settings import load_settings
 from predictions.stages.compare import compared_labels
 from predictions.stages.export import export
-from predictions.stages.score import score, take_model
+from predictions.stages.score import score, take_models
 from predictions.stages.train import train
 from predictions.storage import Storage
 from predictions.task import carry
@@ -82,7 +83,7 @@ def second(project):
     """A release of the changed database, with the model of the first release."""
     settings, storage, first = project
     folder = export(settings, storage, quiet, quiet)
-    take_model(folder, first)
+    take_models(folder, first)
     yield folder
     shutil.rmtree(folder.path)
 
@@ -129,7 +130,7 @@ def test_failed_records_are_carried_over_too(project, second):
     score_again(settings, second, "pipe", first, True)
     third = export(settings, storage, quiet, quiet)
     try:
-        take_model(third, second)
+        take_models(third, second)
         counts, lines = score_again(settings, third, "pipe", second, True)
         assert counts.carried == counts.rows == len(lines)
         assert counts.failed == 1
@@ -161,7 +162,8 @@ def mapped_of(folder):
     """Return the unscored lines of a release, sorted, and how many lines the mapper read."""
     blocks = [line + b"\n" for line in split_lines(blocks_of(folder, "export"))]
     counts = Counter()
-    mapped = b"".join(mapper.map_records(blocks, mapper.Split("stdin", 5, SCORED_AT), mapper.pass_on, counts))
+    split = mapper.Split("stdin", 5, SCORED_AT)
+    mapped = b"".join(mapper.map_records(blocks, split, partial(mapper.pass_on, split=split), counts))
     lines = sorted(split_lines(mapped))
     assert counts["read"] == len(lines) == len(blocks)
     return lines
@@ -266,9 +268,9 @@ def test_the_same_pass_compares_the_releases(project, second, gone):
         lines = lines[::gone]
     scorer = Scorer(load_model(Path(second.path, "model", "model.json")), SCORED_AT, "region 0")
     for size in (100, 3_000, 1 << 20):
-        comparison = Comparisons(compared_labels(None, first))
+        comparison = Comparisons(compared_labels(first, first))
         written, _counts = join(lines, served, scorer.score, size, comparison=comparison)
-        expected = compare([served], [b"".join(line + b"\n" for line in written)], compared_labels(None, first))
+        expected = compare([served], [b"".join(line + b"\n" for line in written)], compared_labels(first, first))
         assert rounded(comparison) == rounded(expected)
         [only] = comparison.each
         assert (only.before.rows, only.after.rows) == (400, len(lines))
@@ -303,7 +305,7 @@ def test_little_waits_for_a_record_to_be_scored(project, monkeypatch, rest):
         return b"%b\t1\t0.5\t%b\t7\t\\N\n" % (changed.row_key, b"0" * 16)
 
     blocks = [line + b"\n" for line in (lines if rest == "unchanged" else lines[:1])]
-    comparison = Comparisons(compared_labels(None, project[2]))
+    comparison = Comparisons(compared_labels(project[2], project[2]))
     written = list(carry_over(blocks, reading(), score, SCORED_AT, Counter(), comparison))
     assert len(written) == len(blocks)
     [most] = waiting
@@ -315,7 +317,7 @@ def test_a_model_for_other_columns_is_not_taken(project, second):
     second.write_manifest(replace(manifest, features=manifest.features[:2]))
     second.remove("model")
     with pytest.raises(InputError, match=r"the model of release .* takes .*items.*: train another model"):
-        take_model(second, project[2])
+        take_models(second, project[2])
     assert not second.has("model")
 
 
@@ -326,7 +328,7 @@ def test_a_model_for_another_label_is_not_taken(project, second):
     with pytest.raises(
         InputError, match=r"and the label paid \(integer\), but .* the label note \(text\) were exported"
     ):
-        take_model(second, project[2])
+        take_models(second, project[2])
 
 
 def test_a_release_whose_lines_are_damaged_ends_the_run(project, second, tmp_path):
@@ -381,7 +383,7 @@ def test_unreadable_lines_and_lines_with_a_prediction_pass(project):
 
 def reduce_script(folder, model, stdin, served, tmp_path, **environment):
     (tmp_path / "served").write_bytes(served)
-    current = Current.of(folder.release, compared_labels(None, folder), [], [str(tmp_path / "served")], [])
+    current = Current.of(folder.release, compared_labels(folder, folder), [], [str(tmp_path / "served")], [])
     (tmp_path / "current.json").write_bytes(to_file(current))
     options = ["--current", tmp_path / "current.json", "--score", model, "20261122T154500Z"]
     return script(reducer.main, *options, stdin=stdin, **environment)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import CHECKOUT
 
+from predictions.comparison.comparison import Compared
 from predictions.comparison.distribution import SHARES, Bins
 from predictions.formats.document import to_file
 from predictions.formats.prediction_line import parse_line
@@ -88,7 +89,7 @@ def write_served(folder, lines):
             record = b"0" * 16 if index % 100 == 0 else line.record
             for key in (line.row_key, line.row_key + b"-gone"):
                 file.write(b"%b\t1\t0.5\t%b\t1795362300000\t\\N\n" % (key, record))
-    current = Current.of(RELEASE, Bins((b"0", b"1"), SHARES), [], [str(folder / "served")], [])
+    current = Current.of(RELEASE, [Compared(Bins((b"0", b"1"), SHARES))], [], [str(folder / "served")], [])
     (folder / "current.json").write_bytes(to_file(current))
     return folder / "current.json"
 
@@ -117,7 +118,7 @@ def test_many_more_records_take_no_more_memory_to_carry_over(trained, tmp_path):
         kilobytes, lines = peak([str(CHECKOUT / "reducer.py"), *options], mapped)
         peaks.append(kilobytes)
         assert lines == number
-        comparison = json.loads((tmp_path / "hfiles" / comparison_name(0)).read_bytes())
+        [comparison] = json.loads((tmp_path / "hfiles" / comparison_name(0)).read_bytes())
         assert comparison["gone"] == number
     few, many = peaks  # both have more lines than may wait for the changed records to be scored
     assert many < GROWTH * few, f"{few:,} and {many:,} KiB"

@@ -317,7 +317,7 @@ def test_lines_of_all_kinds_have_the_same_fields(release, tmp_path):
 
 
 def test_unchanged_records_keep_their_further_cells(release, tmp_path):
-    first, labels, parts = lines_of(release), compared_labels(None, release), release.files("scored")
+    first, labels, parts = lines_of(release), compared_labels(release, release), release.files("scored")
     columns, points = manifest_of(release).columns, release.scored.split_points
     current = Current.of(release.release, labels, points, parts, [], columns)
     (tmp_path / "current.json").write_bytes(to_file(current))

@@ -35,7 +35,7 @@ def trained(orders):
         folder = exports[columns]
         folder.remove("model")
         with without(processes):
-            manifest = train(settings, folder, lambda _text: None)
+            manifest = train(settings, folder, lambda _text: None).only
         return load_model(Path(folder.path) / "model" / "model.json"), manifest
 
     return trained

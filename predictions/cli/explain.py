@@ -13,6 +13,7 @@ from rich.text import Text
 
 from predictions.cli.session import Session, json_option
 from predictions.errors import InputError
+from predictions.formats.manifest import Manifest
 from predictions.formats.record_line import escape
 from predictions.formats.row_key import row_keys
 from predictions.lookup.client import Client
@@ -54,19 +55,24 @@ def explain(settings: Settings, storage: Storage, record_id: str) -> dict[str, A
         raise InputError(f"{settings.name}: {answer.error or 'no release is served'}; nothing to explain")
     folder = storage.release(answer.release)
     manifest, scored = folder.manifest, folder.scored
-    assert manifest.model
     escaped = escape(record_id.encode(errors="surrogatepass"))
     [key] = row_keys([escaped])
     part = bisect_right([point.encode() for point in scored.split_points], key)
     return {
         **answer.as_json(),
         "snapshot": manifest.snapshot.time,
-        "model": asdict(manifest.model),
+        **_models(manifest),
         "job": scored.job,
         "row_key": key.decode(errors="replace"),
         "prediction_line": _find(folder, [folder.part("scored", part)], key),
         "record_line": _find(folder, folder.files("export"), escaped),
     }
+
+
+def _models(manifest: Manifest) -> dict[str, Any]:
+    """Return the facts about the model or, with several labels, about each label's."""
+    models = {predicted.name: asdict(predicted.model) for predicted in manifest.predicted}
+    return {"model": models[None]} if None in models else {"models": models}
 
 
 def _find(folder: ReleaseFolder, paths: Iterable[str], field: bytes) -> dict[str, Any] | None:
@@ -88,19 +94,17 @@ def _show(explanation: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right")
     table.add_column(overflow="fold")
-    model, training = explanation["model"], explanation["model"]["training"]
-    metrics = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in training["metrics"].items())
     rows = {
         "record": f"{explanation['id']}, {explanation['status']}",
         "prediction": explanation.get("prediction"),
         "probability": explanation.get("probability"),
         "probabilities": explanation.get("probabilities"),
         "predictions": explanation.get("predictions"),
+        **{f"prediction of {label}": values for label, values in explanation.get("labels", {}).items()},
         "error": explanation.get("error"),
         "release": f"{explanation['release']}, of a snapshot at {explanation['snapshot']}",
         "scored": explanation.get("scored"),
-        "model": f"{model['estimator']}, sha256 {model['sha256']}",
-        "": f"trained on {training['fitted']:,} records; on a holdout of {training['holdout']:,}: {metrics}",
+        **_model_rows(explanation),
         "job": explanation["job"] or "none: scored without a cluster",
         "row key": explanation["row_key"],
         "prediction line": _line_text(explanation["prediction_line"]),
@@ -111,6 +115,21 @@ def _show(explanation: dict[str, Any]) -> None:
         if value is not None:
             table.add_row(Text(name), Text(str(value)))
     Console(highlight=False).print(table)
+
+
+def _model_rows(explanation: dict[str, Any]) -> dict[str, str]:
+    """Return what is shown of the models."""
+    rows = {}
+    models = explanation.get("models") or {"": explanation["model"]}
+    for label, model in models.items():
+        training = model["training"]
+        metrics = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in training["metrics"].items())
+        of = f" of {label}" if label else ""
+        rows[f"model{of}"] = f"{model['estimator']}, sha256 {model['sha256']}"
+        rows[of and f"training{of}"] = (
+            f"trained on {training['fitted']:,} records; on a holdout of {training['holdout']:,}: {metrics}"
+        )
+    return rows
 
 
 def _line_text(line: dict[str, Any] | None) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from predictions.cli.exits import DONE, UNAVAILABLE
 from predictions.cli.session import Session, json_option
-from predictions.lookup.answer import Answer
+from predictions.lookup.answer import Answer, LabelAnswer
 from predictions.lookup.client import BLOCK_IDS, Client
 
 # A terminal would obey control characters, so their pictures are shown (Unicode, "Control Pictures").
@@ -87,6 +87,8 @@ def _print_one(answer: Answer) -> None:
     if answer.record and answer.release:
         table.add_row("", "")
     values = answer.as_json()
+    for label, of_label in (answer.labels or {}).items():
+        table.add_row(_text(label, "bold"), _text(_in_words(of_label), "bold"))
     for name in ("prediction", "probability", *FURTHER, "error", "scored", "release", "unavailable"):
         if name in values:
             value = values[name]
@@ -104,7 +106,10 @@ def _print_all(answers: list[Answer]) -> None:
         right = column in ("prediction", "probability")
         table.add_column(column, overflow="fold", justify="right" if right else "left")
     for answer in answers:
-        values = (answer.prediction, answer.probability, answer.scored, answer.error)
+        prediction = answer.prediction
+        if answer.labels:
+            prediction = ", ".join(f"{label}: {_in_words(of_label)}" for label, of_label in answer.labels.items())
+        values = (prediction, answer.probability, answer.scored, answer.error)
         status = Text(answer.status, COLORS.get(answer.status, "red"))
         table.add_row(_text(answer.id), status, *(_text("" if value is None else value) for value in values))
     console = Console(highlight=False)
@@ -112,6 +117,13 @@ def _print_all(answers: list[Answer]) -> None:
     unlimited = console.options.update(max_width=sys.maxsize)
     console.width = max(console.width, console.measure(table, options=unlimited).maximum)
     console.print(table, soft_wrap=True)
+
+
+def _in_words(answer: LabelAnswer) -> str:
+    """Return what one of several labels says, in a line."""
+    if answer.prediction is None:
+        return answer.error or "–"
+    return str(answer.prediction) + ("" if answer.probability is None else f" ({answer.probability:.7g})")
 
 
 def _text(value: object, style: str = "") -> Text:

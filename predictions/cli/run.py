@@ -52,10 +52,12 @@ def command(session: Session, runner: str | None, rate: float | None, changed: b
 
 def _require_columns(settings: Settings, earlier: ReleaseFolder) -> None:
     """Raise InputError if a release's model is not for the columns of the settings; it is checked before the export."""
-    model, wanted = earlier.model, settings.model
-    names, label = [column.name for column in model.features], model.label.name if model.label else None
-    if (names, label) != (wanted.features, wanted.label):
+    names = [column.name for column in earlier.models.features]
+    labels = [label.name for label in earlier.models.labels if label]
+    wanted = [model.label for model in settings.models]
+    if (names, labels) != (settings.features, wanted):
         raise InputError(
-            f"the model of release {earlier.release} predicts {label} from {', '.join(names)}; the settings ask for "
-            f"{wanted.label} from {', '.join(wanted.features)}; omit --model and --changed to train a new model"
+            f"the model of release {earlier.release} predicts {', '.join(labels)} from {', '.join(names)}; the "
+            f"settings ask for {', '.join(wanted)} from {', '.join(settings.features)}; omit --model and --changed to "
+            "train a new model"
         )

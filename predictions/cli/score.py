@@ -8,7 +8,7 @@ from predictions.errors import ServiceError
 from predictions.formats.manifest import Scored
 from predictions.progress import bar, say
 from predictions.settings import Settings
-from predictions.stages.score import check_model, score
+from predictions.stages.score import check_models, score
 from predictions.stages.score_hadoop import ScoreJob
 from predictions.storage import ReleaseFolder, Storage
 
@@ -29,7 +29,7 @@ def command(session: Session, release: str | None, runner: str | None, changed: 
         return run_score(settings, folder, runner, changed)
     if runner not in (None, "hadoop"):
         raise click.UsageError("--dry-run prints the command of a Hadoop job; omit --runner")
-    check_model(folder)
+    check_models(folder)
     job = ScoreJob(settings, folder, *_served_and_changed(settings, folder, runner, changed))
     job.ship()
     click.echo(job.command())
@@ -79,10 +79,12 @@ def _served_and_changed(
     if not served:
         say("no release is served, or its prediction lines are gone: scoring every record")
         return None, False
-    if served.model.sha256 != folder.model.sha256:
+    if (served.models.sha256, served.models.columns) != (folder.models.sha256, folder.models.columns) or (
+        [model.threshold for model in served.models.each] != [model.threshold for model in folder.models.each]
+    ):
         say(f"the served release {served.release} has another model: scoring every record")
         return served, False
-    if folder.model.compiled:
+    if folder.models.is_compiled:
         say("the model has a compiled form: scoring every record, without --changed, takes about as long")
     return served, True
 

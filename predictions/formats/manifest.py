@@ -1,17 +1,22 @@
-"""The manifests of a release: `manifest.json` says what each stage did, `model/model.json` describes the model.
+"""The manifests of a release: `manifest.json` says what each stage did, `model/model.json` describes its models.
 
 Each stage adds its own section to `manifest.json`. The counts and ID digests of the sections prove that no record was
 lost or swapped.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from predictions.errors import InputError
+from predictions.formats import document
 from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.prediction_line import (
     COLUMNS,
     CONTRIBUTIONS,
+    ERROR,
     PREDICTION,
     PROBABILITIES,
     PROBABILITY,
@@ -62,7 +67,8 @@ class Export:
 
     Args:
         rows: number of records.
-        labelled: number of records with a label.
+        labelled: number of records with a label; of several labels, with the first one.
+        labelled_each: of several labels, the number of records with each.
         id_digest: digest of the record IDs.
         unfit_ids: number of IDs that cannot be row keys.
         parts: number of files.
@@ -72,6 +78,7 @@ class Export:
 
     rows: int = 0
     labelled: int = 0
+    labelled_each: list[int] = field(default_factory=list)
     id_digest: IdDigest = NO_IDS
     unfit_ids: int = 0
     parts: int = 0
@@ -79,7 +86,9 @@ class Export:
     seconds: float = 0.0
 
     def __add__(self, other: "Export") -> "Export":
-        return Export(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+        each = list(map(sum, zip_longest(self.labelled_each, other.labelled_each, fillvalue=0)))
+        sums = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return Export(**sums | {"labelled_each": each})
 
 
 @dataclass(frozen=True)
@@ -195,14 +204,14 @@ class Contributions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelManifest:
-    """The contents of `model.json`, which describes the model in the same folder.
+    """What describes a model: the contents of `model.json`, if there is one label.
 
     Args:
         sha256: SHA-256 of `model.skops`, in hex.
         compiled: SHA-256 of `model.npz`, the model's compiled form; None if it has none, so that scikit-learn scores.
         versions: versions of the libraries that the model was trained with.
         id: the column of the record ID.
-        features, label: the other columns of the record lines.
+        features, label: the columns that it predicts from, and the one that it predicts.
         task: `classification` or `regression`.
         classes: the classes of a classifier, in the order of its probabilities.
         estimator, params: the estimator's class and its parameters.
@@ -242,7 +251,7 @@ class ModelManifest:
 
     @property
     def fields(self) -> int:
-        """Return the number of fields of a record line: ID, features, label."""
+        """Return the number of fields of a record line with this label alone: ID, features, label."""
         return len(self.features) + 2
 
     @property
@@ -272,21 +281,151 @@ class ModelManifest:
         """Return the names of all files of the model."""
         return (MODEL_FILE, *([COMPILED_FILE] if self.compiled else []), MODEL_MANIFEST)
 
+
+@dataclass(frozen=True)
+class _Tables:
+    """The contents of `model.json`, if there are several labels."""
+
+    format: int = FORMAT
+    models: list[ModelManifest] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ReleaseModels:
+    """The models of a release, one for each label, over the same features.
+
+    With one label, `model.json` is its model's manifest, and its files and columns have their plain names. With
+    several, it is `{"format": 1, "models": [...]}`, the names of the files begin with the number of the label and a
+    hyphen, and those of the columns with the label and a colon.
+
+    Args:
+        each: the models' manifests, in the order of the labels in a record line.
+    """
+
+    each: Sequence[ModelManifest]
+
+    @classmethod
+    def read(cls, data: bytes, path: str) -> "ReleaseModels":
+        """Read `model.json`, given with its path for messages; InputError if it has another format."""
+        models = document.read(_Tables, data, path).models
+        return cls(models or [document.read(ModelManifest, data, path)])
+
+    def to_file(self) -> bytes:
+        """Return the contents of `model.json`."""
+        return document.to_file(_Tables(models=list(self.each)) if self.names[0] is not None else self.each[0])
+
     @property
-    def names(self) -> str:
-        """Return the columns as text, for messages."""
-        return _names(self.features, self.label)
+    def only(self) -> ModelManifest:
+        """Return the manifest of the only model; raise InputError if there are several labels."""
+        if len(self.each) > 1:
+            raise InputError(f"the release has models for {', '.join(map(str, self.names))}, not for one label")
+        return self.each[0]
+
+    @cached_property
+    def names(self) -> Sequence[str | None]:
+        """The labels, as they begin the names of columns; a single None if there is only one."""
+        return [None] if len(self.each) == 1 else [model.label.name if model.label else "" for model in self.each]
+
+    @property
+    def features(self) -> list[Column]:
+        """The columns that the labels are predicted from."""
+        return self.each[0].features
+
+    @property
+    def labels(self) -> list[Column | None]:
+        """The columns of the labels."""
+        return [model.label for model in self.each]
+
+    @property
+    def fields(self) -> int:
+        """The number of fields of a record line: ID, features, labels."""
+        return 1 + len(self.features) + len(self.each)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the prediction lines (`predictions.formats.prediction_line`)."""
+        return [
+            column if name is None else f"{qualifier(name)}:{column}"
+            for name, model in zip(self.names, self.each, strict=True)
+            for column in (model.columns if name is None else [*model.columns, ERROR])
+        ]
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the models, in hex, with commas between them."""
+        return ",".join(model.sha256 for model in self.each)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether all models have a compiled form."""
+        return all(model.compiled for model in self.each)
+
+    @property
+    def boosters(self) -> list[str]:
+        """Which of `lightgbm` and `xgboost` the models' trees are from."""
+        return sorted({name for model in self.each for name in model.boosters})
+
+    @property
+    def task_files(self) -> list[str]:
+        """The names of the files that a task needs."""
+        return self._names_of([model.task_files for model in self.each])
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all files of the models."""
+        return self._names_of([model.files for model in self.each])
+
+    def prefix(self, number: int) -> str:
+        """Return what the names of a model's files begin with, except that of `model.json`."""
+        return "" if len(self.each) == 1 else f"{number}-"
+
+    def _names_of(self, files: Sequence[Sequence[str]]) -> list[str]:
+        names = [
+            f"{self.prefix(number)}{name}"
+            for number, model_files in enumerate(files)
+            for name in model_files
+            if name != MODEL_MANIFEST
+        ]
+        return [*names, MODEL_MANIFEST]
+
+    @property
+    def text(self) -> str:
+        """The columns as text, for messages."""
+        return _text(self.features, self.labels)
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The facts about the model that scored a release, copied from its `model.json`; `engine` is what scored."""
+    """The facts about a model that scored a release, copied from its `model.json`.
+
+    Args:
+        estimator, sha256, versions, training: as there.
+        engine: the library that scored.
+        task: as there; None if the release has only one label, see `Manifest`.
+    """
 
     estimator: str
     sha256: str
     versions: dict[str, str]
     training: Training
     engine: str = "scikit-learn"
+    task: str | None = None
+
+
+class Predicted(NamedTuple):
+    """A label of a scored release.
+
+    Args:
+        name: the label, as it begins the names of columns; None if it is the only one.
+        label: its column.
+        model: the facts about its model.
+        task: the model's task.
+    """
+
+    name: str | None
+    label: Column
+    model: ModelFacts
+    task: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,9 +437,11 @@ class Manifest:
         release: the release ID.
         source: the table or the query, and the column of the record ID.
         id, features, label: the columns of the record lines.
+        labels: instead of `label`, if there are several.
         snapshot: the moment of the export.
         export, scored, loaded: what each stage did; None for a stage that has not run yet.
         model, task: the model that scored the release, and its task.
+        models: instead of both, if there are several labels.
         columns: the columns of its prediction lines (`predictions.formats.prediction_line`).
     """
 
@@ -310,19 +451,47 @@ class Manifest:
     source: dict[str, str]
     id: Column
     features: list[Column]
-    label: Column
+    label: Column | None = None
+    labels: list[Column] | None = None
     snapshot: Snapshot
     export: Export
     model: ModelFacts | None = None
     task: str | None = None
+    models: list[ModelFacts] | None = None
     columns: list[str] = field(default_factory=lambda: list(COLUMNS))
     scored: Scored | None = None
     loaded: Loaded | None = None
 
     @property
-    def names(self) -> str:
+    def all_labels(self) -> list[Column]:
+        """Return the columns of the labels."""
+        return self.labels or ([self.label] if self.label else [])
+
+    @property
+    def predicted(self) -> list[Predicted]:
+        """Return the labels with their models, once the release is scored."""
+        if self.label and self.model and self.task:
+            return [Predicted(None, self.label, self.model, self.task)]
+        if not self.labels or not self.models:
+            return []
+        pairs = zip(self.labels, self.models, strict=True)
+        return [Predicted(label.name, label, model, model.task or "") for label, model in pairs]
+
+    @property
+    def text(self) -> str:
         """Return the columns as text, for messages."""
-        return _names(self.features, self.label)
+        return _text(self.features, self.all_labels)
+
+    def scored_by(self, models: ReleaseModels) -> dict[str, Any]:
+        """Return the fields that say which models scored the release."""
+        facts = [
+            ModelFacts(model.estimator, model.sha256, model.versions, model.training, model.engine)
+            for model in models.each
+        ]
+        if models.names[0] is None:
+            return {"model": facts[0], "task": models.only.task, "columns": models.columns}
+        each = [replace(fact, task=model.task) for fact, model in zip(facts, models.each, strict=True)]
+        return {"models": each, "columns": models.columns}
 
     @property
     def accounts(self) -> list[Account]:
@@ -354,5 +523,6 @@ def exported_and_scored(export: Export, scored: Scored) -> list[Account]:
     ]
 
 
-def _names(features: list[Column], label: Column | None) -> str:
-    return f"{', '.join(map(str, features))} and the label {label}"
+def _text(features: Sequence[Column], labels: Sequence[Column | None]) -> str:
+    label = "label" if len(labels) == 1 else "labels"
+    return f"{', '.join(map(str, features))} and the {label} {', '.join(map(str, labels))}"

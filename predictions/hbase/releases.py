@@ -72,8 +72,8 @@ class Listed(NamedTuple):
         state: state in HBase; `not loaded` if HBase has no entry for the release.
         rows: number of predictions; None if the release is not scored.
         failed: number of these whose record could not be scored.
-        estimator: class of the model.
-        model: the first digits of the model's SHA-256.
+        estimator: class of the model; of several labels, the different classes.
+        model: the first digits of the model's SHA-256; of several labels, one for each.
         refused_by: the gates that the release failed; None if the gates did not run.
         forced: the reason for which it was activated despite that.
         bytes: size of its files in the storage.
@@ -262,7 +262,8 @@ def listed(release: str, pointer: Pointer, entry: Known, size: int) -> Listed:
         entry: the release's entry in HBase.
         size: size of its files in bytes.
     """
-    scored, model = (entry.manifest.scored, entry.manifest.model) if entry.manifest else (None, None)
+    scored = entry.manifest.scored if entry.manifest else None
+    models = [predicted.model for predicted in entry.manifest.predicted] if entry.manifest else []
     verdict = entry.verdict or {}
     gates = verdict.get("gates")
     return Listed(
@@ -271,9 +272,9 @@ def listed(release: str, pointer: Pointer, entry: Known, size: int) -> Listed:
         entry.state,
         scored.rows if scored else None,
         scored.failed if scored else None,
-        model.estimator if model else None,
-        model.sha256[:8] if model else None,
-        None if gates is None else [gate["name"] for gate in gates if not gate["passed"]],
+        ", ".join(dict.fromkeys(model.estimator for model in models)) or None,
+        ", ".join(model.sha256[:8] for model in models) or None,
+        None if gates is None else list(dict.fromkeys(gate["name"] for gate in gates if not gate["passed"])),
         verdict.get("forced"),
         size,
     )

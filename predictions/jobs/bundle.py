@@ -90,7 +90,8 @@ def task_libraries(storage: Storage) -> Sequence[str]:
     newest = storage.release() if storage.releases() else None
     if not newest or not newest.has("model"):
         return TASK_LIBRARIES
-    return COMPILED_LIBRARIES if newest.model.compiled else (*TASK_LIBRARIES, *newest.model.boosters)
+    models = newest.models
+    return COMPILED_LIBRARIES if models.is_compiled else (*TASK_LIBRARIES, *models.boosters)
 
 
 def pack_environment(path: Path, libraries: Sequence[str]) -> None:

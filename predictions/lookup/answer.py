@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from predictions.formats.manifest import Manifest
+from predictions.formats.manifest import Predicted
 from predictions.formats.prediction_line import (
     COLUMNS,
     CONTRIBUTIONS,
@@ -30,6 +30,28 @@ ONLINE = "online"
 
 
 @dataclass(frozen=True)
+class LabelAnswer:
+    """What one of several labels says about a record.
+
+    Args:
+        prediction, probability, probabilities, predictions, contributions, model: as in `Answer`.
+        error: why this label has no prediction, though another one has.
+    """
+
+    prediction: Any = None
+    probability: float | None = None
+    probabilities: dict[Any, float] | None = None
+    predictions: dict[str, float] | None = None
+    contributions: dict[str, float] | None = None
+    model: str | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for JSON, without the values that are unknown."""
+        return {"prediction": self.prediction} | {key: value for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer to one record ID.
 
@@ -46,6 +68,7 @@ class Answer:
             are in the label's type.
         predictions: the values by their names, if a regressor predicts several; `prediction` is the first one.
         contributions: by how much features moved the model's raw score, the largest first, if the model keeps them.
+        labels: what each label says, if the release has several; the fields above, and `model`, are then None.
         release: the served release.
         scored: when the prediction was made: the time of the release that computed it.
         model: SHA-256 of the model that made it.
@@ -63,6 +86,7 @@ class Answer:
     probabilities: dict[Any, float] | None = None
     predictions: dict[str, float] | None = None
     contributions: dict[str, float] | None = None
+    labels: dict[str, LabelAnswer] | None = None
     release: str | None = None
     scored: str | None = None
     model: str | None = None
@@ -74,7 +98,9 @@ class Answer:
     def as_json(self) -> dict[str, Any]:
         """Return the answer for JSON, without the values that are unknown."""
         fields = {key: value for key, value in vars(self).items() if value is not None}
-        if self.status == "failed":
+        if self.labels is not None:
+            fields["labels"] = {label: answer.as_json() for label, answer in self.labels.items()}
+        elif self.status == "failed":
             fields |= {"prediction": None, "probability": None}
         return fields
 
@@ -94,11 +120,16 @@ class AnswerBuilder:
         self._max_age = max_age
         self._release_fields: dict[str, Any] = {}
         self._features: list[str] = []
-        self._cells = _Cells(COLUMNS, None, str)
+        self._labels: list[_Cells] = []
         if served and served.manifest:
-            self._release_fields = {"release": served.release, "model": served.model}
-            self._features = [column.name for column in served.manifest.features]
-            self._cells = _Cells(served.manifest.columns, None, _type_of(served.manifest))
+            manifest = served.manifest
+            self._labels = [_Cells(manifest.columns, predicted) for predicted in manifest.predicted]
+            self._release_fields = {"release": served.release}
+            if len(self._labels) == 1:
+                self._release_fields["model"] = served.model
+            else:
+                self._release_fields["labels"] = {label.name: LabelAnswer(model=label.model) for label in self._labels}
+            self._features = [column.name for column in manifest.features]
 
     def answer(self, record_id: str, record: Record | None, row: Row | None) -> Answer:
         """Return the answer to one record ID.
@@ -148,7 +179,9 @@ class AnswerBuilder:
 
     def _prediction(self, cells: Mapping[str, str | None], seconds: float) -> dict[str, Any]:
         fields = {"error": cells[ERROR], "scored": _iso(int(seconds)), "age": max(0, int(self._now - seconds))}
-        return fields | self._cells.values(cells)
+        if len(self._labels) == 1:
+            return fields | self._labels[0].values(cells)
+        return fields | {"labels": {label.name: LabelAnswer(**label.values(cells)) for label in self._labels}}
 
 
 class _Cells:
@@ -156,22 +189,24 @@ class _Cells:
 
     Args:
         columns: the columns of the release.
-        label: the label; None if the release has only one.
-        type_: the type of its predictions.
+        predicted: the label.
     """
 
-    def __init__(self, columns: Sequence[str], label: str | None, type_: Callable[[str], Any]) -> None:
-        prefix = () if label is None else (label,)
-        self._type = type_
+    def __init__(self, columns: Sequence[str], predicted: Predicted) -> None:
+        self.name = predicted.name or ""
+        prefix = [] if predicted.name is None else [predicted.name]
+        self._type = _type_of(predicted)
         self._prediction, self._probability = (qualifier(*prefix, name) for name in COLUMNS)
         self._probabilities: dict[str, Any] = {}  # by column, the class
         self._predictions: dict[str, str] = {}  # by column, the name of the value
         self._most_probable = qualifier(*prefix, PROBABILITIES)
         self._contributions = qualifier(*prefix, CONTRIBUTIONS)
+        self.model = predicted.model.sha256
+        self._error = qualifier(*prefix, ERROR) if prefix else None
         for column in columns:
             *group, name = names_of(column)
             if group == [*prefix, PROBABILITY]:
-                self._probabilities[column] = type_(name)
+                self._probabilities[column] = self._type(name)
             elif group == [*prefix, PREDICTION]:
                 self._predictions[column] = name
 
@@ -191,6 +226,8 @@ class _Cells:
             values["predictions"] = _numbers(cells, self._predictions)
         if contributions := cells.get(self._contributions):
             values["contributions"] = json.loads(contributions)
+        if self._error:
+            values |= {"error": cells.get(self._error), "model": self.model}
         return values
 
 
@@ -200,11 +237,11 @@ def _numbers(cells: Mapping[str, str | None], columns: Mapping[str, Any]) -> dic
     return {name: float(text) for name, text in texts.items() if text is not None}
 
 
-def _type_of(manifest: Manifest) -> Callable[[str], Any]:
+def _type_of(predicted: Predicted) -> Callable[[str], Any]:
     """Return the type of the predictions: the label's, but a float for every regressor."""
-    if manifest.task == "regression" or manifest.label.type == "real":
+    if predicted.task == "regression" or predicted.label.type == "real":
         return float
-    return int if manifest.label.type == "integer" else str
+    return int if predicted.label.type == "integer" else str
 
 
 @lru_cache(8)  # most predictions of a release have the same time

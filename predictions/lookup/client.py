@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from predictions.errors import InputError, ServiceError
+from predictions.formats.prediction_line import qualifier
 from predictions.formats.record_line import escape
 from predictions.formats.row_key import row_keys, unfit
 from predictions.hbase.pool import Pool
-from predictions.lookup.answer import Answer, AnswerBuilder
+from predictions.lookup.answer import Answer, AnswerBuilder, LabelAnswer
 from predictions.lookup.served import ReleaseRows, ServedRows
 from predictions.settings import Settings, load_settings
 from predictions.sources import open_reader
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 
     from predictions.lookup.online import Scorer
 
-__all__ = ["Answer", "Client"]
+__all__ = ["Answer", "Client", "LabelAnswer"]
 
 BLOCK_IDS = 1_000  # number of IDs in one lookup
-# The columns that `join` adds, with pandas types that allow missing values; the prediction's depends on the label.
+# The columns that `join` adds, with pandas types that allow missing values; the prediction's depends on the label. With
+# several labels, each has the columns `LABEL:prediction`, `LABEL:probability` and `LABEL:error`.
 JOINED = {
     "status": "string",
-    "prediction": "object",
+    "prediction": "",
     "probability": "Float64",
     "release": "string",
     "scored": "string",
@@ -35,6 +37,7 @@ JOINED = {
     "source": "string",
     "error": "string",
 }
+BY_LABEL = ("prediction", "probability")
 
 
 class Client:
@@ -122,7 +125,8 @@ class Client:
 
         Returns:
             The frame with further columns: `status`, `prediction`, `probability`, `release`, `scored`, `age`, `source`
-            and `error`, as in `Answer`; its rows, their order and its index do not change.
+            and `error`, as in `Answer`; its rows, their order and its index do not change. With several labels, each
+            has `LABEL:prediction`, `LABEL:probability` and `LABEL:error` instead of the first two.
 
         Raises:
             InputError: the column does not exist, the frame has one of the new columns already, or a value is not a
@@ -138,12 +142,13 @@ class Client:
         ids = frame[on] if on in frame.columns else frame.index
         if ids.ndim != 1:
             raise InputError(f"the data frame has several columns {on!r}; keep one")
-        if conflicts := [name for name in JOINED if name in frame.columns]:
-            raise InputError(f"the data frame has columns {', '.join(conflicts)} already; rename them")
         answers = self.get_many(ids)
-        columns = {name: [getattr(answer, name) for answer in answers] for name in JOINED}
-        types = JOINED | {"prediction": _dtype(columns["prediction"])}
-        joined = {name: pd.Series(columns[name], frame.index, types[name]) for name in JOINED}
+        columns = _columns(answers)
+        if conflicts := [name for name in columns if name in frame.columns]:
+            raise InputError(f"the data frame has columns {', '.join(conflicts)} already; rename them")
+        joined = {
+            name: pd.Series(values, frame.index, type_ or _dtype(values)) for name, (values, type_) in columns.items()
+        }
         return pd.concat([frame, pd.DataFrame(joined)], axis="columns")
 
     def _answers(self, ids: Sequence[str]) -> list[Answer]:
@@ -198,6 +203,19 @@ def _as_text(record_id: Any) -> str:
             return str(int(record_id))
     shown = type(record_id).__name__ if isinstance(record_id, Integral) else repr(record_id)[:80]
     raise InputError(f"{shown} is not a record ID: it must be text, or an integer of at most a few thousand digits")
+
+
+def _columns(answers: Sequence[Answer]) -> dict[str, tuple[list[Any], str]]:
+    """Return the values of the columns that `join` adds and their pandas types; no type where the values decide."""
+    columns = {}
+    labels = {label: None for answer in answers for label in answer.labels or ()}
+    for name, type_ in JOINED.items():
+        if name not in BY_LABEL or not labels:
+            columns[name] = [getattr(answer, name) for answer in answers], type_
+        for label in labels if name in (*BY_LABEL, "error") else ():
+            of_label = [(answer.labels or {}).get(label, LabelAnswer()) for answer in answers]
+            columns[qualifier(label, name)] = [getattr(each, name) for each in of_label], type_
+    return columns
 
 
 def _dtype(values: Sequence[Any]) -> str:

@@ -16,8 +16,8 @@ from predictions.formats.prediction_line import ERROR
 from predictions.formats.record_line import NULL, SEPARATOR, escape, join_lines, unescape
 from predictions.lookup.answer import Answer, AnswerBuilder
 from predictions.lookup.served import ServedRelease
-from predictions.scoring.files import load_model
-from predictions.scoring.model import Model
+from predictions.scoring.files import load_models
+from predictions.scoring.model import Model, Models
 from predictions.sources.reader import Record
 from predictions.storage import Storage
 
@@ -30,10 +30,10 @@ RETRY_SECONDS = 30.0  # a model that could not be loaded is tried again after th
 class _Loading:
     """A model that a thread is loading; since the storage may hang, the time to wait for it is limited."""
 
-    model: Future[Model] = field(default_factory=Future)
+    model: Future[Model | Models] = field(default_factory=Future)
     started: float = field(default_factory=time.monotonic)
 
-    def wait(self) -> Model:
+    def wait(self) -> Model | Models:
         """Return the model."""
         try:
             return self.model.result(max(0.0, self.started + LOAD_SECONDS - time.monotonic()))
@@ -97,9 +97,9 @@ class Scorer:
             for record_id in answers
         ]
         # One thread only: a process forked after the libraries have started more would wait for those for ever.
-        with model.predictor.one_thread():
+        with model.one_thread():
             scores = model.score(join_lines(lines))
-        columns = *model.manifest.columns, ERROR
+        columns = *model.columns, ERROR
         rows = zip(answers.values(), *scores.cells, scores.errors, strict=True)
         return {
             answer.id: builder.online_answer(answer, dict(zip(columns, map(_text, fields), strict=True)))
@@ -118,7 +118,7 @@ class Scorer:
             Thread(target=self._load, args=(served, key, new.model), daemon=True).start()
         return loading
 
-    def _load(self, served: ServedRelease, key: tuple[int, str], target: Future[Model]) -> None:
+    def _load(self, served: ServedRelease, key: tuple[int, str], target: Future[Model | Models]) -> None:
         try:
             target.set_result(self._read(served, key[1]))
         except BaseException as error:  # raised again in the threads that wait for the model
@@ -127,14 +127,14 @@ class Scorer:
         for other in self._loadings.keys() - {key}:  # models of earlier releases
             self._loadings.pop(other, None)
 
-    def _read(self, served: ServedRelease, sha256: str) -> Model:
+    def _read(self, served: ServedRelease, sha256: str) -> Model | Models:
         assert served.release
         folder = Storage(self._storage, self._name).release(served.release)
         with tempfile.TemporaryDirectory(prefix="model.") as local:
-            for name in folder.model.task_files:
+            for name in folder.models.task_files:
                 (Path(local) / name).write_bytes(folder.read(f"model/{name}"))
-            model = load_model(Path(local) / MODEL_MANIFEST)
-        if model.manifest.sha256 != sha256:
+            model = load_models(Path(local) / MODEL_MANIFEST)
+        if model.sha256 != sha256:
             raise InputError(f"{folder.path}/model is not the release's model: its SHA-256 differs from the manifest's")
         return model
 

@@ -26,10 +26,9 @@ class ServedRelease(NamedTuple):
 
     @property
     def model(self) -> str:
-        """The SHA-256 of the release's model."""
+        """The SHA-256 of the release's models, as `ReleaseModels.sha256`."""
         assert self.manifest
-        assert self.manifest.model
-        return self.manifest.model.sha256
+        return ",".join(predicted.model.sha256 for predicted in self.manifest.predicted)
 
     @property
     def split_points(self) -> list[str]:

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from predictions.errors import InputError
-from predictions.formats.manifest import Manifest
+from predictions.formats.manifest import Manifest, Predicted, Training
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import NOT_LOADED, Known, Pointer, Releases, role
 from predictions.report import figures
@@ -76,17 +76,18 @@ def render(
     loader = PackageLoader("predictions.report", ".")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["number"] = _number
-    pictures = list(_pictures(manifest, comparison))
+    parts = list(_parts(manifest, comparison))
+    pictures = [picture for part in parts for picture in part.pictures.values()] + [_stages(manifest)]
     page = environment.get_template(TEMPLATE).render(
         name=name,
         role=role,
         facts=facts,
         manifest=manifest,
-        comparison=comparison,
+        releases=comparison["releases"],
+        parts=parts,
         accounts=manifest.accounts if manifest.loaded else [],
-        loss=LOSSES[manifest.task or ""],
         lineage=_lineage(manifest),
-        pictures={picture.name: picture for picture in pictures},
+        stages=pictures[-1],
         svg=lambda picture: figures.svg(picture.figure, picture.name),
     )
     return page, pictures
@@ -102,14 +103,54 @@ def _compare(
     return json.loads(to_json(comparison, before.release if before else None, folder.release))
 
 
-def _pictures(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Picture]:
-    assert manifest.model
-    training, label = manifest.model.training, manifest.label.name
-    probability = f"probability of {label}" if len(comparison["after"]["classes"]) <= 2 else "probability"
-    score = f"predicted {label}" if manifest.task == "regression" else probability
+class Part(NamedTuple):
+    """What the report says about a label.
+
+    Args:
+        title: the label, as it ends headings; empty if there is only one.
+        loss: the metric that a gate compares.
+        training: how its model was trained.
+        comparison: of its predictions.
+        earlier: the release that it is compared with; None if there is none, or if that release lacks the label.
+        pictures: its pictures, by what they show.
+    """
+
+    title: str
+    loss: str
+    training: Training
+    comparison: dict[str, Any]
+    earlier: str | None
+    pictures: dict[str, Picture]
+
+
+def _parts(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Part]:
+    """Yield a part for each label."""
     releases = comparison["releases"]
+    for number, predicted in enumerate(manifest.predicted):
+        of_label = comparison["labels"][predicted.name] if predicted.name else comparison
+        is_compared = predicted.name is None or of_label["before"]["rows"]
+        earlier = releases["before"] if is_compared else None
+        pictures = {
+            picture.name: picture._replace(name=f"{picture.name}-{number}" if predicted.name else picture.name)
+            for picture in _pictures(predicted, of_label, {"before": earlier, "after": releases["after"]})
+        }
+        title = f" · {predicted.name}" if predicted.name else ""
+        yield Part(title, LOSSES[predicted.task], predicted.model.training, of_label, earlier, pictures)
+
+
+def _stages(manifest: Manifest) -> Picture:
+    training = [predicted.model.training.seconds for predicted in manifest.predicted]
+    others = [stage.seconds for stage in (manifest.scored, manifest.loaded) if stage]
+    seconds = [manifest.export.seconds, sum(training), *others]
+    return Picture("stages", "How long each stage took.", figures.durations(STAGES[: len(seconds)], seconds))
+
+
+def _pictures(predicted: Predicted, comparison: dict[str, Any], releases: dict[str, str | None]) -> Iterator[Picture]:
+    training, label = predicted.model.training, predicted.label.name
+    probability = f"probability of {label}" if len(comparison["after"]["classes"]) <= 2 else "probability"
+    score = f"predicted {label}" if predicted.task == "regression" else probability
     shown = [side for side in ("before", "after") if releases[side]]
-    names = [f"before: {releases[side]}" if side == "before" else releases[side] for side in shown]
+    names = [f"before: {releases[side]}" if side == "before" else str(releases[side]) for side in shown]
     height, bounds, heights = _histogram([comparison[side] for side in shown])
     figure = figures.distribution(score, height, bounds, list(zip(names, heights, strict=True)))
     yield Picture("distribution", f"Distribution of the {score}.", figure)
@@ -129,7 +170,7 @@ def _pictures(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Pictur
         edges = comparison["amounts"]["edges"]
         bins = ["less", *(f"{edge:g}" for edge in edges)]
         amount = (
-            "difference in units of the values' spread" if manifest.task == "regression" else "probability changed by"
+            "difference in units of the values' spread" if predicted.task == "regression" else "probability changed by"
         )
         caption = "How much the predictions of the same records changed."
         yield Picture("changes", caption, figures.amounts(f"{amount}, at least", bins, comparison["amounts"]["counts"]))
@@ -137,8 +178,6 @@ def _pictures(manifest: Manifest, comparison: dict[str, Any]) -> Iterator[Pictur
         points = [[tenth[side] for tenth in training.calibration] for side in ("predicted", "actual")]
         caption = "Predicted and actual values of the holdout, by tenths of the prediction."
         yield Picture("calibration", caption, figures.calibration(score, *points))
-    seconds = [stage.seconds for stage in (manifest.export, training, manifest.scored, manifest.loaded) if stage]
-    yield Picture("stages", "How long each stage took.", figures.durations(STAGES[: len(seconds)], seconds))
 
 
 def _histogram(sides: list[dict[str, Any]]) -> tuple[str, list[float], list[list[float]]]:
@@ -160,19 +199,25 @@ def _histogram(sides: list[dict[str, Any]]) -> tuple[str, list[float], list[list
 
 
 def _lineage(manifest: Manifest) -> dict[str, str]:
-    model, export, scored = manifest.model, manifest.export, manifest.scored
-    assert model
+    export, scored = manifest.export, manifest.scored
     assert scored
-    return {
+    lineage = {
         "snapshot": manifest.snapshot.time,
         "source": ", ".join(f"{key} {value}" for key, value in manifest.source.items()),
         "features": ", ".join(column.name for column in manifest.features),
-        "label": f"{manifest.label.name} ({export.labelled:,} records have one)",
         "IDs": f"{export.rows:,}, digest {export.id_digest}",
-        "model": f"{model.estimator}, scored by {model.engine}",
-        "model's SHA-256": model.sha256,
-        "trained on": f"{model.training.fitted:,} records, seed {model.training.seed}",
-        "versions": ", ".join(f"{name} {version}" for name, version in model.versions.items()),
+    }
+    for number, predicted in enumerate(manifest.predicted):
+        model, of = predicted.model, f" of {predicted.name}" if predicted.name else ""
+        labelled = export.labelled_each[number] if export.labelled_each else export.labelled
+        lineage |= {
+            "label" if not of else f"label {number + 1}": f"{predicted.label.name} ({labelled:,} records have one)",
+            f"model{of}": f"{model.estimator}, scored by {model.engine}",
+            f"model's SHA-256{of}": model.sha256,
+            f"trained on{of}": f"{model.training.fitted:,} records, seed {model.training.seed}",
+        }
+    return lineage | {
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest.predicted[0].model.versions.items()),
         "job": scored.job or "none: scored without a cluster",
         "regions": f"{scored.parts}",
         "reported by": f"predictions {importlib.metadata.version('predictions')}",

@@ -36,10 +36,12 @@ class CompiledPredictor:
     Args:
         compiled: the compiled model.
         features: its columns' names and types.
+        words: the words of blocks, which the models of several labels share.
     """
 
-    def __init__(self, compiled: CompiledModel, features: Sequence[Column]) -> None:
+    def __init__(self, compiled: CompiledModel, features: Sequence[Column], words: "BlockWords | None" = None) -> None:
         self._compiled = compiled
+        self._words = words or BlockWords(len(features))
         max_words = min(_MAX_WORDS, _MAX_ALL_WORDS // len(features))
         self._columns = [_BinReader(compiled, index, column, max_words) for index, column in enumerate(features)]
 
@@ -54,9 +56,7 @@ class CompiledPredictor:
 
     def _bins(self, block: bytes, ends: np.ndarray) -> tuple[list[Bins], dict[int, str]]:
         """Return the bins of each column, and for each row with a bad value the column and the reason."""
-        by_column = np.ascontiguousarray(ends.T)
-        starts, ends = by_column[:-2] + 1, by_column[1:-1]
-        words = _words(block, starts, ends - starts)
+        starts, ends, words = self._words.of(block, ends)
         bad_rows: dict[int, str] = {}
         too_large: dict[int, str] = {}
         bins = [
@@ -68,6 +68,43 @@ class CompiledPredictor:
     def one_thread(self) -> AbstractContextManager[object]:
         """See `predictions.scoring.model.Predictor`."""
         return nullcontext()  # numpy starts threads for products of matrices alone
+
+
+class BlockWords:
+    """The words of the features of a block, and where the features are.
+
+    Args:
+        features: the number of features, which follow the ID.
+    """
+
+    def __init__(self, features: int) -> None:
+        self._features = features
+
+    def of(self, block: bytes, ends: np.ndarray) -> tuple[Bins, Bins, Words]:
+        """Return where the features begin and end, and their words (shape of each: features, rows).
+
+        Args:
+            block: whole record lines.
+            ends: where their fields end (`record_line.field_ends`).
+        """
+        by_column = np.ascontiguousarray(ends[:, : self._features + 1].T)
+        starts, stops = by_column[:-1] + 1, by_column[1:]
+        return starts, stops, _words(block, starts, stops - starts)
+
+
+class SharedWords(BlockWords):
+    """The same for the models of several labels: the words of a block are made once."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self._last: tuple[bytes, tuple[Bins, Bins, Words]] | None = None
+
+    def of(self, block: bytes, ends: np.ndarray) -> tuple[Bins, Bins, Words]:
+        """See `BlockWords`."""
+        last = self._last  # read once, since another thread may replace it
+        if not last or last[0] is not block:
+            last = self._last = block, super().of(block, ends)
+        return last[1]
 
 
 def _words(block: bytes, starts: Bins, lengths: Bins) -> Words:

@@ -52,19 +52,20 @@ class EstimatorPredictor:
     Args:
         estimator: a fitted scikit-learn estimator that takes a data frame with the features' names.
         manifest: their names and types, and whether the estimator is a classifier.
+        reader: reads the features; the models of several labels share it.
     """
 
-    def __init__(self, estimator: Any, manifest: ModelManifest) -> None:
+    def __init__(self, estimator: Any, manifest: ModelManifest, reader: FrameReader | None = None) -> None:
         self.estimator = estimator
         self._predict = estimator.predict_proba if manifest.classes else estimator.predict
-        self._reader = FrameReader(manifest.features)
+        self._reader = reader or FrameReader(manifest.features)
         self._explainer = _explainer(estimator, manifest)
         # Made once the estimator's libraries are loaded: it limits those that it sees.
         self._threads = ThreadpoolController()
 
-    def predict(self, block: bytes, _ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
+    def predict(self, block: bytes, ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
-        frame, bad_rows = self._reader.read(block)
+        frame, bad_rows = self._read(block, ends)
         try:
             return self._values(frame), bad_rows
         except ValueError:
@@ -80,9 +81,12 @@ class EstimatorPredictor:
     def _values(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
         return np.asarray(self._predict(frame), dtype=np.float64)  # XGBoost's are float32
 
-    def contributions(self, block: bytes, _ends: np.ndarray, outputs: np.ndarray) -> np.ndarray[Any, Any]:
+    def contributions(self, block: bytes, ends: np.ndarray, outputs: np.ndarray) -> np.ndarray[Any, Any]:
         """See `predictions.scoring.model.Predictor`."""
-        return self._explainer.contributions(self._reader.read(block)[0], outputs)
+        return self._explainer.contributions(self._read(block, ends)[0], outputs)
+
+    def _read(self, block: bytes, ends: np.ndarray) -> tuple[pd.DataFrame, dict[int, str]]:
+        return self._reader.read(block, ends.shape[1] - 1 - len(self._reader.columns))
 
     def _too_large(self, frame: pd.DataFrame) -> dict[int, str]:
         """Return the rows with a number that is not a finite float32 after the preparation, with its column."""

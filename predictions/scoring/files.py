@@ -1,4 +1,4 @@
-"""A trained model on disk: `model.json` describes it, `model.skops` has it, `model.npz` has its compiled form, if any.
+"""Trained models on disk: `model.json` describes them, `model.skops` has one, `model.npz` its compiled form, if any.
 
 Whatever is loaded is checked first: hash, versions, types, and the predictions for the golden records. A compiled model
 is loaded without scikit-learn.
@@ -9,17 +9,19 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from predictions.errors import InputError
-from predictions.formats.document import read, to_file
-from predictions.formats.manifest import COMPILED_FILE, MODEL_FILE, MODEL_MANIFEST, ModelManifest
+from predictions.formats.document import to_file
+from predictions.formats.manifest import COMPILED_FILE, MODEL_FILE, MODEL_MANIFEST, ModelManifest, ReleaseModels
+from predictions.formats.record_line import Column
 from predictions.scoring import boosters
-from predictions.scoring.bins import CompiledPredictor
+from predictions.scoring.bins import CompiledPredictor, SharedWords
 from predictions.scoring.compiled import CompiledModel, NumberColumn
 from predictions.scoring.compiled import load as load_compiled
-from predictions.scoring.model import Model, Predictor
+from predictions.scoring.model import Model, Models, Predictor
 
 # The libraries that a prediction passes through.
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "pandas", "skops")
@@ -66,52 +68,104 @@ def save_model(
     (folder / MODEL_MANIFEST).write_bytes(to_file(manifest))
 
 
-def load_model(manifest_path: Path) -> Model:
-    """Load a model after checking its hash, its versions and its types, and replay its golden records.
+def collect_models(folders: Sequence[Path], target: Path) -> None:
+    """Write the files of a release's models into a folder.
 
     Args:
-        manifest_path: the path of `model.json`; the file that it names, the compiled one if there is one, must be in
-            the same folder.
+        folders: for each label, a folder that `save_model` has filled.
+        target: an existing folder.
+    """
+    models = ReleaseModels([read_models(folder / MODEL_MANIFEST).only for folder in folders])
+    for number, (folder, manifest) in enumerate(zip(folders, models.each, strict=True)):
+        for name in manifest.files:
+            if name != MODEL_MANIFEST:
+                (folder / name).rename(target / f"{models.prefix(number)}{name}")
+    (target / MODEL_MANIFEST).write_bytes(models.to_file())
+
+
+def load_models(manifest_path: Path) -> Model | Models:
+    """Load the models of a release, after checking hashes, versions and types, and replay their golden records.
+
+    Args:
+        manifest_path: the path of `model.json`; the files that tasks need (`ReleaseModels.task_files`) must be in the
+            same folder.
 
     Raises:
-        InputError: the model is missing, was changed, needs another version of a library, holds a type that was not
+        InputError: a model is missing, was changed, needs another version of a library, holds a type that was not
             reviewed, or does not answer as at training.
     """
-    manifest = read_manifest(manifest_path)
-    folder = manifest_path.parent
+    manifest = read_models(manifest_path)
+    if len(manifest.each) == 1:
+        return _load(manifest.only, manifest_path, "", None)
+    shared = _Shared(manifest.features)
+    models = {
+        str(name): _load(model, manifest_path, manifest.prefix(number), shared)
+        for number, (name, model) in enumerate(zip(manifest.names, manifest.each, strict=True))
+    }
+    return Models(models, manifest)
+
+
+def load_model(manifest_path: Path) -> Model:
+    """Load the model of a release with one label, as `load_models` does."""
+    return _load(read_models(manifest_path).only, manifest_path, "", None)
+
+
+class _Shared:
+    """What the models of several labels share, so that the features of a block are read once."""
+
+    def __init__(self, features: Sequence[Column]) -> None:
+        self._features = features
+
+    @cached_property
+    def words(self) -> SharedWords:
+        """For compiled models."""
+        return SharedWords(len(self._features))
+
+    @cached_property
+    def reader(self) -> Any:
+        """For models that scikit-learn scores."""
+        from predictions.scoring.frame import SharedReader
+
+        return SharedReader(self._features)
+
+
+def _load(manifest: ModelManifest, manifest_path: Path, prefix: str, shared: _Shared | None) -> Model:
+    """Load a model whose files begin with a prefix."""
     predictor: Predictor
     if manifest.compiled:
-        compiled = load_compiled(folder / COMPILED_FILE, manifest.compiled, manifest.sha256)
+        path = manifest_path.with_name(f"{prefix}{COMPILED_FILE}")
+        compiled = load_compiled(path, manifest.compiled, manifest.sha256)
         _check_version(manifest)
         is_number = [column.is_number for column in manifest.features]
         if [isinstance(column, NumberColumn) for column in compiled.columns] != is_number or (
             compiled.classes != len(manifest.classes or ())
         ):
             raise InputError(
-                f"{folder / COMPILED_FILE}: is for other columns or classes than {manifest_path}; restore them, or "
-                "start a new release"
+                f"{path}: is for other columns or classes than {manifest_path}; restore them, or start a new release"
             )
-        predictor = CompiledPredictor(compiled, manifest.features)
+        predictor = CompiledPredictor(compiled, manifest.features, shared.words if shared else None)
     else:
-        _check_hash(folder / MODEL_FILE, manifest.sha256, manifest_path)
+        path = manifest_path.with_name(f"{prefix}{MODEL_FILE}")
+        _check_hash(path, manifest.sha256, manifest_path)
         _check_version(manifest)
         # scikit-learn takes seconds to import.
         from predictions.scoring import estimator as estimators
 
-        predictor = estimators.EstimatorPredictor(estimators.load(folder / MODEL_FILE), manifest)
+        reader = shared.reader if shared else None
+        predictor = estimators.EstimatorPredictor(estimators.load(path), manifest, reader)
     model = Model(predictor, manifest)
     model.replay_golden_records()
     return model
 
 
-def read_manifest(path: Path) -> ModelManifest:
+def read_models(path: Path) -> ReleaseModels:
     """Read `model.json`.
 
     Raises:
         InputError: the file does not exist, is not JSON, or has another format.
     """
     try:
-        return read(ModelManifest, path.read_bytes(), str(path))
+        return ReleaseModels.read(path.read_bytes(), str(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; `predictions train` writes it") from error
 

@@ -23,41 +23,42 @@ class FrameReader:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = columns
-        self._names = [str(index) for index in range(len(columns) + 2)]  # the names that pandas sees must be distinct
+        self._names = [str(index) for index in range(len(columns))]  # the names that pandas sees must be distinct
         self._parsed = [column.type in ("integer", "real") for column in columns]  # by pandas; others value by value
         # In a number column, pandas reads nothing but "True" and "False" as numbers; in a text column, it makes nothing
         # but digits number categories. This line, appended to each block, is neither and makes it keep to the types.
-        self._last_line = SEPARATOR.join([NULL, *(b"0" if parsed else b"1970-01-01" for parsed in self._parsed), NULL])
+        self._last_line = SEPARATOR.join([NULL, *(b"0" if parsed else b"1970-01-01" for parsed in self._parsed)])
         self._decoders = [decoder_for(column) for column in columns]
 
-    def read(self, block: bytes) -> tuple[pd.DataFrame, dict[int, str]]:
+    def read(self, block: bytes, labels: int = 1) -> tuple[pd.DataFrame, dict[int, str]]:
         """Decode the features of one block.
 
         Args:
             block: whole record lines, at least one, whose fields have been counted.
+            labels: the number of labels in a line.
 
         Returns:
             The frame, and for each row with a bad value the row's index, the column and the reason. Bad values count
             as missing.
         """
         # pandas' parser is three times faster than ours, but gives up at the first bad value.
-        frame = self._parse(block)
+        frame = self._parse(block, labels)
         if frame is not None:
             return frame, {}
-        _record_ids, *fields, _labels = split_columns(block, len(self.columns) + 2)
-        return self._decode(fields)
+        fields = split_columns(block, 1 + len(self.columns) + labels)
+        return self._decode(fields[1 : 1 + len(self.columns)])
 
-    def _parse(self, block: bytes) -> pd.DataFrame | None:
+    def _parse(self, block: bytes, labels: int) -> pd.DataFrame | None:
         try:
             parsed = pd.read_csv(
-                io.BytesIO(block + self._last_line + b"\n"),
+                io.BytesIO(block + SEPARATOR.join([self._last_line, *[NULL] * labels]) + b"\n"),
                 sep="\t",
                 header=None,
-                names=self._names,
-                usecols=self._names[1:-1],
+                names=["id", *self._names, *(f"label {number}" for number in range(labels))],
+                usecols=self._names,
                 dtype={
                     name: "float64" if parsed else "category"
-                    for name, parsed in zip(self._names[1:-1], self._parsed, strict=True)
+                    for name, parsed in zip(self._names, self._parsed, strict=True)
                 },
                 na_values=["\\N"],
                 keep_default_na=False,
@@ -70,7 +71,7 @@ class FrameReader:
         except ValueError:
             return None
         frame: dict[str, pd.Series] = {}
-        for name, column, decoder in zip(self._names[1:-1], self.columns, self._decoders, strict=True):
+        for name, column, decoder in zip(self._names, self.columns, self._decoders, strict=True):
             values = parsed[name].iloc[:-1]
             if column.type in ("integer", "real"):
                 if (np.abs(values.to_numpy()) > LARGEST).any():
@@ -100,3 +101,19 @@ class FrameReader:
                     if field in decoder.bad:
                         bad_rows.setdefault(row, f"{column.name}: {decoder.bad[field]}")
         return pd.DataFrame(frame, copy=False), bad_rows
+
+
+class SharedReader(FrameReader):
+    """A reader for the models of several labels: it reads a block once, and each model gets a copy of the frame."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__(columns)
+        self._last: tuple[bytes, tuple[pd.DataFrame, dict[int, str]]] | None = None
+
+    def read(self, block: bytes, labels: int = 1) -> tuple[pd.DataFrame, dict[int, str]]:
+        """See `FrameReader`."""
+        last = self._last  # read once, since another thread may replace it
+        if not last or last[0] is not block:
+            last = self._last = block, super().read(block, labels)
+        frame, bad_rows = last[1]
+        return frame.copy(deep=False), dict(bad_rows)  # pandas copies a column once a model writes to it

@@ -2,17 +2,17 @@
 
 import json
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from predictions.errors import InputError
-from predictions.formats.manifest import ModelManifest
+from predictions.formats.manifest import ModelManifest, ReleaseModels
 from predictions.formats.prediction_line import CONTRIBUTIONS, MAX_CELL_BYTES, PREDICTION, PROBABILITIES
-from predictions.formats.record_line import NULL, escape, field_ends, join_lines, unescape
+from predictions.formats.record_line import NULL, Column, escape, field_ends, join_lines, unescape
 from predictions.scoring.contributions import as_json
 from predictions.scoring.numbers import format_numbers, format_probabilities
 from predictions.scoring.outputs import further_cells
@@ -91,12 +91,31 @@ class Model:
         self._further_cells = further_cells(manifest)
         self._features = [escape(json.dumps(column.name, ensure_ascii=False).encode()) for column in manifest.features]
 
+    @property
+    def features(self) -> Sequence[Column]:
+        """The columns that it predicts from."""
+        return self.manifest.features
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the cells of `score`."""
+        return self.manifest.columns
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the model, in hex."""
+        return self.manifest.sha256
+
+    def one_thread(self) -> AbstractContextManager[object]:
+        """Return a context in which the libraries use no more than one thread."""
+        return self.predictor.one_thread()
+
     def score(self, block: bytes, ends: np.ndarray | None = None) -> Scores:
         """Predict the records of one block.
 
         Args:
-            block: whole record lines, at least one, each with the right number of fields.
-            ends: where their fields end (`record_line.field_ends`), if that is known already.
+            block: whole record lines, at least one; without `ends`, each with the ID, the features and one label.
+            ends: where their fields end (`record_line.field_ends`).
         """
         if ends is None:
             ends = field_ends(block, self.manifest.fields)
@@ -190,6 +209,56 @@ class Model:
         if then.keys() != now.keys() or (self._classes and then[PREDICTION] != now[PREDICTION]):
             return False
         return all(then[name] == now[name] or _is_close(*map(_value, (then[name], now[name]))) for name in then)
+
+
+class Models:
+    """The models of several labels over the same features.
+
+    Args:
+        models: the models, by label.
+        manifest: the content of `model.json`.
+    """
+
+    def __init__(self, models: Mapping[str, Model], manifest: ReleaseModels) -> None:
+        self._models = models
+        self.columns, self.sha256 = manifest.columns, manifest.sha256
+        self.features: Sequence[Column] = manifest.features
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """See `Model`."""
+        with ExitStack() as limits:
+            for model in self._models.values():
+                limits.enter_context(model.one_thread())
+            yield
+
+    def score(self, block: bytes, ends: np.ndarray | None = None) -> Scores:
+        """See `Model`; `Scores.errors` has the records for which no label has a prediction."""
+        if ends is None:
+            ends = field_ends(block, len(self.features) + 2)
+        scores = {label: model.score(block, ends) for label, model in self._models.items()}
+        errors = _errors({label: label_scores.errors for label, label_scores in scores.items()})
+        cells = [column for each in scores.values() for column in (*each.cells, each.errors)]
+        return Scores(cells, errors)
+
+
+def _errors(by_label: Mapping[str, list[bytes]]) -> list[bytes]:
+    """Return the errors of records for which no label has a prediction, and take them out of the labels' own errors."""
+    fewest = min(by_label.values(), key=lambda own: len(own) - own.count(NULL))
+    errors = [NULL] * len(fewest)
+    if fewest.count(NULL) == len(fewest):
+        return errors
+    for row, reason in enumerate(fewest):
+        if reason == NULL:
+            continue
+        reasons = {label: own[row] for label, own in by_label.items()}
+        if NULL not in reasons.values():
+            is_same = len(set(reasons.values())) == 1  # as for a bad value of a feature
+            texts = [reason] if is_same else (b"%b: %b" % (escape(label.encode()), reasons[label]) for label in reasons)
+            errors[row] = b"; ".join(texts)
+            for own in by_label.values():
+                own[row] = NULL
+    return errors
 
 
 def _answer(golden: dict[str, str]) -> str:

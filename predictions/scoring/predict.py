@@ -21,7 +21,7 @@ from predictions.formats.record_line import (
 )
 from predictions.formats.row_key import row_keys
 from predictions.formats.unreadable import Sifted
-from predictions.scoring.model import Model, Scores
+from predictions.scoring.model import Model, Models, Scores
 from predictions.task import environment
 
 TRIAL_FROM = 2  # after so many attempts that died, a block is first scored in a forked process, at twice the cost
@@ -31,12 +31,12 @@ class Scorer:
     """Score blocks of records.
 
     Args:
-        model: the model.
+        model: the model, or the models of several labels.
         scored: the release's time (`names.scored_at`).
         place: where the records are, for messages: the split or the region.
     """
 
-    def __init__(self, model: Model, scored: bytes, place: str) -> None:
+    def __init__(self, model: Model | Models, scored: bytes, place: str) -> None:
         self._model = model
         self._scored = scored
         self._place = place
@@ -48,22 +48,23 @@ class Scorer:
         columns = (
             row_keys(records.record_ids),
             *scores.cells,
-            fingerprints(feature_fields(block, ends)),
+            fingerprints(feature_fields(block, ends, ends.shape[1] - 1 - len(self._model.features))),
             [self._scored] * len(records.record_ids),
             scores.errors,
         )
         return write_rows(zip(*columns, strict=True))
 
     def score(self, block: bytes) -> bytes:
-        """Return the prediction lines of a block of record lines.
+        """Return the prediction lines of a block of record lines, each with the ID, the features and one label.
 
         Raises:
             InputError: the lines do not have the fields that the model takes.
         """
+        fields_taken = len(self._model.features) + 2
         try:
-            ends = field_ends(block, self._model.manifest.fields)
+            ends = field_ends(block, fields_taken)
         except ValueError as error:
-            fields = f"{error.args[1]} fields, but the model takes {self._model.manifest.fields}"
+            fields = f"{error.args[1]} fields, but the model takes {fields_taken}"
             raise InputError(
                 f"{self._place}: a record has {fields}: give mapper.py and reducer.py the same model"
             ) from error
@@ -83,7 +84,7 @@ class Scorer:
             raise InternalError(f"{self._location(line)}: {type(error).__name__}: {message}") from error
 
     def _score_in_one_thread(self, block: bytes) -> None:
-        with self._model.predictor.one_thread():  # a fork has no OpenMP threads, and would wait for them for ever
+        with self._model.one_thread():  # a fork has no OpenMP threads, and would wait for them for ever
             self._model.score(block)
 
     def _location(self, line: bytes | None) -> str:

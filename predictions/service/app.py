@@ -209,12 +209,18 @@ def _releases(settings: Settings) -> list[dict[str, Any]]:
     for release, entry in sorted(known.items(), reverse=True):
         row = listed(release, pointer, entry, 0)._asdict()
         del row["bytes"]
-        model = entry.manifest.model if entry.manifest else None
-        row |= {
-            "model": model.sha256 if model else None,
-            "label": entry.manifest.label.name if entry.manifest else None,
-            "distribution": (entry.verdict or {}).get("distribution"),
-        }
+        row |= {"model": None, "label": None, "distribution": None, "labels": None}
+        predicted, verdict = entry.manifest.predicted if entry.manifest else [], entry.verdict or {}
+        distributions = verdict.get("distributions", {None: verdict.get("distribution")})
+        labels = [
+            {
+                "model": each.model.sha256,
+                "label": each.label.name,
+                "distribution": distributions.get(each.name),
+            }
+            for each in predicted
+        ]
+        row |= labels[0] if len(labels) == 1 else {"labels": labels or None}
         rows.append(row)
     return rows
 

@@ -29,6 +29,18 @@ class Lookup(BaseModel):
     ]
 
 
+class LabelOut(BaseModel):
+    """What one of several labels says. See `predictions.LabelAnswer`."""
+
+    prediction: Any = Field(None, description="The predicted label or value, in the label's type.")
+    probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    predictions: dict[str, float] | None = None
+    contributions: dict[str, float] | None = None
+    model: str | None = Field(None, description="SHA-256 of the model that made it.")
+    error: str | None = Field(None, description="Why this label has no prediction, though others have one.")
+
+
 class AnswerOut(BaseModel):
     """The answer to one record ID, without unknown values. See `predictions.Answer`."""
 
@@ -43,6 +55,9 @@ class AnswerOut(BaseModel):
     predictions: dict[str, float] | None = Field(None, description="The values of a regressor that predicts several.")
     contributions: dict[str, float] | None = Field(
         None, description="By how much features moved the model's raw score, the largest first, if the model keeps it."
+    )
+    labels: dict[str, LabelOut] | None = Field(
+        None, description="If the release has several labels, what each says; the fields above are then absent."
     )
     release: str | None = Field(None, description="The served release.")
     scored: str | None = Field(None, description="When the prediction was made.")
@@ -61,6 +76,14 @@ class AnswersOut(BaseModel):
     answers: list[AnswerOut]
 
 
+class ReleaseLabelOut(BaseModel):
+    """One of several labels of a release."""
+
+    model: str
+    label: str
+    distribution: dict[str, Any] | None
+
+
 class ReleaseOut(BaseModel):
     """A release in HBase; see `predictions releases`."""
 
@@ -75,6 +98,7 @@ class ReleaseOut(BaseModel):
     forced: str | None = Field(description="Why it was activated despite that.")
     label: str | None = Field(description="The predicted column.")
     distribution: dict[str, Any] | None = Field(description="The predictions, as in `predictions compare --json`.")
+    labels: list[ReleaseLabelOut] | None = Field(description="The same for each of several labels.")
 
 
 class ReleasesOut(BaseModel):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from predictions.errors import InputError, PredictionsError, RefusedError
-from predictions.formats.manifest import Manifest, Scored, mismatches
+from predictions.formats.manifest import Manifest, Predicted, mismatches
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Pointer, Releases
 from predictions.settings import GateSettings, Settings
@@ -81,13 +81,20 @@ def activate(
             "compared_with": pointer.current,
             "gates": [gate._asdict() for gate in verdicts],
             "forced": force,
-            "distribution": comparison and comparison["after"],
+            **_distributions(comparison),
         }
         releases.judge(release, REFUSED if is_refused else LOADED, judgement)
         if is_refused:
-            names = ", ".join(f"gates.{gate.name}" for gate in failed)
+            names = ", ".join(dict.fromkeys(f"gates.{gate.name}" for gate in failed))
             raise RefusedError(f"release {release} is refused by {names}; pass --force REASON to activate it anyway")
         return releases.activate(release, force is not None, pointer.serial)
+
+
+def _distributions(comparison: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the distribution of a release's predictions or, with several labels, that of each."""
+    if not comparison or "labels" not in comparison:
+        return {"distribution": comparison and comparison["after"]}
+    return {"distributions": {label: of_label["after"] for label, of_label in comparison["labels"].items()}}
 
 
 def _since_export(settings: Settings, exported: int) -> str:
@@ -127,23 +134,32 @@ def gates(limits: GateSettings, manifest: Manifest, comparison: dict[str, Any] |
         comparison: with the served release, or of the release alone (`predictions.stages.compare`), or None.
     """
     assert manifest.scored
-    verdicts = [_skill(limits.min_skill, manifest), _failed(limits.max_failed, manifest.scored)]
-    return verdicts + _changes(limits, comparison) if comparison and comparison["releases"]["before"] else verdicts
+    verdicts = []
+    for predicted in manifest.predicted:
+        of_label = comparison["labels"][predicted.name] if comparison and predicted.name else comparison
+        failed = of_label["after"]["failed"] if of_label and predicted.name else manifest.scored.failed
+        label_verdicts = [_skill(limits.min_skill, predicted), _failed(limits.max_failed, failed, manifest.scored.rows)]
+        # The release before it may lack the label.
+        has_before = comparison and comparison["releases"]["before"]
+        if of_label and has_before and (predicted.name is None or of_label["before"]["rows"]):
+            label_verdicts += _changes(limits, of_label)
+        verdicts += [
+            gate._replace(text=f"{predicted.name}: {gate.text}") if predicted.name else gate for gate in label_verdicts
+        ]
+    return verdicts
 
 
-def _skill(limit: float, manifest: Manifest) -> Gate:
-    assert manifest.model
-    assert manifest.task
-    training, metric = manifest.model.training, LOSSES[manifest.task]
+def _skill(limit: float, predicted: Predicted) -> Gate:
+    training, metric = predicted.model.training, LOSSES[predicted.task]
     loss, baseline = training.metrics[metric], training.baseline[metric]
     skill = 1 - loss / baseline if baseline else 0.0
     text = f"{metric.replace('_', ' ')} on the holdout {loss:.4g}, baseline without features {baseline:.4g}"
     return Gate("min_skill", skill >= limit, f"{text}: better by {skill:.2%}, at least {limit:.2%}")
 
 
-def _failed(limit: float, scored: Scored) -> Gate:
-    share = scored.failed / max(1, scored.rows)
-    text = f"{scored.failed:,} of {scored.rows:,} records could not be scored: {share:.2%}, at most {limit:.2%}"
+def _failed(limit: float, failed: int, rows: int) -> Gate:
+    share = failed / max(1, rows)
+    text = f"{failed:,} of {rows:,} records could not be scored: {share:.2%}, at most {limit:.2%}"
     return Gate("max_failed", share <= limit, text)
 
 

@@ -10,6 +10,8 @@ from predictions.comparison.comparison import Compared, Comparisons, compare, li
 from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
 from predictions.formats.document import to_cell
+from predictions.formats.manifest import ModelManifest, ReleaseModels
+from predictions.formats.prediction_line import Place, place_of
 from predictions.formats.row_key import key_range, split_points
 from predictions.storage import HFILES, ReleaseFolder
 from predictions.task.current import HDFS, Current, comparison_name, read_state
@@ -57,7 +59,7 @@ def describe_served(before: ReleaseFolder | None, after: ReleaseFolder, regions:
     Raises:
         InputError: a part file of the served release is missing.
     """
-    region_points, columns = [point.decode() for point in split_points(regions)], after.model.columns
+    region_points, columns = [point.decode() for point in split_points(regions)], after.models.columns
     try:
         labels = compared_labels(before, after)
     except InputError:  # `activate` will report that they cannot be compared
@@ -90,12 +92,35 @@ def compared_labels(before: ReleaseFolder | None, after: ReleaseFolder) -> list[
     Raises:
         InputError: they do not predict the same classes or numbers.
     """
-    bins = Bins.of_model((before or after).model)
-    if before and not bins.are_like(Bins.of_model(after.model)):
-        raise InputError(
-            f"releases {before.release} and {after.release} cannot be compared: one has classes, the other numbers"
-        )
-    return [Compared(bins)]
+    models, labels = after.models, []
+    for name, model in zip(models.names, models.each, strict=True):
+        bins, place = Bins.of_model(model), None
+        if before and (counterpart := _counterpart(before.models, models, model)):
+            place, earlier = counterpart
+            bins_before = Bins.of_model(earlier)
+            if not bins_before.are_like(bins):
+                label = f" for {name}" if name else ""
+                raise InputError(
+                    f"releases {before.release} and {after.release} cannot be compared{label}: one has classes, the "
+                    "other numbers"
+                )
+            bins = bins_before
+        labels.append(Compared(bins, name, place, place_of(models.columns, name)))
+    return labels
+
+
+def _counterpart(
+    before: ReleaseModels, after: ReleaseModels, model: ModelManifest
+) -> tuple[Place, ModelManifest] | None:
+    """Return where the earlier release has the predictions to compare a model's with, and by which model.
+
+    If both releases have one label, these are compared, whatever their names; otherwise, the names have to be the same.
+    """
+    is_only = len(before.each) == len(after.each) == 1
+    for name, earlier in zip(before.names, before.each, strict=True):
+        if is_only or (earlier.label and model.label and earlier.label.name == model.label.name):
+            return place_of(before.columns, name), earlier
+    return None
 
 
 def _compare(

@@ -101,7 +101,7 @@ def examine_job(settings: Settings, job: str) -> str:
 def _database(settings: Settings) -> str:
     database = open_database(settings.database)
     names = {column.name for column in database.columns()}
-    required = [settings.database.id, *settings.model.features, settings.model.label]
+    required = [settings.database.id, *settings.features, *(model.label for model in settings.models)]
     if missing := [name for name in required if name not in names]:
         raise InputError(f"no column {', '.join(missing)}; the columns are {', '.join(sorted(names))}")
     return f"{database.name}, with the {len(required)} columns of the settings"

@@ -15,7 +15,7 @@ from predictions.formats.id_digest import IdDigest
 from predictions.formats.manifest import Export, Manifest
 from predictions.formats.manifest import Snapshot as SnapshotFacts
 from predictions.formats.names import part_name
-from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields
+from predictions.formats.record_line import NULL, SEPARATOR, field_ends, first_fields, split_columns
 from predictions.settings import Settings
 from predictions.sources import open_database
 from predictions.sources.base import Share, Snapshot, null_ids
@@ -38,13 +38,17 @@ class Counts:
         return Counts(self.export + other.export, self.null_ids + other.null_ids)
 
 
-def _count(block: bytes, fields: int) -> Counts:
-    """Return the counts of a block of record lines, which have so many fields."""
+def _count(block: bytes, fields: int, labels: int) -> Counts:
+    """Return the counts of a block of record lines, which have so many fields, of which the last ones are labels."""
     record_ids = first_fields(block, field_ends(block, fields))
-    rows, unlabelled = len(record_ids), block.count(SEPARATOR + NULL + b"\n")
+    rows, each = len(record_ids), list[int]()
+    if labels == 1:
+        labelled = rows - block.count(SEPARATOR + NULL + b"\n")
+    else:
+        each = [rows - column.count(NULL) for column in split_columns(block, fields)[-labels:]]
+        labelled = each[0]
     digest, unfit_ids = IdDigest.of(record_ids), len(row_key.unfit(record_ids))
-    export = Export(rows, rows - unlabelled, digest, unfit_ids, bytes=len(block))
-    return Counts(export, record_ids.count(NULL))
+    return Counts(Export(rows, labelled, each, digest, unfit_ids, bytes=len(block)), record_ids.count(NULL))
 
 
 def export(
@@ -93,26 +97,28 @@ def _export(
     rate: float | None,
 ) -> ReleaseFolder:
     started = time.monotonic()
-    names = [settings.database.id, *settings.model.features, settings.model.label]
+    labels = len(settings.models)
+    names = [settings.database.id, *settings.features, *(model.label for model in settings.models)]
     with open_database(settings.database).snapshot(names) as snapshot:
         folder = storage.new_release()
         if snapshot.note:
             say(snapshot.note)
         with folder.writing("export") as target:
-            counts = _write(snapshot, folder, target, rate, lambda rows: progress(rows, max(rows, snapshot.expected)))
+            writer = _Writer(folder, target, len(snapshot.columns), labels)
+            counts = _write(snapshot, writer, rate, lambda rows: progress(rows, max(rows, snapshot.expected)))
             if not counts.export.rows:
                 raise InputError(f"{settings.database.table or 'the query'}: no records to export")
             if counts.null_ids:
                 raise null_ids(names[0], counts.null_ids, settings.database.table)
-        record_id, *features, label = snapshot.columns
+        record_id, *columns = snapshot.columns
     folder.write_manifest(
         Manifest(
             name=settings.name,
             release=folder.release,
             source=settings.database.model_dump(include={"table", "query", "id"}, exclude_none=True),
             id=record_id,
-            features=features,
-            label=label,
+            features=columns[:-labels],
+            **({"label": columns[-1]} if labels == 1 else {"labels": columns[-labels:]}),
             snapshot=SnapshotFacts(snapshot.time.isoformat(timespec="milliseconds"), snapshot.id),
             export=replace(counts.export, seconds=round(time.monotonic() - started, 3)),
         )
@@ -120,13 +126,28 @@ def _export(
     return folder
 
 
-def _write(
-    snapshot: Snapshot, folder: ReleaseFolder, target: str, rate: float | None, progress: Callable[[int], None]
-) -> Counts:
+@dataclass(frozen=True)
+class _Writer:
+    """What the processes that write shares have in common.
+
+    Args:
+        folder: the release's folder.
+        target: the folder to write to.
+        fields: number of fields of a line.
+        labels: number of labels among them.
+    """
+
+    folder: ReleaseFolder
+    target: str
+    fields: int
+    labels: int
+
+
+def _write(snapshot: Snapshot, writer: _Writer, rate: float | None, progress: Callable[[int], None]) -> Counts:
     """Write all shares of a snapshot; if there are several, each in its own process."""
     shares = snapshot.shares()
     share_rate = rate / len(shares) if rate else None
-    write = partial(_write_share, folder, target, len(snapshot.columns), len(shares), share_rate)
+    write = partial(_write_share, writer, len(shares), share_rate)
     if len(shares) == 1:
         return write((0, shares[0]), lambda counts: progress(counts.export.rows))
     latest = [Counts()] * len(shares)
@@ -137,9 +158,7 @@ def _write(
 
 
 def _write_share(
-    folder: ReleaseFolder,
-    target: str,
-    fields: int,
+    writer: _Writer,
     shares: int,
     rate: float | None,
     task: tuple[int, Share],
@@ -153,12 +172,12 @@ def _write_share(
         for block in share.blocks():
             if file is None or part_bytes >= PART_BYTES:
                 open_file.close()
-                file = folder.create(f"{target}/{part_name(number + counts.export.parts * shares)}")
+                file = writer.folder.create(f"{writer.target}/{part_name(number + counts.export.parts * shares)}")
                 open_file.enter_context(file)
                 counts, part_bytes = counts + Counts(Export(parts=1)), 0
             file.write(block)
             part_bytes += len(block)
-            block_counts = _count(block, fields)
+            block_counts = _count(block, writer.fields, writer.labels)
             counts += block_counts
             pace.wait(block_counts.export.rows)
             report(counts)

@@ -11,15 +11,7 @@ from predictions.errors import InputError, InternalError, RefusedError
 from predictions.formats import unreadable
 from predictions.formats.counters import Outcome
 from predictions.formats.id_digest import IdDigest
-from predictions.formats.manifest import (
-    Account,
-    Export,
-    ModelFacts,
-    ModelManifest,
-    Scored,
-    exported_and_scored,
-    mismatches,
-)
+from predictions.formats.manifest import Account, Export, ReleaseModels, Scored, exported_and_scored, mismatches
 from predictions.formats.prediction_line import END_OF_SCORED, conflicting_keys, parse_line
 from predictions.formats.record_line import split_lines, unescape
 from predictions.formats.row_key import record_id, split_points
@@ -103,7 +95,7 @@ def score(
     if folder.has("scored"):
         return folder.scored
     started = time.monotonic()
-    model, exported = check_model(folder), folder.manifest.export
+    models, exported = check_models(folder), folder.manifest.export
     run = make_runner(runner, settings, folder, served, changed)
     folder.remove(unreadable.FILE)
     with folder.writing("scored", make=not run.makes_output) as output:
@@ -132,41 +124,39 @@ def score(
                 f"{folder.path}: another run has scored this release in the meantime; its result is kept"
             )
         folder.take(output, HFILES)
-        facts = ModelFacts(model.estimator, model.sha256, model.versions, model.training, model.engine)
-        manifest = replace(folder.manifest, model=facts, task=model.task, columns=model.columns, scored=scored)
-        folder.write_manifest(manifest)
+        folder.write_manifest(replace(folder.manifest, scored=scored, **folder.manifest.scored_by(models)))
     run.finish()
     return scored
 
 
-def check_model(folder: ReleaseFolder) -> ModelManifest:
-    """Return the manifest of a release's model; raise InputError if it is missing or for other columns."""
+def check_models(folder: ReleaseFolder) -> ReleaseModels:
+    """Return the manifests of a release's models; raise InputError if they are missing or for other columns."""
     folder.require("export", "export")
     return _fitting(folder, folder, "start a new release")
 
 
-def take_model(folder: ReleaseFolder, earlier: ReleaseFolder) -> ModelManifest:
-    """Copy the model of an earlier release instead of training one, and return its manifest.
+def take_models(folder: ReleaseFolder, earlier: ReleaseFolder) -> ReleaseModels:
+    """Copy the models of an earlier release instead of training new ones, and return their manifests.
 
     Raises:
-        InputError: the earlier release has no model, or one for other columns.
+        InputError: the earlier release has no model, or models for other columns.
     """
-    model = _fitting(earlier, folder, "train another model (without --model and --changed)")
+    models = _fitting(earlier, folder, "train another model (without --model and --changed)")
     with folder.writing("model") as target:
-        for name in model.files:
+        for name in models.files:
             with folder.create(f"{target}/{name}") as file:
                 file.write(earlier.read(f"model/{name}"))
-    return model
+    return models
 
 
-def _fitting(source: ReleaseFolder, folder: ReleaseFolder, cure: str) -> ModelManifest:
-    """Return the model of `source`; raise InputError unless it takes the columns that `folder` has exported."""
-    model, exported = source.model, folder.manifest
-    if (model.features, model.label) != (exported.features, exported.label):
+def _fitting(source: ReleaseFolder, folder: ReleaseFolder, cure: str) -> ReleaseModels:
+    """Return the models of `source`; raise InputError unless they take the columns that `folder` has exported."""
+    models, exported = source.models, folder.manifest
+    if (models.features, models.labels) != (exported.features, exported.all_labels):
         raise InputError(
-            f"the model of release {source.release} takes {model.names}, but {exported.names} were exported: {cure}"
+            f"the model of release {source.release} takes {models.text}, but {exported.text} were exported: {cure}"
         )
-    return model
+    return models
 
 
 def _check_counts(counts: dict[str, int], exported: Export) -> None:

@@ -84,7 +84,7 @@ class ScoreJob:
             partitions=f"{path}/job/{PARTITIONS}",
             files=[
                 *(f"hdfs://{path}/job/{name}" for name in (*SCRIPTS, CURRENT_FILE)),
-                *(f"hdfs://{path}/model/{name}" for name in self._folder.model.task_files),
+                *(f"hdfs://{path}/model/{name}" for name in self._folder.models.task_files),
             ],
             archives=archives,
             properties={**_PROPERTIES, **self._settings.hadoop.properties},

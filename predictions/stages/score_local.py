@@ -71,7 +71,7 @@ class LocalRun:
         on_disk = None if self._folder.storage.is_hdfs else self._folder.path
         with tempfile.TemporaryDirectory(prefix="_run.", dir=on_disk) as folder:
             scratch = Path(folder)
-            for name in self._folder.model.task_files:
+            for name in self._folder.models.task_files:
                 (scratch / name).write_bytes(self._folder.read(f"model/{name}"))
             processes = Processes(scratch)
             # A mapper needs a thread that feeds it and one that reads its output; a reducer needs one.
@@ -171,7 +171,7 @@ class LocalRun:
         if not self._carry:
             return []
         paths = [str(_served_lines(scratch, region)) for region in range(len(points) + 1)]
-        labels, columns = compared_labels(self._carry, self._folder), self._folder.model.columns
+        labels, columns = compared_labels(self._carry, self._folder), self._folder.models.columns
         served = Current.of(self._carry.release, labels, points, paths, points, columns)
         (scratch / CURRENT_FILE).write_bytes(to_file(served))
         model = ["--score", str(scratch / MODEL_MANIFEST), self._folder.release]

@@ -1,4 +1,4 @@
-"""Train a release's model: fit a scikit-learn pipeline on record lines, measure it on a holdout, save it and try it."""
+"""Train a release's models: fit scikit-learn pipelines on record lines, measure, save and try them."""
 
 import importlib
 import os
@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from predictions.comparison.distribution import SHARES
 from predictions.errors import InputError
-from predictions.formats.manifest import MODEL_MANIFEST, Contributions, ModelManifest, Training
+from predictions.formats.manifest import MODEL_MANIFEST, Contributions, ModelManifest, ReleaseModels, Training
 from predictions.formats.prediction_line import CONTRIBUTIONS, PROBABILITIES
 from predictions.formats.record_line import NULL, SEPARATOR, Column, join_lines, split_lines, unescape
 from predictions.jobs.bundle import script
@@ -39,7 +39,7 @@ from predictions.scoring.compiler import NoCompiledFormError, check, compile_pip
 from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.estimator_contributions import check_kind, describe
 from predictions.scoring.features import NumberDecoder
-from predictions.scoring.files import save_model
+from predictions.scoring.files import collect_models, save_model
 from predictions.scoring.frame import FrameReader
 from predictions.scoring.model import Model, Predictor
 from predictions.scoring.threshold import Threshold, split_threshold
@@ -66,37 +66,76 @@ class Sample:
     labelled: int
 
 
-def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], None]) -> ModelManifest:
-    """Train the model of a release on its exported records and write it into the release's folder.
+def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], None]) -> ReleaseModels:
+    """Train the models of a release on its exported records, one for each label, and write them into its folder.
 
     Args:
-        settings: the estimator, its parameters, the size of the sample and the seed.
+        settings: for each label the estimator, its parameters, the size of the sample and the seed.
         folder: a release that was exported.
         progress: called with a line of text at each step.
 
     Returns:
-        The model's manifest, with the holdout's metrics under `training`.
+        The models' manifests, with the holdout's metrics under `training`.
 
     Raises:
-        InputError: the estimator or its parameters are wrong, or the labels cannot be learnt from.
+        InputError: an estimator or its parameters are wrong, or the labels cannot be learnt from.
     """
     folder.require("export", "export")
+    labels = folder.manifest.all_labels
+    if [label.name for label in labels] != [model.label for model in settings.models]:
+        raise InputError(
+            f"{folder.path}: was exported with {folder.manifest.text}, but the settings have other labels; start a new "
+            "release (predictions export)"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [Path(scratch, str(number)) for number in range(len(labels))]
+        for number, (model, target) in enumerate(zip(settings.models, folders, strict=True)):
+            target.mkdir()
+            _train_label(model, folder, number, target, progress)
+        collected = Path(scratch, "model")
+        collected.mkdir()
+        collect_models(folders, collected)
+        try_in_fresh_process(collected / MODEL_MANIFEST, folder.release)
+        with folder.writing("model") as written:
+            for path in sorted(collected.iterdir()):
+                with folder.create(f"{written}/{path.name}") as file:
+                    file.write(path.read_bytes())
+    return folder.models
+
+
+def _train_label(
+    settings: ModelSettings, folder: ReleaseFolder, number: int, target: Path, progress: Callable[[str], None]
+) -> None:
+    """Train the model of one of a release's labels, given by its number, and write it into a folder."""
+    release = folder.manifest
+    label, several = release.all_labels[number], len(release.all_labels) > 1
+    try:
+        _train(settings, folder, number, target, lambda text: progress(f"{label.name}: {text}" if several else text))
+    except InputError as error:
+        if several:
+            raise InputError(f"{label.name}: {error}") from error
+        raise
+
+
+def _train(
+    settings: ModelSettings, folder: ReleaseFolder, number: int, target: Path, progress: Callable[[str], None]
+) -> None:
     started = time.monotonic()
     release = folder.manifest
-    features, label = release.features, release.label
-    estimator = make_estimator(settings.model)
-    sample = _read_sample(folder, features, label, release.export.labelled, settings.model)
+    features, label = release.features, release.all_labels[number]
+    estimator = make_estimator(settings)
+    sample = _read_sample(folder, number, settings)
     _check_labels(sample, label, estimator)
-    explained = CONTRIBUTIONS in settings.model.outputs
+    explained = CONTRIBUTIONS in settings.outputs
     if explained:
         check_kind(estimator)
     classes = None
     if train_boosters.needs_class_numbers(estimator):
         classes, numbers = np.unique(sample.labels, return_inverse=True)
         sample = replace(sample, labels=numbers)
-    progress(f"training on {len(sample.lines):,} of {sample.labelled:,} labelled records, seed {settings.model.seed}")
+    progress(f"training on {len(sample.lines):,} of {sample.labelled:,} labelled records, seed {settings.seed}")
     with threadpool_limits(_threads(sample.features)):
-        pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
+        pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.seed)
         pipeline, threshold = split_threshold(pipeline)
         contributions = _contributions(pipeline, features, sample.features) if explained else None
         compiled = _compile(pipeline, features, sample.features, explained, progress)
@@ -106,23 +145,17 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
         label=label,
         task="classification" if is_classifier(estimator) else "regression",
         classes=(pipeline.classes_ if classes is None else classes).tolist() if is_classifier(estimator) else None,
-        estimator=settings.model.estimator,
-        params=settings.model.params,
+        estimator=settings.estimator,
+        params=settings.params,
         contributions=contributions,
-        **output_fields(settings.model, pipeline, threshold, sample.features),
+        **output_fields(settings, pipeline, threshold, sample.features),
     )
     predictor: Predictor = (
         CompiledPredictor(compiled[0], features) if compiled else EstimatorPredictor(pipeline, manifest)
     )
     golden = Model(predictor, manifest).golden_records(_first_texts(sample.lines, GOLDEN_RECORDS))
     training = replace(training, seconds=round(time.monotonic() - started, 3))
-    with tempfile.TemporaryDirectory() as local, folder.writing("model") as target:
-        save_model(pipeline, replace(manifest, training=training, golden=golden), Path(local), compiled)
-        try_in_fresh_process(Path(local) / MODEL_MANIFEST, folder.release)
-        for path in sorted(Path(local).iterdir()):
-            with folder.create(f"{target}/{path.name}") as file:
-                file.write(path.read_bytes())
-    return folder.model
+    save_model(pipeline, replace(manifest, training=training, golden=golden), target, compiled)
 
 
 def output_fields(
@@ -366,10 +399,12 @@ def _calibration(model: Any, features: pd.DataFrame, labels: np.ndarray) -> list
     ]
 
 
-def _read_sample(
-    folder: ReleaseFolder, features: list[Column], label: Column, labelled: int, settings: ModelSettings
-) -> Sample:
-    lines = _labelled_lines(folder)
+def _read_sample(folder: ReleaseFolder, number: int, settings: ModelSettings) -> Sample:
+    """Read the labelled records for a label, given by its number; their lines have this label alone."""
+    release = folder.manifest
+    label, export = release.all_labels[number], release.export
+    labelled = export.labelled_each[number] if export.labelled_each else export.labelled
+    lines = _labelled_lines(folder, number)
     if labelled > settings.sample:
         chosen = np.zeros(labelled, dtype=bool)
         chosen[np.random.default_rng(settings.seed).choice(labelled, settings.sample, replace=False)] = True
@@ -377,7 +412,7 @@ def _read_sample(
     sampled_lines = list(lines)
     if not sampled_lines:
         raise InputError(f"model.label: {label.name} is NULL in every record: there is nothing to learn from")
-    frame, _bad_rows = FrameReader(features).read(join_lines(sampled_lines))
+    frame, _bad_rows = FrameReader(release.features).read(join_lines(sampled_lines))
     return Sample(sampled_lines, frame, _decode_labels(sampled_lines, label), labelled)
 
 
@@ -386,11 +421,15 @@ def _first_texts(lines: list[bytes], count: int) -> list[bytes]:
     return list(islice((line for line in lines if line.decode(errors="replace").encode() == line), count))
 
 
-def _labelled_lines(folder: ReleaseFolder) -> Iterator[bytes]:
-    unlabelled = SEPARATOR + NULL
+def _labelled_lines(folder: ReleaseFolder, number: int) -> Iterator[bytes]:
+    unlabelled, labels = SEPARATOR + NULL, len(folder.manifest.all_labels)
     for path in folder.files("export"):
         for block in folder.blocks(path):
-            yield from (line for line in split_lines(block) if not line.endswith(unlabelled))
+            lines = split_lines(block)
+            if labels > 1:
+                rows = (line.rsplit(SEPARATOR, labels) for line in lines)
+                lines = [SEPARATOR.join((record, values[number])) for record, *values in rows]
+            yield from (line for line in lines if not line.endswith(unlabelled))
 
 
 def _decode_labels(lines: list[bytes], label: Column) -> np.ndarray:

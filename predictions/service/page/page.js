@@ -13,6 +13,7 @@ const ONLINE = "The prediction was made just now, for the record as it is.";
 const REFRESH_SECONDS = 15;
 
 const $ = (id) => document.getElementById(id);
+let servedLabel = ""; // of the served release, if it has only one
 let lastLookup = 0; // number of the last lookup; answers to earlier ones are not shown
 
 function element(name, text, className) {
@@ -67,15 +68,10 @@ function show(answer) {
   $("status").textContent = answer.status;
   $("status").className = `badge ${className}`;
   $("meaning").textContent = answer.source === "online" ? ONLINE : meaning;
-  const hasPrediction = answer.prediction !== undefined && answer.prediction !== null;
-  $("prediction").textContent = hasPrediction ? String(answer.prediction) : "–";
-  if (hasPrediction && answer.probability !== undefined) {
-    $("prediction").append(" ", element("small", `with probability ${Number(answer.probability).toFixed(3)}`));
-  }
-  drawBars(answer.probabilities ?? {});
-  drawContributions(answer.contributions ?? {});
+  $("predicted").textContent = predicted(answer);
+  $("prediction").replaceChildren();
+  for (const [label, said] of Object.entries(answer.labels ?? { "": answer })) showPrediction(label, said);
   describe($("facts"), {
-    ...(answer.predictions ?? {}),
     error: answer.error,
     release: answer.release,
     scored: answer.scored && `${answer.scored}, ${ago(answer.age)}`,
@@ -85,17 +81,43 @@ function show(answer) {
   $("answer").hidden = false;
 }
 
-// Draw a bar for each class, the most probable one first.
-function drawBars(probabilities) {
-  const bars = Object.entries(probabilities).map(([name, share]) => [name, Number(share)]);
+function predicted(answer) {
+  const labels = Object.keys(answer.labels ?? {});
+  return labels.length ? "Predictions" : servedLabel ? `Prediction of ${servedLabel}` : "Prediction";
+}
+
+// Show what is said of one label: the prediction, its probability, a bar for each class, the most probable first, and
+// what moved the prediction.
+function showPrediction(label, said) {
+  const hasPrediction = said.prediction !== undefined && said.prediction !== null;
+  const line = element("p", hasPrediction ? String(said.prediction) : "–");
+  const details = [];
+  if (label) details.push(label);
+  if (hasPrediction && said.probability !== undefined) {
+    details.push(`with probability ${Number(said.probability).toFixed(3)}`);
+  }
+  if (label && said.error) details.push(said.error);
+  if (details.length) line.append(" ", element("small", details.join(", ")));
+  const bars = Object.entries(said.probabilities ?? {}).map(([name, share]) => [name, Number(share)]);
   bars.sort((one, other) => other[1] - one[1]);
-  $("bars").replaceChildren();
+  const list = element("dl", undefined, "bars");
   for (const [name, share] of bars) {
     const meter = element("meter");
     meter.value = share;
-    $("bars").append(element("dt", name), element("dd", share.toFixed(3)));
-    $("bars").lastChild.prepend(meter);
+    meter.setAttribute("aria-label", `probability of ${name}`);
+    const value = element("dd", share.toFixed(3));
+    value.prepend(meter);
+    list.append(element("dt", name), value);
   }
+  for (const [name, value] of Object.entries(said.predictions ?? {})) {
+    list.append(element("dt", name), element("dd", String(value)));
+  }
+  const why = contributionBars(said.contributions ?? {});
+  $("prediction").append(
+    line,
+    ...(list.hasChildNodes() ? [list] : []),
+    ...(why.hasChildNodes() ? [element("h3", "What moved it most"), why] : []),
+  );
 }
 
 function svgElement(name, attributes) {
@@ -104,11 +126,11 @@ function svgElement(name, attributes) {
   return created;
 }
 
-// Draw how much features moved the prediction: what raised it goes to the right of the middle, the largest first.
-function drawContributions(contributions) {
+// Return a list with how much features moved a prediction, the largest first; what raised it goes to the right.
+function contributionBars(contributions) {
+  const list = element("dl", undefined, "bars");
   const bars = Object.entries(contributions).map(([name, value]) => [name, Number(value)]);
   bars.sort((one, other) => Math.abs(other[1]) - Math.abs(one[1]));
-  $("contributions").replaceChildren();
   for (const [name, value] of bars) {
     const width = (49 * value) / Math.abs(bars[0][1]);
     const svg = svgElement("svg", { viewBox: "-50 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -118,9 +140,9 @@ function drawContributions(contributions) {
     );
     const text = element("dd", `${value > 0 ? "+" : ""}${value}`);
     text.prepend(svg);
-    $("contributions").append(element("dt", name), text);
+    list.append(element("dt", name), text);
   }
-  $("why").hidden = !bars.length;
+  return list;
 }
 
 async function lookUp(id) {
@@ -142,7 +164,7 @@ async function lookUp(id) {
 }
 
 // Draw the histogram of the scores: the height of a bar is its share of the predictions, divided by its width.
-function distributionCell(distribution) {
+function drawDistribution(label, distribution) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const { edges, counts } = distribution.histogram;
   const classes = Object.entries(distribution.classes);
@@ -174,9 +196,9 @@ function distributionCell(distribution) {
   const shares = classes.length && classes.length <= 3
     ? classes.map(([label, count]) => `${label}: ${((100 * count) / (total || 1)).toFixed(1)} %`).join(", ")
     : `mean ${mean}`;
-  const cell = element("td");
-  cell.append(svg, element("span", shares, "soft"));
-  return cell;
+  const part = element("div");
+  part.append(svg, element("span", label ? `${label}: ${shares}` : shares, "soft"));
+  return part;
 }
 
 function row(release) {
@@ -184,14 +206,19 @@ function row(release) {
   const count = (value) => element("td", value === null ? "" : value.toLocaleString("en"), "right");
   const verdict = release.refused_by?.length ? `refused: ${release.refused_by.join(", ")}` : "passed";
   const gates = release.refused_by === null ? "" : release.forced ? `${verdict}; forced: ${release.forced}` : verdict;
+  const models = release.labels ?? [{ ...release, label: "" }];
+  const distributions = element("td");
+  for (const each of models) {
+    if (each.distribution) distributions.append(drawDistribution(each.label, each.distribution));
+  }
   tr.append(
     element("td", release.release),
     element("td", [release.role, release.state].filter(Boolean).join(", ")),
     count(release.rows),
     count(release.failed),
     element("td", gates, "wide"),
-    element("td", release.model?.slice(0, 8) ?? ""),
-    release.distribution ? distributionCell(release.distribution) : element("td", ""),
+    element("td", models.map((each) => each.model?.slice(0, 8) ?? "").join(", ")),
+    distributions,
   );
   return tr;
 }
@@ -199,8 +226,9 @@ function row(release) {
 async function listReleases() {
   try {
     const { name, releases } = await call("releases");
-    const label = releases.find((release) => release.role === "current")?.label;
-    $("predicted").textContent = label ? `Prediction of ${label}` : "Prediction";
+    const served = releases.find((release) => release.role === "current");
+    servedLabel = served?.label ?? "";
+    $("predicted").textContent = predicted({ labels: Object.fromEntries((served?.labels ?? []).map((each) => [each.label, {}])) });
     $("name").textContent = `Predictions: ${name}`;
     document.title = `Predictions: ${name}`;
     $("releases").replaceChildren(...releases.map(row));
