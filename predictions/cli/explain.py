@@ -13,6 +13,7 @@ from rich.text import Text
 
 from predictions.cli.session import Session, json_option
 from predictions.errors import InputError
+from predictions.formats.manifest import Training
 from predictions.formats.record_line import escape
 from predictions.formats.row_key import row_keys
 from predictions.lookup.client import Client
@@ -90,6 +91,7 @@ def _show(explanation: dict[str, Any]) -> None:
     table.add_column(overflow="fold")
     model, training = explanation["model"], explanation["model"]["training"]
     metrics = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in training["metrics"].items())
+    fitted = f"brought in from {model['origin']}" if model["origin"] else f"trained on {training['fitted']:,} records"
     rows = {
         "record": f"{explanation['id']}, {explanation['status']}",
         "prediction": explanation.get("prediction"),
@@ -98,7 +100,7 @@ def _show(explanation: dict[str, Any]) -> None:
         "release": f"{explanation['release']}, of a snapshot at {explanation['snapshot']}",
         "scored": explanation.get("scored"),
         "model": f"{model['estimator']}, sha256 {model['sha256']}",
-        "": f"trained on {training['fitted']:,} records; on a holdout of {training['holdout']:,}: {metrics}",
+        "": f"{fitted}; on {Training(**training).measured_on}: {metrics}",
         "job": explanation["job"] or "none: scored without a cluster",
         "row key": explanation["row_key"],
         "prediction line": _line_text(explanation["prediction_line"]),

@@ -171,7 +171,11 @@ def _lineage(manifest: Manifest) -> dict[str, str]:
         "IDs": f"{export.rows:,}, digest {export.id_digest}",
         "model": f"{model.estimator}, scored by {model.engine}",
         "model's SHA-256": model.sha256,
-        "trained on": f"{model.training.fitted:,} records, seed {model.training.seed}",
+        **(
+            {"brought in": f"{model.origin}, measured on {model.training.measured_on}"}
+            if model.origin
+            else {"trained on": f"{model.training.fitted:,} records, seed {model.training.seed}"}
+        ),
         "versions": ", ".join(f"{name} {version}" for name, version in model.versions.items()),
         "job": scored.job or "none: scored without a cluster",
         "regions": f"{scored.parts}",

@@ -7,6 +7,7 @@ that the file names. A file with any other type is refused.
 
 import json
 import zipfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ _SCHEMA = "schema.json"  # of a file of skops
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 TRUSTED = (
+    # HistGradientBoosting with categories of a data frame holds a partial call of check_array, whose arguments are a
+    # data type and a flag. A partial call names its function, which is checked like any other.
+    "functools.partial",
+    "sklearn.utils.validation.check_array",
     "numpy.dtype",
     "sklearn._loss.link.IdentityLink",
     "sklearn._loss.link.Interval",
@@ -57,13 +62,21 @@ class EstimatorPredictor:
     def __init__(self, estimator: Any, manifest: ModelManifest) -> None:
         self.estimator = estimator
         self._predict = estimator.predict_proba if manifest.classes else estimator.predict
-        self._reader = FrameReader(manifest.features)
+        self._reader = FrameReader(manifest.features, manifest.schema)
+        self._brings_schema = bool(manifest.schema)
+        self._outputs = (len(manifest.classes),) if manifest.classes else ()
+        # A model that was fitted on an array takes an array: names would only make it warn.
+        self._takes_array = (
+            self._brings_schema and not hasattr(estimator, "feature_names_in_") and hasattr(estimator, "n_features_in_")
+        )
         # Made once the estimator's libraries are loaded: it limits those that it sees.
         self._threads = ThreadpoolController()
 
     def predict(self, block: bytes, _ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
         frame, bad_rows = self._reader.read(block)
+        if self._brings_schema:
+            return self._predict_by_missing(frame, bad_rows), bad_rows
         try:
             return self._predict(frame), bad_rows
         except ValueError:
@@ -75,6 +88,33 @@ class EstimatorPredictor:
             bad_rows.setdefault(row, f"{name}: {TOO_LARGE}")
         frame.iloc[list(too_large)] = np.nan
         return self._predict(frame), bad_rows
+
+    def _predict_by_missing(self, frame: pd.DataFrame, bad_rows: dict[int, str]) -> np.ndarray[Any, Any]:
+        """Predict with a fitted model; the rows with missing values that make it raise fail alone, with the reason."""
+
+        def predict(part: pd.DataFrame) -> np.ndarray[Any, Any]:
+            return np.asarray(self._predict(part.to_numpy() if self._takes_array else part), dtype=np.float64)
+
+        try:
+            return predict(frame)
+        except (TypeError, ValueError):
+            missing = frame.isna().to_numpy()
+            if not missing.any():
+                raise
+        values = np.full((len(frame), *self._outputs), np.nan)
+        patterns, numbers = np.unique(missing, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            rows = np.flatnonzero(numbers == number)
+            try:
+                values[rows] = predict(frame.iloc[rows])
+            except (TypeError, ValueError) as error:
+                if not pattern.any():
+                    raise
+                names = ", ".join(frame.columns[pattern])
+                reason = f"{names}: missing, and the model raises {type(error).__name__}: {str(error).splitlines()[0]}"
+                for row in rows.tolist():
+                    bad_rows.setdefault(row, reason)
+        return values
 
     def _too_large(self, frame: pd.DataFrame) -> dict[int, str]:
         """Return the rows with a number that is not a finite float32 after the preparation, with its column."""
@@ -91,8 +131,13 @@ class EstimatorPredictor:
         return self._threads.limit(limits=1)
 
 
-def save(estimator: Any, path: Path) -> None:
+def save(estimator: Any, path: Path, trusted: Sequence[str] = ()) -> None:
     """Write an estimator; the same estimator gives the same bytes.
+
+    Args:
+        estimator: the estimator.
+        path: the file to write.
+        trusted: types that the settings trust in addition to `TRUSTED`.
 
     Raises:
         InputError: skops cannot save it, or it holds a type that was not reviewed.
@@ -101,18 +146,31 @@ def save(estimator: Any, path: Path) -> None:
         skops.io.dump(estimator, path)
     except Exception as error:  # skops raises whatever an object's own state raises
         raise InputError(f"model.estimator: cannot be saved with skops: {error}") from error
-    _check_types(path)
+    _check_types(path, trusted)
     _make_canonical(path)
 
 
-def load(path: Path) -> Any:
-    """Read an estimator; raise InputError if it holds a type that was not reviewed."""
+def load(path: Path, trusted: Sequence[str] = ()) -> Any:
+    """Read an estimator.
+
+    Args:
+        path: the file.
+        trusted: types that the settings trust in addition to `TRUSTED`; never taken from the model's own files.
+
+    Raises:
+        InputError: it holds a type that was not reviewed.
+    """
     try:
-        return skops.io.load(path, trusted=list(TRUSTED))
+        return skops.io.load(path, trusted=[*TRUSTED, *trusted])
     except UntrustedTypesFoundException:
         # Names the types. It is only called here, since it takes half as long as loading the model.
-        _check_types(path)
+        _check_types(path, trusted)
         raise
+
+
+def untrusted_types(path: Path, trusted: Sequence[str] = ()) -> list[str]:
+    """Return the types that a file holds, and that neither `TRUSTED` nor the settings name; nothing is imported."""
+    return sorted(set(skops.io.get_untrusted_types(file=path)) - {*TRUSTED, *trusted})
 
 
 def _make_canonical(path: Path) -> None:
@@ -138,10 +196,9 @@ def _make_canonical(path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), content)
 
 
-def _check_types(path: Path) -> None:
-    untrusted = sorted(set(skops.io.get_untrusted_types(file=path)) - set(TRUSTED))
-    if untrusted:
+def _check_types(path: Path, trusted: Sequence[str]) -> None:
+    if untrusted := untrusted_types(path, trusted):
         raise InputError(
             f"{path}: holds types that were not reviewed: {', '.join(untrusted)}; choose an estimator without them, or "
-            "review them and add them to TRUSTED in predictions/scoring/estimator.py"
+            "review them and set model.trusted to their names"
         )

@@ -7,6 +7,7 @@ is loaded without scikit-learn.
 import hashlib
 import importlib.metadata
 import platform
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from predictions.scoring.bins import CompiledPredictor
 from predictions.scoring.compiled import CompiledModel, NumberColumn
 from predictions.scoring.compiled import load as load_compiled
 from predictions.scoring.model import Model, Predictor
+from predictions.scoring.packages import install
 
 # The libraries that a prediction passes through.
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "pandas", "skops")
@@ -35,7 +37,11 @@ def sha256(path: Path) -> str:
 
 
 def save_model(
-    estimator: Any, manifest: ModelManifest, folder: Path, compiled: tuple[CompiledModel, int] | None = None
+    estimator: Any,
+    manifest: ModelManifest,
+    folder: Path,
+    compiled: tuple[CompiledModel, int] | None = None,
+    source: Path | None = None,
 ) -> None:
     """Write the files of a model into a folder; add their hashes and the versions to the manifest.
 
@@ -44,13 +50,18 @@ def save_model(
         manifest: what is known about the model.
         folder: an existing folder.
         compiled: the model's compiled form, if it has one, and on how many rows it was compared with the estimator.
+        source: the file that the estimator was loaded from, of a fitted model; it is copied as it is, so that its
+            SHA-256 stays the one that its owner knows. By default skops writes the estimator.
 
     Raises:
         InputError: skops cannot save the estimator, or it holds a type that was not reviewed.
     """
     from predictions.scoring import estimator as estimators
 
-    estimators.save(estimator, folder / MODEL_FILE)
+    if source:
+        shutil.copyfile(source, folder / MODEL_FILE)
+    else:
+        estimators.save(estimator, folder / MODEL_FILE, manifest.trusted)
     manifest = replace(manifest, sha256=sha256(folder / MODEL_FILE), versions=versions())
     if compiled:
         model, compared = compiled
@@ -88,10 +99,14 @@ def load_model(manifest_path: Path) -> Model:
     else:
         _check_hash(folder / MODEL_FILE, manifest.sha256, manifest_path)
         _check_version(manifest)
+        for package in manifest.packages:
+            _check_hash(folder / package.name, package.sha256, manifest_path)
+        install([(folder / package.name, package) for package in manifest.packages])
         # scikit-learn takes seconds to import.
         from predictions.scoring import estimator as estimators
 
-        predictor = estimators.EstimatorPredictor(estimators.load(folder / MODEL_FILE), manifest)
+        estimator = estimators.load(folder / MODEL_FILE, manifest.trusted)
+        predictor = estimators.EstimatorPredictor(estimator, manifest)
     model = Model(predictor, manifest)
     model.replay_golden_records()
     return model

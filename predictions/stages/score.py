@@ -132,7 +132,7 @@ def score(
                 f"{folder.path}: another run has scored this release in the meantime; its result is kept"
             )
         folder.take(output, HFILES)
-        facts = ModelFacts(model.estimator, model.sha256, model.versions, model.training, model.engine)
+        facts = ModelFacts(model.estimator, model.sha256, model.versions, model.training, model.engine, model.source)
         folder.write_manifest(replace(folder.manifest, model=facts, task=model.task, scored=scored))
     run.finish()
     return scored

@@ -2,11 +2,12 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress, islice
 from pathlib import Path
@@ -28,9 +29,10 @@ from threadpoolctl import threadpool_limits
 
 from predictions.comparison.distribution import SHARES
 from predictions.errors import InputError
-from predictions.formats.manifest import MODEL_MANIFEST, ModelManifest, Training
+from predictions.formats.manifest import MODEL_MANIFEST, ModelManifest, Package, Training
 from predictions.formats.record_line import NULL, SEPARATOR, Column, join_lines, split_lines, unescape
 from predictions.jobs.bundle import script
+from predictions.jobs.wheels import check_wheels
 from predictions.scoring.bins import CompiledPredictor
 from predictions.scoring.compiled import CompiledModel
 from predictions.scoring.compiler import NoCompiledFormError, check, compile_pipeline
@@ -39,6 +41,7 @@ from predictions.scoring.features import NumberDecoder
 from predictions.scoring.files import save_model
 from predictions.scoring.frame import FrameReader
 from predictions.scoring.model import Model, Predictor
+from predictions.scoring.packages import install
 from predictions.settings import ModelSettings, Settings
 from predictions.storage import ReleaseFolder
 
@@ -78,13 +81,15 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
     started = time.monotonic()
     release = folder.manifest
     features, label = release.features, release.label
+    wheels = check_wheels(settings.model.packages)
+    install(wheels)
     estimator = make_estimator(settings.model)
-    sample = _read_sample(folder, features, label, release.export.labelled, settings.model)
+    sample = read_sample(folder, FrameReader(features), label, release.export.labelled, settings.model)
     _check_labels(sample, label, estimator)
     progress(f"training on {len(sample.lines):,} of {sample.labelled:,} labelled records, seed {settings.model.seed}")
     with threadpool_limits(_threads(sample.features)):
         pipeline, training = _fit(make_pipeline_for(estimator, features), sample, settings.model.seed)
-        compiled = _compile(pipeline, features, sample.features, progress)
+        compiled = compile_or_say(pipeline, features, sample.features, progress)
     manifest = ModelManifest(
         id=release.id,
         features=features,
@@ -93,14 +98,48 @@ def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], N
         classes=pipeline.classes_.tolist() if is_classifier(estimator) else None,
         estimator=settings.model.estimator,
         params=settings.model.params,
+        training=training,
+        trusted=settings.model.trusted,
+        packages=[package for _path, package in wheels],
     )
+    return write_model(folder, pipeline, manifest, sample.lines, compiled, wheels, started)
+
+
+def write_model(
+    folder: ReleaseFolder,
+    estimator: Any,
+    manifest: ModelManifest,
+    lines: list[bytes],
+    compiled: tuple[CompiledModel, int] | None,
+    wheels: Sequence[tuple[Path, Package]],
+    started: float,
+    source: Path | None = None,
+) -> ModelManifest:
+    """Make the golden records of a model, write it into the release's folder, and try it in a fresh process.
+
+    Args:
+        folder: the release's folder.
+        estimator: the fitted estimator.
+        manifest: what is known about it.
+        lines: record lines, of which the first are the golden records.
+        compiled: its compiled form, if it has one, and on how many rows that was compared.
+        wheels: own code that it needs.
+        started: when the work on the model began, by the monotonic clock.
+        source: the file that the estimator was loaded from, if it was brought in.
+
+    Returns:
+        The manifest as it was written.
+    """
     predictor: Predictor = (
-        CompiledPredictor(compiled[0], features) if compiled else EstimatorPredictor(pipeline, manifest)
+        CompiledPredictor(compiled[0], manifest.features) if compiled else EstimatorPredictor(estimator, manifest)
     )
-    golden = Model(predictor, manifest).golden_records(_first_texts(sample.lines, GOLDEN_RECORDS))
-    training = replace(training, seconds=round(time.monotonic() - started, 3))
+    golden = Model(predictor, manifest).golden_records(_first_texts(lines, GOLDEN_RECORDS))
+    training = replace(manifest.training, seconds=round(time.monotonic() - started, 3))
     with tempfile.TemporaryDirectory() as local, folder.writing("model") as target:
-        save_model(pipeline, replace(manifest, training=training, golden=golden), Path(local), compiled)
+        for path, _package in wheels:
+            shutil.copyfile(path, Path(local) / path.name)
+        manifest = replace(manifest, training=training, golden=golden)
+        save_model(estimator, manifest, Path(local), compiled, source)
         try_in_fresh_process(Path(local) / MODEL_MANIFEST, folder.release)
         for path in sorted(Path(local).iterdir()):
             with folder.create(f"{target}/{path.name}") as file:
@@ -112,24 +151,32 @@ def make_estimator(settings: ModelSettings) -> BaseEstimator:
     """Return the settings' estimator, unfitted.
 
     Raises:
-        InputError: the class does not exist or is neither a classifier nor a regressor, or a parameter is wrong.
+        InputError: the class or function does not exist, or what it returns is neither a classifier nor a regressor,
+            or a parameter is wrong.
     """
     module, _dot, name = settings.estimator.rpartition(".")
     try:
-        estimator_class = getattr(importlib.import_module(module), name)
+        make = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"model.estimator: {settings.estimator}: {error}") from error
     try:
-        estimator = estimator_class(**settings.params)
+        estimator = make(**settings.params)
     except TypeError as error:
         raise InputError(f"model.params: {settings.estimator}: {error}") from error
     if not isinstance(estimator, BaseEstimator) or not (is_classifier(estimator) or is_regressor(estimator)):
         raise InputError(f"model.estimator: {settings.estimator} is neither a classifier nor a regressor")
     if is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
         raise InputError(f"model.estimator: {settings.estimator} with these parameters gives no probabilities")
+    if isinstance(estimator, Pipeline):
+        unset = [name for name, value in estimator.get_params().items() if _is_seed(name) and value is None]
+        return estimator.set_params(**dict.fromkeys(unset, settings.seed))
     if "random_state" in estimator.get_params() and "random_state" not in settings.params:
         estimator.set_params(random_state=settings.seed)
     return estimator
+
+
+def _is_seed(name: str) -> bool:
+    return name.rpartition("__")[2] == "random_state"
 
 
 def make_pipeline_for(estimator: BaseEstimator, features: list[Column]) -> Pipeline:
@@ -137,7 +184,10 @@ def make_pipeline_for(estimator: BaseEstimator, features: list[Column]) -> Pipel
 
     An estimator that accepts missing values (mostly trees) gets numbers as they are and categories as ordinals; any
     other gets imputed and scaled numbers, and one-hot categories. A category unseen in training counts as missing.
+    A pipeline of one's own is returned as it is.
     """
+    if isinstance(estimator, Pipeline):
+        return estimator
     numbers = [column.name for column in features if column.is_number]
     categories = [column.name for column in features if not column.is_number]
     if get_tags(estimator).input_tags.allow_nan:
@@ -185,8 +235,8 @@ def _threads(features: pd.DataFrame) -> int:
     return max(1, min(free, worth))
 
 
-def _compile(
-    pipeline: Pipeline, features: list[Column], frame: pd.DataFrame, progress: Callable[[str], None]
+def compile_or_say(
+    pipeline: Any, features: list[Column], frame: pd.DataFrame, progress: Callable[[str], None]
 ) -> tuple[CompiledModel, int] | None:
     """Return the pipeline's compiled form and on how many rows it was proven; None if it has none."""
     try:
@@ -229,10 +279,44 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Train
         metrics=metrics(pipeline, holdout, holdout_labels),
         baseline=metrics(baseline, holdout, holdout_labels),
         calibration=_calibration(pipeline, holdout, holdout_labels),
-        # The bins of a regressor's predictions (`predictions.comparison.distribution`).
-        quantiles=None if classify else np.unique(np.quantile(sample.labels, SHARES)).tolist(),
+        quantiles=None if classify else label_quantiles(sample.labels),
     )
     return pipeline, training
+
+
+def measure(model: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, Any]:
+    """Measure a fitted model, as fields of `Training`; the baseline knows how frequent each label is.
+
+    Args:
+        model: a classifier or a regressor.
+        features: the frame that it takes, at least one row.
+        labels: values of its classes, or numbers (shape: rows).
+    """
+    classify = is_classifier(model)
+    baseline = _Prior(model.classes_, labels) if classify else DummyRegressor().fit(features, labels)
+    metrics = _classifier_metrics if classify else _regressor_metrics
+    return {
+        "metrics": metrics(model, features, labels),
+        "baseline": metrics(baseline, features, labels),
+        "calibration": _calibration(model, features, labels),
+        "quantiles": None if classify else label_quantiles(labels),
+    }
+
+
+class _Prior:
+    """A classifier that gives each class its share of the labels, which need not have all of a model's classes."""
+
+    def __init__(self, classes: np.ndarray, labels: np.ndarray) -> None:
+        self.classes_ = classes
+        self._shares = np.array([(labels == value).mean() for value in classes])
+
+    def predict_proba(self, features: pd.DataFrame) -> np.ndarray:
+        return np.tile(self._shares, (len(features), 1))
+
+
+def label_quantiles(labels: np.ndarray) -> list[float]:
+    """Return the edges of the bins of a regressor's predictions (`predictions.comparison.distribution`)."""
+    return np.unique(np.quantile(labels, SHARES)).tolist()
 
 
 def _classifier_metrics(classifier: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, float]:
@@ -277,9 +361,14 @@ def _calibration(model: Any, features: pd.DataFrame, labels: np.ndarray) -> list
     ]
 
 
-def _read_sample(
-    folder: ReleaseFolder, features: list[Column], label: Column, labelled: int, settings: ModelSettings
+def read_sample(
+    folder: ReleaseFolder, reader: FrameReader, label: Column, labelled: int, settings: ModelSettings
 ) -> Sample:
+    """Return the labelled records of a release, or a random sample of them if there are more than the settings allow.
+
+    Raises:
+        InputError: there are none, or a label is not of the column's type.
+    """
     lines = _labelled_lines(folder)
     if labelled > settings.sample:
         chosen = np.zeros(labelled, dtype=bool)
@@ -288,7 +377,7 @@ def _read_sample(
     sampled_lines = list(lines)
     if not sampled_lines:
         raise InputError(f"model.label: {label.name} is NULL in every record: there is nothing to learn from")
-    frame, _bad_rows = FrameReader(features).read(join_lines(sampled_lines))
+    frame, _bad_rows = reader.read(join_lines(sampled_lines))
     return Sample(sampled_lines, frame, _decode_labels(sampled_lines, label), labelled)
 
 
