@@ -1,7 +1,10 @@
 """Fitted models that are brought in: what the scripts predict is what the notebook predicts, for every record."""
 
 import json
+import pickle
 import sqlite3
+import sys
+import zipfile
 from contextlib import closing
 
 import numpy as np
@@ -15,14 +18,15 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from wheels import make_wheel
 
 from predictions.settings import load_settings
 from predictions.storage import Storage
 
 BIG = 2**53 + 1  # the first integer that a float cannot hold
 ROWS = 400
-FEATURES = ["visits", "plan", "spent", "joined", "active", "customer", "region", "id"]
+FEATURES = ["active", "plan", "region", "spent", "visits"]
 SETTINGS = """
 name = "accounts"
 [database]
@@ -78,7 +82,9 @@ def frame(accounts):
         return pd.read_sql("SELECT * FROM accounts", connection)
 
 
-def write_settings(folder, features, model='from = "file:model.skops"', label="churned", url="sqlite:///accounts.db"):
+def write_settings(
+    folder, features=FEATURES, model='from = "file:model.skops"', label="churned", url="sqlite:///accounts.db"
+):
     text = SETTINGS.format(url=url, features=json.dumps(list(features)), model=model, label=label)
     (folder / "predictions.toml").write_text(text)
     return load_settings(folder / "predictions.toml")
@@ -181,3 +187,233 @@ def test_every_prediction_is_the_notebooks(accounts, frame, notebook, label, sch
     assert {key: (found[key], value) for key, value in expected.items() if found[key] != value} == {}
     assert types.items() <= {feature.name: feature.dtype for feature in release.model.schema}.items()
     assert "possibly seen in training" in said
+
+
+@pytest.fixture
+def fitted(frame):
+    """A fitted pipeline, on a scikit-learn that takes no missing values where its imputer does not."""
+    known = frame.churned.notna()
+    return make_pipeline(numbers_and_text("spent", "visits", "active"), LogisticRegression()).fit(
+        frame.loc[known, FEATURES], frame.churned[known].astype(int)
+    )
+
+
+@pytest.fixture
+def saved(accounts, fitted):
+    """Its file, and settings."""
+    skops.io.dump(fitted, accounts / "model.skops")
+    write_settings(accounts)
+    return accounts / "model.skops"
+
+
+def train(folder, **settings):
+    """Run export and train, and return the result of `train` and the release."""
+    settings = write_settings(folder, **settings)
+    assert call(["export"], folder).returncode == 0
+    return call(["train"], folder), Storage(settings.hadoop.storage, settings.name).release()
+
+
+def test_the_file_stays_the_one_that_its_owner_knows(accounts, saved):
+    result, release = train(accounts)
+    assert result.returncode == 0, result.stderr
+    assert release.read("model/model.skops") == saved.read_bytes()
+    model = release.model
+    assert (model.origin, model.estimator) == (f"file:{saved}", "sklearn.linear_model._logistic.LogisticRegression")
+    assert len(model.golden) == 5
+    assert model.training.possibly_seen
+    # A later release can take it from there, and the settings can say so.
+    result, later = train(accounts, model=f'from = "release:{release.release}"')
+    assert "took the model of release" in result.stderr
+    assert later.model == model
+
+
+@pytest.mark.parametrize("holdout", ["is_test", "SELECT id FROM accounts WHERE joined IS NOT NULL AND is_test = 1"])
+def test_a_holdout_is_what_the_model_has_not_seen(accounts, saved, frame, holdout):
+    result, release = train(accounts, model=f'from = "file:model.skops"\nholdout = "{holdout}"')
+    unseen = int((frame.churned.notna() & (frame.is_test == 1)).sum())
+    assert f"on a holdout of {unseen} records" in result.stderr
+    assert (release.model.training.holdout, release.model.training.possibly_seen) == (unseen, False)
+
+
+def test_records_that_make_the_model_raise_fail_alone(accounts, frame):
+    known = frame.dropna(subset=["churned", "spent", "visits"])
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(known[["visits", "spent"]], known.churned)
+    skops.io.dump(model, accounts / "model.skops")
+    found, said, _release = scored(
+        accounts, ["spent", "visits"], model='from = "file:model.skops"\n[gates]\nmax_failed = 1'
+    )
+    assert f"measured on {len(known)} records" in said
+    complete = frame.dropna(subset=["spent", "visits"])
+    expected = predicted(model, complete[["visits", "spent"]], complete.id)
+    assert expected.items() <= found.items()
+    reason = "visits, spent: missing, and the model raises ValueError: Input X contains NaN."
+    assert found[str(BIG)] == ("\\N", "\\N", reason)
+    assert sum(error != "\\N" for *_rest, error in found.values()) == ROWS - len(complete)
+
+
+def test_a_model_may_have_been_fitted_on_an_array(accounts, frame):
+    known, columns = frame.churned.notna(), ["visits", "active", "spent"]
+    model = HistGradientBoostingClassifier(max_iter=3).fit(frame.loc[known, columns].to_numpy(), frame.churned[known])
+    skops.io.dump(model, accounts / "model.skops")
+    found, _said, _release = scored(accounts, columns)
+    assert found == predicted(model, frame[columns].to_numpy(), frame.id)
+
+
+def test_what_a_model_raises_is_said(accounts, frame):
+    known = frame.churned.notna()
+    model = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(frame.loc[known, ["region"]], frame.churned[known])
+    skops.io.dump(model, accounts / "model.skops")
+    for command, code in (["model", "check"], 2), (["train"], 2):
+        write_settings(accounts, ["plan"], model='from = "file:model.skops"')
+        assert call(["export"], accounts).returncode == 0
+        result = call(command, accounts)
+        assert (result.returncode, "the model takes region as well" in result.stdout + result.stderr) == (code, True)
+    model[0].feature_names_in_ = np.array(["plan"], dtype=object)
+    skops.io.dump(model, accounts / "model.skops")
+    result, _release = train(accounts, features=["plan"])
+    assert "raises ValueError for the labelled records: Found unknown categories" in result.stderr
+
+
+def touch(path):
+    """What a harmful file would call when it is loaded."""
+    open(path, "w").close()
+
+
+class Harmful:
+    def __init__(self, path):
+        self._path = str(path)
+
+    def __reduce__(self):
+        return touch, (self._path,)
+
+
+@pytest.mark.parametrize("name", ["churn.pkl", "churn.joblib", "churn.skops"])
+def test_a_pickle_is_refused_and_not_loaded(accounts, name):
+    with open(accounts / name, "wb") as file:
+        pickle.dump(Harmful(accounts / "harm"), file)
+    for command in (["model", "check", f"file:{name}"], ["train"]):
+        write_settings(accounts, model=f'from = "file:{name}"')
+        assert call(["export"], accounts).returncode == 0
+        result = call(command, accounts)
+        assert result.returncode == 2
+        assert "a pickle, which runs code" in result.stderr
+        assert "skops.io.dump(model, 'churn.skops')" in result.stderr
+    assert not (accounts / "harm").exists()
+
+
+def test_types_are_trusted_by_the_settings_alone(accounts, frame):
+    columns = make_column_transformer((FunctionTransformer(np.loadtxt), ["spent"]), remainder="drop")
+    model = make_pipeline(columns, HistGradientBoostingClassifier())
+    skops.io.dump(model, accounts / "model.skops")
+    settings = write_settings(accounts)
+    result = call(["model", "check"], accounts)
+    assert result.returncode == 2
+    assert "numpy.loadtxt: a function from numpy" in result.stdout
+    assert '[model] trusted = ["numpy.loadtxt"]' in result.stdout
+    result, _release = train(accounts)
+    assert "holds types that are not trusted: numpy.loadtxt" in result.stderr
+    assert not list(accounts.glob("storage/accounts/*/_*"))
+    write_settings(accounts, model='from = "file:model.skops"\ntrusted = ["numpy.loadtxt"]')
+    assert "all are trusted" in call(["model", "check"], accounts).stdout
+    assert settings.model.trusted == []
+
+
+def rewritten(path, target, change):
+    """Copy a file of skops with a change of its schema."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            data = source.read(name)
+            copy.writestr(name, change(data) if name == "schema.json" else data)
+
+
+def test_another_scikit_learn_is_refused(accounts, saved):
+    rewritten(saved, accounts / "old.skops", lambda schema: schema.replace(b'"\\"1.9.', b'"\\"1.8.'))
+    result = call(["model", "check", "file:old.skops"], accounts)
+    assert result.returncode == 2
+    assert "install scikit-learn==1.8." in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("features", "settings", "message"),
+    [
+        (FEATURES[1:], "", 'the model takes active as well; set ["active", "plan", "region", "spent", "visits"]'),
+        ([*FEATURES, "joined"], "", "the model does not take joined; set"),
+        (FEATURES, 'schema = { spent = "complex64" }', "spent: complex64: not a data type"),
+        (FEATURES, 'schema = { visits = "category" }', '"category" needs the categories of the fit'),
+        (FEATURES, 'schema = { spnt = "int64" }', "schema: spnt is not one of the features"),
+        (FEATURES, "params = { max_iter = 3 }", "params: the model `from` is fitted already"),
+        (FEATURES, 'holdout = "SELECT id FROM accounts WHERE 0"', "no labelled record is in it"),
+    ],
+)
+def test_what_does_not_fit_is_named(accounts, saved, features, settings, message):
+    (accounts / "predictions.toml").write_text(
+        SETTINGS.format(
+            url="sqlite:///accounts.db",
+            label="churned",
+            features=json.dumps(features),
+            model=f'from = "file:model.skops"\n{settings}',
+        )
+    )
+    result = call(["export"], accounts)
+    result = result if result.returncode else call(["train"], accounts)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_check_says_what_the_model_takes(accounts, saved):
+    result = call(["model", "check"], accounts)
+    assert result.returncode == 0, result.stdout
+    said = result.stdout
+    for text in ("visits: integer as float64", "plan: text as str", "0 of 400 cannot be predicted", "µs a record"):
+        assert text in said
+    assert "100 records are predicted alone as in their block" in said
+
+
+def test_a_model_that_looks_at_its_neighbours_is_found(accounts, frame, tmp_path):
+    code = "from sklearn.preprocessing import StandardScaler\n\n\nclass Batch(StandardScaler):\n"
+    code += "    def transform(self, X):\n        return ((X - X.mean()) / (X.std() + 1)).fillna(0)\n"
+    wheel = make_wheel(accounts, "neighbours", **{"__init__.py": code})
+    sys.path.insert(0, str(wheel))
+    try:
+        from neighbours import Batch
+
+        known = frame.churned.notna()
+        model = make_pipeline(Batch(), LogisticRegression()).fit(frame.loc[known, ["spent"]], frame.churned[known])
+        skops.io.dump(model, accounts / "model.skops")
+    finally:
+        sys.path.remove(str(wheel))
+        del sys.modules["neighbours"]
+    settings = f'from = "file:model.skops"\npackages = ["{wheel.name}"]\n'
+    write_settings(accounts, ["spent"], model=f'{settings}trusted = ["neighbours.Batch"]')
+    result = call(["model", "check"], accounts)
+    assert result.returncode == 2
+    assert "predicted otherwise alone than in their block" in result.stdout
+    write_settings(accounts, ["spent"], model=settings)
+    assert "neighbours.Batch: a class from neighbours-1.2-py3-none-any.whl" in call(["model", "check"], accounts).stdout
+
+
+def test_labels_may_be_booleans_or_floats(accounts, frame):
+    known = frame.churned.notna()
+    for labels in (frame.churned[known] == 1, frame.churned[known]):
+        model = HistGradientBoostingClassifier(max_iter=2).fit(frame.loc[known, ["spent"]], labels)
+        skops.io.dump(model, accounts / "model.skops")
+        result, release = train(accounts, features=["spent"])
+        assert result.returncode == 0, result.stderr
+        assert release.model.classes == [0, 1]
+    model.fit(frame.loc[known, ["spent"]], labels.map({0: "stays", 1: "goes"}))
+    skops.io.dump(model, accounts / "model.skops")
+    result, _release = train(accounts, features=["spent"])
+    assert "the model's classes are 'goes', 'stays', which are not values of churned (integer)" in result.stderr
+
+
+def test_a_pipeline_like_those_that_are_trained_here_is_compiled(accounts, frame):
+    known = frame.churned.notna()
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan)
+    columns = make_column_transformer((encoder, ["plan", "region"]), ("passthrough", ["active", "spent", "visits"]))
+    model = make_pipeline(columns, HistGradientBoostingClassifier(max_iter=5))
+    model.fit(frame.loc[known, FEATURES[::-1]], frame.churned[known])
+    skops.io.dump(model, accounts / "model.skops")
+    found, said, release = scored(accounts, FEATURES)
+    assert release.model.engine == "numpy"
+    assert "scikit-learn's to the last bit" in said
+    assert found == predicted(model, frame[FEATURES[::-1]], frame.id)

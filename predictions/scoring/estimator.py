@@ -65,10 +65,7 @@ class EstimatorPredictor:
         self._reader = FrameReader(manifest.features, manifest.schema)
         self._brings_schema = bool(manifest.schema)
         self._outputs = (len(manifest.classes),) if manifest.classes else ()
-        # A model that was fitted on an array takes an array: names would only make it warn.
-        self._takes_array = (
-            self._brings_schema and not hasattr(estimator, "feature_names_in_") and hasattr(estimator, "n_features_in_")
-        )
+        self._takes_array = self._brings_schema and _was_fitted_on_array(estimator)
         # Made once the estimator's libraries are loaded: it limits those that it sees.
         self._threads = ThreadpoolController()
 
@@ -76,7 +73,7 @@ class EstimatorPredictor:
         """See `predictions.scoring.model.Predictor`."""
         frame, bad_rows = self._reader.read(block)
         if self._brings_schema:
-            return self._predict_by_missing(frame, bad_rows), bad_rows
+            return self.predict_frame(frame, bad_rows), bad_rows
         try:
             return self._predict(frame), bad_rows
         except ValueError:
@@ -89,11 +86,20 @@ class EstimatorPredictor:
         frame.iloc[list(too_large)] = np.nan
         return self._predict(frame), bad_rows
 
-    def _predict_by_missing(self, frame: pd.DataFrame, bad_rows: dict[int, str]) -> np.ndarray[Any, Any]:
-        """Predict with a fitted model; the rows with missing values that make it raise fail alone, with the reason."""
+    def input(self, frame: pd.DataFrame) -> pd.DataFrame | np.ndarray[Any, Any]:
+        """Return a frame in the form that the estimator takes."""
+        return frame.to_numpy() if self._takes_array else frame
+
+    def predict_frame(self, frame: pd.DataFrame, bad_rows: dict[int, str]) -> np.ndarray[Any, Any]:
+        """Predict with a model that was brought in.
+
+        Args:
+            frame: what it takes.
+            bad_rows: gets the rows with missing values that make the model raise, and the reason.
+        """
 
         def predict(part: pd.DataFrame) -> np.ndarray[Any, Any]:
-            return np.asarray(self._predict(part.to_numpy() if self._takes_array else part), dtype=np.float64)
+            return np.asarray(self._predict(self.input(part)), dtype=np.float64)
 
         try:
             return predict(frame)
@@ -129,6 +135,15 @@ class EstimatorPredictor:
     def one_thread(self) -> AbstractContextManager[object]:
         """See `predictions.scoring.model.Predictor`."""
         return self._threads.limit(limits=1)
+
+
+def _was_fitted_on_array(estimator: Any) -> bool:
+    """Return whether scikit-learn has fitted an estimator on an array: it then warns when it gets a data frame.
+
+    Own code, which may keep no names of a frame's columns, gets a frame.
+    """
+    first = estimator.steps[0][1] if isinstance(estimator, Pipeline) else estimator
+    return type(first).__module__.startswith("sklearn.") and not hasattr(first, "feature_names_in_")
 
 
 def save(estimator: Any, path: Path, trusted: Sequence[str] = ()) -> None:

@@ -22,13 +22,14 @@ from predictions.formats.manifest import FeatureType, ModelManifest, Package, Tr
 from predictions.formats.record_line import Column, split_columns, unescape
 from predictions.jobs.wheels import check_wheels
 from predictions.scoring import estimator as estimators
+from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.frame import FrameReader
 from predictions.scoring.packages import install
 from predictions.settings import FILE, REGISTRY, DatabaseSettings, ModelSettings, Settings
 from predictions.sources import open_database
 from predictions.stages import registry
 from predictions.stages.schema import columns_with_null, infer_schema
-from predictions.stages.train import compile_or_say, measure, read_sample, write_model
+from predictions.stages.train import Sample, compile_or_say, measure, read_sample, write_model
 from predictions.storage import ReleaseFolder
 
 SCHEMA_FILE = "schema.json"  # in a file of skops
@@ -158,12 +159,11 @@ def take_in(settings: Settings, folder: ReleaseFolder, progress: Callable[[str],
         schema = infer_schema(estimator, features, with_null, fitted.signature, model.schema_)
         progress("the model takes " + ", ".join(f"{feature.name} {feature.dtype}" for feature in schema))
         sample = read_sample(folder, FrameReader(features, schema), label, release.export.labelled, model)
-        unseen = _unseen(settings, sample.lines)
-        training = Training(labelled=sample.labelled, sample=len(sample.lines), seed=model.seed)
-        training = _measure(estimator, sample.features, sample.labels, label, unseen, training)
-        progress(f"measured on {training.measured_on}")
         manifest = fitted_manifest(estimator, fitted, model, features, label, schema, wheels)
-        manifest = replace(manifest, id=release.id, training=training)
+        unseen = _unseen(settings, sample.lines)
+        training = _measure(estimator, manifest, sample, unseen)
+        progress(f"measured on {training.measured_on}")
+        manifest = replace(manifest, id=release.id, training=replace(training, seed=model.seed))
         compiled = _compiled(estimator, features, schema, sample.features, progress)
         return write_model(folder, estimator, manifest, sample.lines, compiled, wheels, started, fitted.path)
 
@@ -230,33 +230,45 @@ def _as_label(value: Any, label: Column) -> Any:
     return ("f", "t")[value] if isinstance(value, bool) else str(value)
 
 
-def _measure(
-    estimator: Any,
-    features: pd.DataFrame,
-    labels: np.ndarray,
-    label: Column,
-    unseen: np.ndarray | None,
-    training: Training,
-) -> Training:
-    """Measure a model on the records that it has not seen, or if that is not known on all."""
-    measured = np.ones(len(labels), dtype=bool) if unseen is None else unseen
-    if is_classifier(estimator):
-        by_label = dict(zip(classes_as_labels(estimator, label), estimator.classes_, strict=True))
-        measured &= np.array([value in by_label for value in labels.tolist()])
-        labels = np.array([by_label[value] for value in labels[measured].tolist()], dtype=estimator.classes_.dtype)
-    elif label.type not in ("integer", "real"):
+def _measure(estimator: Any, manifest: ModelManifest, sample: Sample, unseen: np.ndarray | None) -> Training:
+    """Measure a model on the records that it has not seen, or if that is not known on all.
+
+    Records that cannot be predicted, or whose label the model does not know, are left out.
+    """
+    label, bad_rows = manifest.label, dict(sample.bad_rows)
+    assert label
+    if is_regressor(estimator) and label.type not in ("integer", "real"):
         raise InputError(
-            f"model.label: {label.name} is {label.type}, but the model is a regressor, which predicts numbers"
+            f"model.label: {label.name} is {label.type}, but the model is a regressor and predicts numbers"
         )
-    else:
-        labels = labels[measured]
-    if not len(labels):
-        raise InputError("model.label: no labelled record of the holdout has a label among the model's classes")
+    predictor = EstimatorPredictor(estimator, manifest)
     try:
-        metrics = measure(estimator, features[measured], labels)
-    except ValueError as error:
-        raise InputError(f"model.from: the model cannot predict the labelled records: {error}") from error
-    return replace(training, holdout=len(labels), possibly_seen=unseen is None, **metrics)
+        predictor.predict_frame(sample.features, bad_rows)
+    except Exception as error:  # whatever a model raises
+        message = " ".join(str(error).split())
+        raise InputError(
+            f"model.from: the model raises {type(error).__name__} for the labelled records: {message}; "
+            "`predictions model check` says what it gets"
+        ) from error
+    measured = np.ones(len(sample.lines), dtype=bool) if unseen is None else unseen
+    measured[list(bad_rows)] = False
+    labels = sample.labels
+    if manifest.classes:
+        by_label = dict(zip(manifest.classes, estimator.classes_, strict=True))
+        measured &= np.array([value in by_label for value in labels.tolist()])
+        labels = np.array([by_label.get(value, estimator.classes_[0]) for value in labels.tolist()])
+    if not measured.any():
+        reasons = f"; {next(iter(bad_rows.values()))}" if bad_rows else ""
+        raise InputError(
+            f"model.label: no labelled record can be predicted and has one of the model's classes{reasons}"
+        )
+    return Training(
+        labelled=sample.labelled,
+        sample=len(sample.lines),
+        holdout=int(measured.sum()),
+        possibly_seen=unseen is None,
+        **measure(estimator, predictor.input(sample.features[measured]), labels[measured]),
+    )
 
 
 def _unseen(settings: Settings, lines: Sequence[bytes]) -> np.ndarray | None:

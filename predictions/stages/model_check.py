@@ -27,7 +27,7 @@ from predictions.stages.fitted import Fitted, estimator_name, fitted_manifest, l
 from predictions.stages.schema import columns_with_null, infer_schema
 
 RECORDS = 10_000  # that are read from the database
-ALONE = 200  # that are also predicted one by one
+ALONE = 100  # that are also predicted one by one
 EXAMPLES = 3
 _KINDS = {"FunctionNode": "a function", "TypeNode": "a type", "MethodNode": "a method", "PartialNode": "a partial call"}
 

@@ -55,12 +55,16 @@ MAX_CATEGORIES = 254  # of a column; the rarest share one. HistGradientBoosting 
 
 @dataclass(frozen=True)
 class Sample:
-    """Labelled records: their lines, features and labels (shape: rows), and how many the export has in all."""
+    """Labelled records: their lines, features and labels (shape: rows), and how many the export has in all.
+
+    `bad_rows` are those with a value that could not be read, which counts as missing, and the reasons.
+    """
 
     lines: list[bytes]
     features: pd.DataFrame
     labels: np.ndarray
     labelled: int
+    bad_rows: dict[int, str]
 
 
 def train(settings: Settings, folder: ReleaseFolder, progress: Callable[[str], None]) -> ModelManifest:
@@ -284,12 +288,12 @@ def _fit(pipeline: Pipeline, sample: Sample, seed: int) -> tuple[Pipeline, Train
     return pipeline, training
 
 
-def measure(model: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, Any]:
+def measure(model: Any, features: Any, labels: np.ndarray) -> dict[str, Any]:
     """Measure a fitted model, as fields of `Training`; the baseline knows how frequent each label is.
 
     Args:
         model: a classifier or a regressor.
-        features: the frame that it takes, at least one row.
+        features: the frame or the array that it takes, at least one row.
         labels: values of its classes, or numbers (shape: rows).
     """
     classify = is_classifier(model)
@@ -310,7 +314,7 @@ class _Prior:
         self.classes_ = classes
         self._shares = np.array([(labels == value).mean() for value in classes])
 
-    def predict_proba(self, features: pd.DataFrame) -> np.ndarray:
+    def predict_proba(self, features: Any) -> np.ndarray:
         return np.tile(self._shares, (len(features), 1))
 
 
@@ -319,7 +323,7 @@ def label_quantiles(labels: np.ndarray) -> list[float]:
     return np.unique(np.quantile(labels, SHARES)).tolist()
 
 
-def _classifier_metrics(classifier: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, float]:
+def _classifier_metrics(classifier: Any, features: Any, labels: np.ndarray) -> dict[str, float]:
     # A label so rare that only the holdout has it can be neither predicted nor measured.
     is_class = np.isin(labels, classifier.classes_)
     labels, shares = labels[is_class], classifier.predict_proba(features)[is_class]
@@ -333,7 +337,7 @@ def _classifier_metrics(classifier: Any, features: pd.DataFrame, labels: np.ndar
     return metrics
 
 
-def _regressor_metrics(regressor: Any, features: pd.DataFrame, labels: np.ndarray) -> dict[str, float]:
+def _regressor_metrics(regressor: Any, features: Any, labels: np.ndarray) -> dict[str, float]:
     values = regressor.predict(features)
     return {
         "rmse": float(root_mean_squared_error(labels, values)),
@@ -341,7 +345,7 @@ def _regressor_metrics(regressor: Any, features: pd.DataFrame, labels: np.ndarra
     }
 
 
-def _calibration(model: Any, features: pd.DataFrame, labels: np.ndarray) -> list[dict[str, float]]:
+def _calibration(model: Any, features: Any, labels: np.ndarray) -> list[dict[str, float]]:
     """Return the predicted and the actual means of the holdout, in bins of equally many records by predicted value.
 
     The predicted value is, with two classes, the probability of the second one; with more, the probability of the
@@ -377,8 +381,8 @@ def read_sample(
     sampled_lines = list(lines)
     if not sampled_lines:
         raise InputError(f"model.label: {label.name} is NULL in every record: there is nothing to learn from")
-    frame, _bad_rows = reader.read(join_lines(sampled_lines))
-    return Sample(sampled_lines, frame, _decode_labels(sampled_lines, label), labelled)
+    frame, bad_rows = reader.read(join_lines(sampled_lines))
+    return Sample(sampled_lines, frame, _decode_labels(sampled_lines, label), labelled, bad_rows)
 
 
 def _first_texts(lines: list[bytes], count: int) -> list[bytes]:
