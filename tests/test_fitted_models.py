@@ -4,11 +4,13 @@ import json
 import pickle
 import sqlite3
 import sys
+import warnings
 import zipfile
 from contextlib import closing
 
 import numpy as np
 import pandas as pd
+import psycopg
 import pytest
 import skops.io
 from inprocess import call
@@ -21,6 +23,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from wheels import make_wheel
 
+from predictions.jobs.wheels import check_wheels
+from predictions.scoring.packages import install
 from predictions.settings import load_settings
 from predictions.storage import Storage
 
@@ -417,3 +421,143 @@ def test_a_pipeline_like_those_that_are_trained_here_is_compiled(accounts, frame
     assert release.model.engine == "numpy"
     assert "scikit-learn's to the last bit" in said
     assert found == predicted(model, frame[FEATURES[::-1]], frame.id)
+
+
+POSTGRESQL = """
+CREATE TABLE accounts (
+    id bigint PRIMARY KEY, visits int, active boolean, trial boolean, since timestamptz, joined timestamp, born date,
+    spent numeric(9, 2), ratio real, plan text, customer bigint, churned boolean
+);
+INSERT INTO accounts
+SELECT 9007199254740993 + n, CASE WHEN n % 7 > 0 THEN n % 50 END, n % 2 = 0, CASE WHEN n % 5 > 0 THEN n % 3 = 0 END,
+    '2026-03-29 00:30+00'::timestamptz + n * interval '1 minute 1 microsecond', '2026-01-01'::timestamp + n * interval '1 hour',
+    '1970-01-01'::date + n, (n * 7919 % 50000) / 100.0, n / 7.0, CASE WHEN n % 13 > 0 THEN 'p' || n % 3 END,
+    9007199254740993 + n / 3, CASE WHEN n % 17 > 0 THEN n * 7919 % 50000 > 25000 END
+FROM generate_series(0, 399) AS n
+"""
+# A step of a notebook that takes the frame as it is, and makes every column a number.
+BARE = """
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+
+class Bare(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        self.dtypes_ = [str(dtype) for dtype in X.dtypes]
+        return self
+
+    def transform(self, X):
+        assert [str(dtype) for dtype in X.dtypes] == self.dtypes_, X.dtypes
+        columns = [
+            X.visits.fillna(-1), X.active.astype(int), X.trial.map({True: 1, False: 0}).fillna(2),
+            X.since.dt.tz_convert("Europe/Vienna").dt.hour, X.since.astype("int64") % 1000, X.joined.dt.day_of_year,
+            X.born.map(lambda day: day.toordinal()), X.spent, X.ratio, X.plan.str.len().fillna(0), X.customer % 2,
+            X.id % 2,
+        ]
+        return np.column_stack([np.asarray(column, dtype=float) for column in columns])
+"""
+
+
+def test_the_types_of_postgresql_are_those_of_the_frame(tmp_path, postgresql):
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    with psycopg.connect(postgresql.url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS accounts")
+        connection.execute(POSTGRESQL)
+    engine = sqlalchemy.create_engine(postgresql.url.replace("postgresql://", "postgresql+psycopg://"))
+    frame = pd.read_sql("SELECT * FROM accounts", engine)
+    wheel = make_wheel(tmp_path, "bare", **{"__init__.py": BARE})
+    install(check_wheels([wheel]))
+    from bare import Bare
+
+    features = [name for name in frame if name != "churned"]
+    known = frame.churned.notna()
+    model = make_pipeline(Bare(), RandomForestClassifier(10, random_state=0))
+    model.fit(frame.loc[known, features], frame.churned[known].astype(bool))
+    skops.io.dump(model, tmp_path / "model.skops")
+    settings = f'from = "file:model.skops"\npackages = ["{wheel.name}"]\ntrusted = ["bare.Bare"]'
+    found, said, release = scored(tmp_path, features, url=postgresql.url, model=settings)
+    shares = model.predict_proba(frame[features])
+    expected = {
+        str(record_id): ("ft"[best], f"{share:.7g}", "\\N")
+        for record_id, best, share in zip(frame.id, shares.argmax(axis=1), shares.max(axis=1), strict=True)
+    }
+    assert found == expected
+    assert {str(dtype) for dtype in frame.dtypes} == {
+        feature.dtype.replace("object[bool]", "object").replace("object[date]", "object")
+        for feature in release.model.schema
+    } | {"object"}
+    assert "possibly seen" in said
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """A registry in a folder; return a function that saves a model there, as MLflow does, and moves the alias to it."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/registry")
+    pytest.importorskip("mlflow")
+    import mlflow.sklearn
+
+    client = mlflow.MlflowClient()
+    client.create_registered_model("churn")
+
+    def register(model, frame, **options):
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            signature = mlflow.models.infer_signature(frame)
+            mlflow.sklearn.save_model(model, folder, signature=signature, pip_requirements=["scikit-learn"], **options)
+        version = client.create_model_version("churn", source=folder.as_uri()).version
+        client.set_registered_model_alias("churn", "champion", version)
+        return version
+
+    return register
+
+
+def test_a_registry_has_the_model_and_its_signature(accounts, frame, registry):
+    frame = frame.astype({"visits": "Int64", "spent": "float32"})[["visits", "spent"]].assign(
+        churned=frame.churned, id=frame.id
+    )
+    known, settings = frame.churned.notna(), 'from = "models:/churn@champion"'
+    for depth in (2, 3):  # the alias moves between two runs
+        model = HistGradientBoostingClassifier(max_iter=10, max_depth=depth)
+        model.fit(frame.loc[known, ["spent", "visits"]], frame.churned[known])
+        tree = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
+        version = registry(model, frame[["spent", "visits"]], skops_trusted_types=[tree])
+        found, said, release = scored(accounts, ["visits", "spent"], model=settings)
+        assert found == predicted(model, frame[["spent", "visits"]], frame.id)
+        assert f"took in models:/churn@champion (version {version})" in said
+        assert {feature.name: feature.dtype for feature in release.model.schema} == {
+            "spent": "float32",
+            "visits": "Int64",
+        }
+        assert release.manifest.model.origin == f"models:/churn@champion (version {version})"
+    result = call(["model", "check", "models:/churn/1"], accounts)
+    assert (result.returncode, "(version 1)" in result.stdout) == (0, True)
+
+
+def test_a_registry_does_not_say_what_is_trusted(accounts, frame, registry):
+    write_settings(accounts, ["spent"])
+    model = make_pipeline(FunctionTransformer(np.loadtxt), LogisticRegression())
+    registry(model, frame[["spent"]], skops_trusted_types=["numpy.loadtxt"])
+    result = call(["model", "check", "models:/churn@champion"], accounts)
+    assert (result.returncode, "numpy.loadtxt: a function from numpy" in result.stdout) == (2, True)
+    registry(LogisticRegression(), frame[["spent"]], serialization_format="cloudpickle")
+    result = call(["model", "check", "models:/churn@champion"], accounts)
+    assert result.returncode == 2
+    assert "saved with cloudpickle, which runs code when it is loaded; save it again: mlflow.sklearn" in result.stderr
+    for name in ("models:/churn@nobody", "models:/none/1"):
+        result = call(["model", "check", name], accounts)
+        assert (result.returncode, "not found" in result.stderr) == (2, True), result.stderr
+
+
+def test_a_registry_that_is_not_set_or_does_not_answer_is_named(accounts, monkeypatch):
+    write_settings(accounts, ["spent"])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    result = call(["model", "check", "models:/churn/1"], accounts)
+    assert (result.returncode, "set MLFLOW_TRACKING_URI to the address" in result.stderr) == (2, True)
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    result = call(["model", "check", "models:/churn/1"], accounts)
+    assert (result.returncode, "MLflow at http://127.0.0.1:1" in result.stderr) == (4, True), result.stderr
+    assert "secret" not in result.stderr

@@ -15,6 +15,7 @@ from predictions.errors import InputError, ServiceError
 
 _VARIABLES = ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
 _SAVE = 'mlflow.sklearn.log_model(model, name=…, serialization_format="skops")'
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND")
 
 
@@ -45,6 +46,8 @@ def fetch(origin: str, folder: Path) -> Registered:
         from mlflow.exceptions import MlflowException
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name} is not installed: pip install 'predictions[mlflow]'") from error
+    for variable, value in _PATIENCE.items():  # MLflow's own is four minutes
+        os.environ.setdefault(variable, value)
     name, _at, alias = origin.removeprefix("models:/").partition("@")
     try:
         if alias:
@@ -53,10 +56,9 @@ def fetch(origin: str, folder: Path) -> Registered:
             name, _slash, version = name.rpartition("/")
         path = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(folder)))
     except MlflowException as error:
-        message = f"model.from: {origin}: MLflow at {_safe(address)}: {str(error).splitlines()[0]}"
-        raise (InputError if error.error_code in _NOT_FOUND else ServiceError)(message) from error
-    except OSError as error:  # requests' errors, too
-        raise ServiceError(f"model.from: {origin}: MLflow at {_safe(address)} does not answer") from error
+        reason = f"{address}: {str(error).splitlines()[0]}".replace(_password(address), "")
+        kind = InputError if error.error_code in _NOT_FOUND else ServiceError
+        raise kind(f"model.from: {origin}: MLflow at {reason}") from error
     return Registered(*_read(path, origin, version))
 
 
@@ -85,7 +87,7 @@ def _read(folder: Path, origin: str, version: str) -> tuple[Path, str, list[dict
     return path, version, inputs
 
 
-def _safe(address: str) -> str:
-    """Return an address without a password."""
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _password(address: str) -> str:
+    """Return the user and the password in an address, with the @ behind them; if there are none, what no text has."""
+    user, at, _host = urlsplit(address).netloc.rpartition("@")
+    return user + at or "\0"
