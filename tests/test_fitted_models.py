@@ -79,11 +79,15 @@ def accounts(tmp_path_factory):
     return make_accounts(tmp_path_factory.mktemp("accounts"))
 
 
+def read_accounts(folder):
+    """Return the frame of a notebook."""
+    with closing(sqlite3.connect(folder / "accounts.db")) as connection:
+        return pd.read_sql("SELECT * FROM accounts", connection)
+
+
 @pytest.fixture
 def frame(accounts):
-    """The frame of a notebook."""
-    with closing(sqlite3.connect(accounts / "accounts.db")) as connection:
-        return pd.read_sql("SELECT * FROM accounts", connection)
+    return read_accounts(accounts)
 
 
 def write_settings(

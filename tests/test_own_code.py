@@ -1,9 +1,7 @@
 """Own code: wheels travel with the model to every process that loads it, and estimators may be one's own."""
 
 import shutil
-import sqlite3
 import sys
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +12,7 @@ import skops.io
 from inprocess import call
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from test_fitted_models import make_accounts, predicted, scored, train
+from test_fitted_models import make_accounts, predicted, read_accounts, scored, train
 from wheels import LOG_RATIO, make_wheel
 
 from predictions.errors import InputError
@@ -57,8 +55,7 @@ def fit(folder, frame, version="1.2", code=LOG_RATIO):
 
 @pytest.fixture
 def frame(accounts):
-    with closing(sqlite3.connect(accounts / "accounts.db")) as connection:
-        return pd.read_sql("SELECT * FROM accounts", connection)
+    return read_accounts(accounts)
 
 
 def test_a_transformer_of_a_wheel_goes_with_the_model(accounts, frame):
