@@ -15,7 +15,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say(text: str) -> None:
     """Write a line to stderr."""
-    console.print(text, markup=False)
+    console.print(text, markup=False, emoji=False)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ FILE_NAME = "predictions.toml"
 RUNNERS = ("pipe", "local", "hadoop")  # `score --runner`
 VIAS = ("hfiles", "puts")  # `load --via`
 LOADERS = ("local", "hadoop")  # `load --runner`, with puts
+FILE, REGISTRY, RELEASE = "file", "models", "release"  # what `model.from` begins with
 _PREFIX = "PREDICTIONS_"
 TOKEN_VARIABLE = f"{_PREFIX}TOKEN"  # the token of `predictions serve`: a secret, so it is no setting
 
@@ -41,6 +42,16 @@ def _check_address(address: str) -> str:
     if not host_and_port or int(host_and_port[1]) > 65535:
         raise ValueError("must be HOST:PORT")
     return address
+
+
+def check_from(origin: str) -> str:
+    """Return where a fitted model is, with an absolute path; raise ValueError if it is none of the forms."""
+    kind, _colon, rest = origin.partition(":")
+    if kind == FILE and rest:
+        return f"{FILE}:{os.path.abspath(rest)}"
+    if (kind == REGISTRY and re.fullmatch(r"/[^/@]+(@[^/@]+|/\d+)", rest)) or (kind == RELEASE and rest):
+        return origin
+    raise ValueError("must be file:PATH, models:/NAME@ALIAS, models:/NAME/VERSION or release:ID")
 
 
 def _absolute_if_path(command: str) -> str:
@@ -110,10 +121,38 @@ class ModelSettings(_Table):
     features: list[str] = Field(
         min_length=1, description="Columns that the model predicts from, each once and without the label."
     )
+    from_: Annotated[str, AfterValidator(check_from)] | None = Field(
+        default=None,
+        alias="from",
+        description="A fitted model to take instead of training one: `file:PATH` of a file that skops wrote, "
+        "`models:/NAME@ALIAS` or `models:/NAME/VERSION` of the MLflow registry at MLFLOW_TRACKING_URI, or "
+        "`release:ID`.",
+    )
+    trusted: list[str] = Field(
+        default=[],
+        description="Types of a fitted model, or of your own estimator, to load although they were not reviewed: with "
+        "full names, as `predictions model check` lists them.",
+    )
+    schema_: dict[str, str] = Field(
+        default={},
+        alias="schema",
+        description="Data types of columns of the frame that the model `from` was fitted on, where they are not those "
+        'that pandas.read_sql returns, such as `{ age = "Int64" }`.',
+    )
+    holdout: str | None = Field(
+        default=None,
+        description="Which records the model `from` was not fitted on, to measure it with: a column that is true or 1 "
+        "for them, or a SELECT statement that returns their IDs.",
+    )
+    packages: list[AbsolutePath] = Field(
+        default=[],
+        description="Wheels with your own code, pure Python, that the model or `estimator` needs; they go with the "
+        "model to all tasks.",
+    )
     estimator: str = Field(
         default="sklearn.ensemble.HistGradientBoostingClassifier",
-        description="Import path of a regressor, or of a classifier that predicts probabilities."
-        " Of scikit-learn, LightGBM or XGBoost.",
+        description="Import path of a regressor, or of a classifier that predicts probabilities, of scikit-learn, "
+        "LightGBM or XGBoost; or of any class or function that returns one, or a pipeline that ends with one.",
     )
     params: dict[str, Any] = Field(
         default={}, description="Keyword arguments of the estimator, such as `{ max_iter = 200 }`."
@@ -158,6 +197,17 @@ class ModelSettings(_Table):
             raise ValueError(f"features: {self.label!r} is the label, which cannot be a feature as well")
         if self.top and not self.outputs:
             raise ValueError('top: is for probabilities and contributions; set outputs = ["probabilities"]')
+        return self
+
+    @model_validator(mode="after")
+    def _fitted_or_trained(self) -> "ModelSettings":
+        if self.from_:
+            if surplus := sorted({"estimator", "params"} & self.model_fields_set):
+                raise ValueError(f"{surplus[0]}: the model `from` is fitted already; remove one of the two")
+        elif surplus := sorted({"schema_", "holdout"} & self.model_fields_set):
+            raise ValueError(f"{surplus[0].rstrip('_')}: it describes a model that is given with `from`; remove it")
+        if unknown := sorted(set(self.schema_) - set(self.features)):
+            raise ValueError(f"schema: {unknown[0]} is not one of the features")
         return self
 
 
@@ -424,6 +474,11 @@ def _check_variables(several: bool) -> None:
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     database, hbase, hadoop = values.get("database"), values.get("hbase"), values.get("hadoop")
+    model = values.get("model")
+    if isinstance(model, dict) and str(model.get("from", "")).startswith(f"{FILE}:"):
+        model["from"] = f"{FILE}:" + _join(folder, model["from"].removeprefix(f"{FILE}:"))
+    if isinstance(model, dict) and isinstance(model.get("packages"), list):
+        model["packages"] = [_join(folder, str(path)) for path in model["packages"]]
     if isinstance(database, dict) and str(database.get("url", "")).startswith("sqlite:///"):
         database["url"] = "sqlite:///" + _join(folder, database["url"].removeprefix("sqlite:///"))
     if isinstance(hbase, dict) and isinstance(hbase.get("ca"), str):
@@ -459,5 +514,6 @@ def _suggest(location: tuple[Any, ...]) -> str:
     for name in location[:-1]:
         if not isinstance(name, int):  # a table's number
             table = ModelSettings if name == "model" else table.model_fields[name].annotation
-    close = difflib.get_close_matches(location[-1], table.model_fields, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(table.model_fields)}"
+    keys = [field.alias or name for name, field in table.model_fields.items()]
+    close = difflib.get_close_matches(location[-1], keys, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(keys)}"

@@ -19,7 +19,7 @@ from predictions.scoring.compiler import compile_pipeline
 from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.frame import FrameReader
 from predictions.settings import ModelSettings
-from predictions.stages.train import make_estimator, make_pipeline_for
+from predictions.stages.fit import make_estimator, make_pipeline_for
 
 FEATURES = [Column("kind", "text"), Column("amount", "real"), Column("items", "integer"), Column("day", "date")]
 KINDS = [b"a", b"AT", b"C\xc3\xb4te d'Ivoire", b"tab\\there", b"exactly7", b"seven__", b"\\N", b""]

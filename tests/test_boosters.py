@@ -205,7 +205,7 @@ def test_the_same_training_gives_the_same_bytes_on_any_number_of_threads(project
     digests = set()
     for threads in (1, 2):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("predictions.stages.train._threads", lambda _features, threads=threads: threads)
+            patch.setattr("predictions.stages.fit._threads", lambda _features, threads=threads: threads)
             digests.add(project.train(estimator=estimator, params={"n_estimators": 3}).model.sha256)
     assert len(digests) == 1
 

@@ -26,7 +26,7 @@ from predictions.scoring import compiler as compiler_module
 from predictions.scoring.compiled import CategoryColumn, CompiledModel, NumberColumn, load
 from predictions.scoring.compiler import NoCompiledFormError, bins_of, check, compile_pipeline
 from predictions.scoring.files import sha256
-from predictions.stages.train import make_pipeline_for
+from predictions.stages.fit import make_pipeline_for
 
 FEATURES = [
     Column("amount", "real"),

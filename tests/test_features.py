@@ -231,7 +231,7 @@ def test_the_memo_is_bounded_where_there_are_many_distinct_values():
     for start in range(0, blocks * block, block):
         reader._decode([[b"%d" % number for number in range(start, start + block)]])
     # Each entry costs memory besides its field: some tens of thousands of entries, and those of the last block.
-    assert block <= len(reader._decoders[0]) < MEMO_BYTES // 100 + block < blocks * block
+    assert block <= len(reader._readers[0].decoder) < MEMO_BYTES // 100 + block < blocks * block
     frame, bad_rows = reader._decode([[NULL, b"5"]])
     assert math.isnan(frame["n"][0])
     assert (frame["n"][1], bad_rows) == (5.0, {})
@@ -243,7 +243,7 @@ def test_the_memo_is_bounded_where_values_are_large(kind):
     most = 0
     for number in range(40):
         reader._decode([[b"%d%b" % (number, b"x" * 1_000_000)]])
-        most = max(most, remembered(reader._decoders[0]))
+        most = max(most, remembered(reader._readers[0].decoder))
     # An invalid value is remembered twice: by its value and by its reason.
     assert most <= 2 * (MEMO_BYTES + 1_100_000)
 

@@ -17,7 +17,7 @@ from examples.flights.make_database import make_database, read_flights
 from predictions.formats.record_line import Column
 from predictions.scoring.compiler import check, compile_pipeline
 from predictions.settings import load_settings
-from predictions.stages.train import make_pipeline_for
+from predictions.stages.fit import make_pipeline_for
 
 
 @pytest.fixture(scope="module")

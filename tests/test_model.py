@@ -27,7 +27,7 @@ from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.files import load_model, save_model, sha256
 from predictions.scoring.model import LARGEST_VALUE, Model
 from predictions.scoring.numbers import format_numbers, format_probabilities
-from predictions.stages.train import make_pipeline_for
+from predictions.stages.fit import make_pipeline_for
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.files import load_model, save_model, sha256
 from predictions.scoring.frame import FrameReader
 from predictions.scoring.model import Model
-from predictions.stages.train import make_pipeline_for
+from predictions.stages.fit import make_pipeline_for
 
 CHANGES, ALL_CHANGES = 200, 1_000  # a fifth of them in compiled models
 FEATURES = [Column("size", "real"), Column("count", "integer"), Column("kind", "text")]

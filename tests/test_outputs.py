@@ -40,7 +40,7 @@ from predictions.scoring.threshold import split_threshold
 from predictions.settings import ModelSettings, load_settings
 from predictions.sources.reader import Columns, Record
 from predictions.stages.compare import compare_releases, compared_labels, describe_served
-from predictions.stages.train import make_estimator, output_fields
+from predictions.stages.fit import make_estimator, output_fields
 from predictions.storage import Storage
 from predictions.task.current import Current
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from itertools import groupby
 
 import click
 import pytest
 from conftest import CHECKOUT, make_orders
+from inprocess import call
 from pages import PAGES, as_script, blocks_of
 
 from predictions.cli.main import cli
@@ -93,6 +95,42 @@ def test_the_pipe_of_the_readme_gives_the_same_bytes(tmp_path):
     blocks = blocks_of(CHECKOUT / "README.md")
     first = next(number for number, block in enumerate(blocks) if "--storage var/local export" in block.text)
     assert run(as_script(blocks[first : first + 2]), tmp_path).splitlines()[-1] == "the same"
+
+
+def steps(blocks):
+    """Yield the steps of a page's blocks: a command of ours as its words, Python and other shell lines as text."""
+    for block in blocks:
+        if block.language == "python":
+            yield block.text
+            continue
+        for ours, lines in groupby(block.text.splitlines(), lambda line: line.startswith("predictions ")):
+            commands = list(lines)
+            yield from map(shlex.split, commands) if ours else [["bash", "-euc", "\n".join([*commands, "pwd"])]]
+
+
+def test_the_page_of_models(full, tmp_path, monkeypatch):
+    """Each snippet, in order, in this process; those of a registry with --full, as MLflow takes long to import."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/registry")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    shims(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    blocks = [block for block in blocks_of(CHECKOUT / "docs" / "models.md") if block.language in ("sh", "python")]
+    printed = ""
+    for step in steps([block for block in blocks if full or block.mark != "mlflow"]):
+        if isinstance(step, str):
+            exec(compile(step, "models.md", "exec"), {})
+        elif step[0] == "bash":
+            os.chdir(subprocess.run(step, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        else:
+            ended = call(step[1:], os.getcwd())
+            assert ended.returncode == 0, ended.stderr
+            printed += ended.stdout + ended.stderr
+    for line in ("all are trusted", "region: text as str", "visits: integer as float64", "on a holdout of 360 records"):
+        assert line in printed
+    assert printed.count("scored 2,000 records, 0 failed") == (3 if full else 2)
+    assert ("(version 1)" in printed) == full
 
 
 @pytest.mark.cluster

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from predictions.cli.session import Session, json_option
 from predictions.errors import InputError
-from predictions.formats.manifest import Manifest
+from predictions.formats.manifest import Manifest, Training
 from predictions.formats.record_line import escape
 from predictions.formats.row_key import row_keys
 from predictions.lookup.client import Client
@@ -126,9 +126,10 @@ def _model_rows(explanation: dict[str, Any]) -> dict[str, str]:
         metrics = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in training["metrics"].items())
         of = f" of {label}" if label else ""
         rows[f"model{of}"] = f"{model['estimator']}, sha256 {model['sha256']}"
-        rows[of and f"training{of}"] = (
-            f"trained on {training['fitted']:,} records; on a holdout of {training['holdout']:,}: {metrics}"
+        fitted = (
+            f"brought in from {model['origin']}" if model["origin"] else f"trained on {training['fitted']:,} records"
         )
+        rows[of and f"training{of}"] = f"{fitted}; on {Training(**training).measured_on}: {metrics}"
     return rows
 
 

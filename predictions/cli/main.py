@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": "Answer lookups over HTTP.",
     "explain": "Show where a prediction comes from.",
     "hfile": "Verify or print an HFile of a release.",
+    "model": "Check a fitted model before it is brought in.",
     "pack": "Pack the libraries that a job's tasks need.",
     "doctor": "Say why a job failed, or check the setup.",
 }

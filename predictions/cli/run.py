@@ -9,7 +9,7 @@ from predictions.cli.export import run_export
 from predictions.cli.load import run_load
 from predictions.cli.score import current_release, run_score
 from predictions.cli.session import Session, changed_option, export_rate_option, model_option, runner_option
-from predictions.cli.train import run_train
+from predictions.cli.train import earlier_release, run_train
 from predictions.errors import InputError, PredictionsError
 from predictions.hbase.lease import lease
 from predictions.progress import say
@@ -32,7 +32,7 @@ def command(session: Session, runner: str | None, rate: float | None, changed: b
     """
     settings, storage, started = session.settings, session.storage, time.monotonic()
     with lease(settings.hbase.server(), settings.name, say):
-        earlier = storage.release(model) if model else current_release(settings, storage) if changed else None
+        earlier = earlier_release(settings, storage, model) or (current_release(settings, storage) if changed else None)
         if earlier:
             _require_columns(settings, earlier)
         folder = run_export(settings, storage, rate)

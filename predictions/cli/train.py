@@ -3,11 +3,12 @@
 import click
 
 from predictions.cli.session import Session, model_option, release_option
+from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
 from predictions.progress import say
-from predictions.settings import ModelSettings, Settings
+from predictions.settings import RELEASE, ModelSettings, Settings
 from predictions.stages.score import take_models
-from predictions.storage import ReleaseFolder
+from predictions.storage import ReleaseFolder, Storage
 
 
 @click.command("train")
@@ -17,10 +18,21 @@ from predictions.storage import ReleaseFolder
 def command(session: Session, release: str | None, model: str | None) -> None:
     """Train the model of a release.
 
-    Trains on the exported records that have a label, and measures the model on a holdout.
+    Trains on the exported records that have a label, and measures the model on a holdout. With model.from, takes in a
+    fitted model instead, and measures that.
     """
-    storage = session.storage
-    run_train(session.settings, storage.release(release), storage.release(model) if model else None)
+    settings, storage = session.settings, session.storage
+    run_train(settings, storage.release(release), earlier_release(settings, storage, model))
+
+
+def earlier_release(settings: Settings, storage: Storage, release: str | None) -> ReleaseFolder | None:
+    """Return the release whose model to take: that of the option, or of the setting `model.from`; else None."""
+    origins = {model.from_ for model in settings.models}
+    named = {origin.partition(":")[2] for origin in origins if origin and origin.startswith(f"{RELEASE}:")}
+    if named and len(origins) > 1:
+        raise InputError("model.from: release:ID takes the models of all labels; name the same one in each [[model]]")
+    release = release or next(iter(named), None)
+    return storage.release(release) if release else None
 
 
 def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder | None) -> None:
@@ -32,7 +44,9 @@ def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder 
         taken = take_models(folder, earlier)
         say(f"took the model of release {earlier.release}")
         for model, wanted in zip(taken.each, settings.models, strict=False):
-            if not _is_wanted(model, wanted):
+            if wanted.from_ and not wanted.from_.startswith(f"{RELEASE}:"):
+                say(f"omit --model and --changed to take {wanted.from_} as it is now")
+            elif not wanted.from_ and not _is_wanted(model, wanted):
                 say(
                     f"warning: the settings ask for another model, {wanted.estimator} {wanted.params}; omit --model "
                     "and --changed to train it"
@@ -47,8 +61,8 @@ def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder 
             f"{name.replace('_', ' ')} {value:.4f} (baseline {training.baseline[name]:.4f})"
             for name, value in sorted(training.metrics.items(), reverse=True)
         )
-        of = f"{label}: " if label else ""
-        say(f"{of}trained in {training.seconds:.1f} s; on a holdout of {training.holdout:,} records: {metrics}")
+        of, done = f"{label}: " if label else "", f"took in {model.source}" if model.origin else "trained"
+        say(f"{of}{done} in {training.seconds:.1f} s; on {training.measured_on}: {metrics}")
 
 
 def _is_wanted(model: ModelManifest, wanted: ModelSettings) -> bool:

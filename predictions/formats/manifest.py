@@ -173,6 +173,7 @@ class Training:
         calibration: the holdout in bins by prediction, with the mean prediction and the mean outcome of each bin.
         quantiles: for a regressor, quantiles of the labels: the edges of the bins of its predictions.
         seconds: time taken.
+        possibly_seen: whether the model may have been fitted on the records that it was measured on.
     """
 
     labelled: int = 0
@@ -185,6 +186,38 @@ class Training:
     calibration: list[dict[str, float]] = field(default_factory=list)
     quantiles: list[float] | None = None
     seconds: float = 0.0
+    possibly_seen: bool = False
+
+    @property
+    def measured_on(self) -> str:
+        """Return what the metrics were measured on, as text."""
+        if self.possibly_seen:
+            return f"{self.holdout:,} records, possibly seen in training"
+        return f"a holdout of {self.holdout:,} records"
+
+
+@dataclass(frozen=True)
+class FeatureType:
+    """The data type of a feature in the frame that a fitted model takes.
+
+    Args:
+        name: the feature.
+        dtype: pandas' data type, such as `int64`, `Int64`, `bool`, `str`, `category` or `datetime64[us, UTC]`; or
+            `object` for text, `object[bool]` and `object[date]` for Python's values, with None for NULL.
+        categories: the values of a `category`, in their order.
+    """
+
+    name: str
+    dtype: str
+    categories: list[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Package:
+    """A wheel of own code in the model's folder: its file name, and its SHA-256 in hex."""
+
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -226,6 +259,12 @@ class ModelManifest:
         training: how the model was trained.
         golden: the golden records: record lines with their predictions at training, to be replayed wherever the model
             is loaded.
+        origin: the setting `model.from` of a fitted model that was brought in; empty if it was trained here.
+        origin_version: its version in the registry, if it comes from one.
+        schema: the columns of the frame that the model takes, in order; empty for a model that was trained here, whose
+            frame has float64 for numbers and for dates (in days), and text.
+        trusted: types that the settings trust (`model.trusted`) in addition to those that were reviewed.
+        packages: wheels with own code, which are in the same folder.
     """
 
     format: int = FORMAT
@@ -248,6 +287,11 @@ class ModelManifest:
     boosters: list[str] = field(default_factory=list)
     training: Training = Training()
     golden: list[dict[str, str]] = field(default_factory=list)
+    origin: str = ""
+    origin_version: str = ""
+    schema: list[FeatureType] = field(default_factory=list)
+    trusted: list[str] = field(default_factory=list)
+    packages: list[Package] = field(default_factory=list)
 
     @property
     def fields(self) -> int:
@@ -272,14 +316,22 @@ class ModelManifest:
         return "numpy" if self.compiled else ", ".join(self.boosters) or "scikit-learn"
 
     @property
-    def task_files(self) -> tuple[str, str]:
+    def task_files(self) -> tuple[str, ...]:
         """Return the names of the files that a task needs."""
-        return COMPILED_FILE if self.compiled else MODEL_FILE, MODEL_MANIFEST
+        if self.compiled:
+            return COMPILED_FILE, MODEL_MANIFEST
+        return MODEL_FILE, MODEL_MANIFEST, *(package.name for package in self.packages)
 
     @property
     def files(self) -> tuple[str, ...]:
         """Return the names of all files of the model."""
-        return (MODEL_FILE, *([COMPILED_FILE] if self.compiled else []), MODEL_MANIFEST)
+        packages = [package.name for package in self.packages]
+        return (MODEL_FILE, *([COMPILED_FILE] if self.compiled else []), MODEL_MANIFEST, *packages)
+
+    @property
+    def source(self) -> str:
+        """Return where the model was brought in from, as text; empty if it was trained here."""
+        return f"{self.origin} (version {self.origin_version})" if self.origin_version else self.origin
 
 
 @dataclass(frozen=True)
@@ -401,6 +453,7 @@ class ModelFacts:
     Args:
         estimator, sha256, versions, training: as there.
         engine: the library that scored.
+        origin: where a fitted model was brought in from, with its version in the registry.
         task: as there; None if the release has only one label, see `Manifest`.
     """
 
@@ -409,6 +462,7 @@ class ModelFacts:
     versions: dict[str, str]
     training: Training
     engine: str = "scikit-learn"
+    origin: str = ""
     task: str | None = None
 
 
@@ -485,7 +539,7 @@ class Manifest:
     def scored_by(self, models: ReleaseModels) -> dict[str, Any]:
         """Return the fields that say which models scored the release."""
         facts = [
-            ModelFacts(model.estimator, model.sha256, model.versions, model.training, model.engine)
+            ModelFacts(model.estimator, model.sha256, model.versions, model.training, model.engine, model.source)
             for model in models.each
         ]
         if models.names[0] is None:

@@ -9,7 +9,7 @@ Whatever the data, every reader sees one line, since no raw line feed, carriage 
 import gzip
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, cast
 
 import numpy as np
@@ -39,10 +39,18 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the source: its name, and its type: `integer`, `real`, `date` (with or without a time) or `text`."""
+    """A column of the source.
+
+    Args:
+        name: its name.
+        type: `integer`, `real`, `date` (with or without a time) or `text`.
+        declared: what the database says more exactly: `boolean`, `day`, `timestamp` or `timestamptz` (with a zone);
+            empty if it says no more. Only a fitted model that was brought in needs it (`predictions.stages.schema`).
+    """
 
     name: str
     type: str
+    declared: str = field(default="", compare=False)
 
     @property
     def is_number(self) -> bool:

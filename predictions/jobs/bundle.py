@@ -94,7 +94,7 @@ def task_libraries(storage: Storage) -> Sequence[str]:
     return COMPILED_LIBRARIES if models.is_compiled else (*TASK_LIBRARIES, *models.boosters)
 
 
-def pack_environment(path: Path, libraries: Sequence[str]) -> None:
+def pack_environment(path: Path, libraries: Sequence[str], wheels: Sequence[Path] = ()) -> None:
     """Write a `.tar.gz` with libraries for tasks, in the versions that are installed here.
 
     The nodes need the same minor version of Python; `PYTHONPATH` must name the folder that it is unpacked to.
@@ -102,6 +102,7 @@ def pack_environment(path: Path, libraries: Sequence[str]) -> None:
     Args:
         path: the file to write.
         libraries: their names; what they require is packed too.
+        wheels: files of wheels to pack as well.
 
     Raises:
         InputError: the folder of the path does not exist.
@@ -110,6 +111,7 @@ def pack_environment(path: Path, libraries: Sequence[str]) -> None:
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; create it first")
     wanted = [f"{_WITHOUT_GPU.get(name, name)}=={boosters.version(name)}" for name in libraries]
+    wanted += map(str, wheels)
     constraints = [f"{d.name}=={d.version}" for d in importlib.metadata.distributions() if d.name != "predictions"]
     with tempfile.TemporaryDirectory() as folder:
         target, constraints_file = Path(folder) / "environment", Path(folder) / "constraints.txt"

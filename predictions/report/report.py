@@ -214,7 +214,11 @@ def _lineage(manifest: Manifest) -> dict[str, str]:
             "label" if not of else f"label {number + 1}": f"{predicted.label.name} ({labelled:,} records have one)",
             f"model{of}": f"{model.estimator}, scored by {model.engine}",
             f"model's SHA-256{of}": model.sha256,
-            f"trained on{of}": f"{model.training.fitted:,} records, seed {model.training.seed}",
+            **(
+                {f"brought in{of}": f"{model.origin}, measured on {model.training.measured_on}"}
+                if model.origin
+                else {f"trained on{of}": f"{model.training.fitted:,} records, seed {model.training.seed}"}
+            ),
         }
     return lineage | {
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.predicted[0].model.versions.items()),

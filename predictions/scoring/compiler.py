@@ -148,6 +148,8 @@ class _Preparation:
         sources: list[int] = []
         known: dict[int, tuple[str, ...]] = {}
         for _name, preparation, names in self.transformer.transformers_:
+            if not isinstance(names, list) or not set(names) <= set(self.names):
+                raise NoCompiledFormError("it selects columns otherwise than by their names")
             columns = [self.names.index(name) for name in names]
             if not columns:
                 continue
@@ -155,6 +157,8 @@ class _Preparation:
             if tuple(map(type, steps)) not in _PREPARATIONS:
                 raise NoCompiledFormError(f"the preparation {type(preparation).__name__}")
             first = steps[0]
+            if getattr(first, "func", None):
+                raise NoCompiledFormError("a preparation by a function")
             if isinstance(first, FunctionTransformer):
                 sources += columns
             elif isinstance(first, SimpleImputer):

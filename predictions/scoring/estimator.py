@@ -11,6 +11,7 @@ before it predicts (`contents`).
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 TRUSTED = (
     "numpy.dtype",
-    # HistGradientBoosting keeps a partial of check_array in front of its columns, if some are categories.
+    # HistGradientBoosting keeps a partial call of check_array in front of its columns, if some are categories. A
+    # partial call names its function, which is checked like any other.
     "functools.partial",
     "sklearn.utils.validation.check_array",
     # skops does not trust these, since compiled code follows their indices (skops#535); `trees` checks them.
@@ -58,7 +60,10 @@ class EstimatorPredictor:
     def __init__(self, estimator: Any, manifest: ModelManifest, reader: FrameReader | None = None) -> None:
         self.estimator = estimator
         self._predict = estimator.predict_proba if manifest.classes else estimator.predict
-        self._reader = reader or FrameReader(manifest.features)
+        self._reader = reader or FrameReader(manifest.features, manifest.schema)
+        self._brings_schema = bool(manifest.schema)
+        self._outputs = (len(manifest.classes),) if manifest.classes else ()
+        self._takes_array = self._brings_schema and _was_fitted_on_array(estimator)
         self._explainer = _explainer(estimator, manifest)
         # Made once the estimator's libraries are loaded: it limits those that it sees.
         self._threads = ThreadpoolController()
@@ -66,6 +71,8 @@ class EstimatorPredictor:
     def predict(self, block: bytes, ends: np.ndarray) -> tuple[np.ndarray[Any, Any], dict[int, str]]:
         """See `predictions.scoring.model.Predictor`."""
         frame, bad_rows = self._read(block, ends)
+        if self._brings_schema:
+            return self.predict_frame(frame, bad_rows), bad_rows
         try:
             return self._values(frame), bad_rows
         except ValueError:
@@ -78,7 +85,7 @@ class EstimatorPredictor:
         frame.iloc[list(too_large)] = np.nan
         return self._values(frame), bad_rows
 
-    def _values(self, frame: pd.DataFrame) -> np.ndarray[Any, Any]:
+    def _values(self, frame: pd.DataFrame | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.asarray(self._predict(frame), dtype=np.float64)  # XGBoost's are float32
 
     def contributions(self, block: bytes, ends: np.ndarray, outputs: np.ndarray) -> np.ndarray[Any, Any]:
@@ -87,6 +94,42 @@ class EstimatorPredictor:
 
     def _read(self, block: bytes, ends: np.ndarray) -> tuple[pd.DataFrame, dict[int, str]]:
         return self._reader.read(block, ends.shape[1] - 1 - len(self._reader.columns))
+
+    def input(self, frame: pd.DataFrame) -> pd.DataFrame | np.ndarray[Any, Any]:
+        """Return a frame in the form that the estimator takes."""
+        return frame.to_numpy() if self._takes_array else frame
+
+    def predict_frame(self, frame: pd.DataFrame, bad_rows: dict[int, str]) -> np.ndarray[Any, Any]:
+        """Predict with a model that was brought in.
+
+        Args:
+            frame: what it takes.
+            bad_rows: gets the rows with missing values that make the model raise, and the reason.
+        """
+
+        def predict(part: pd.DataFrame) -> np.ndarray[Any, Any]:
+            return self._values(self.input(part))
+
+        try:
+            return predict(frame)
+        except (TypeError, ValueError):
+            missing = frame.isna().to_numpy()
+            if not missing.any():
+                raise
+        values = np.full((len(frame), *self._outputs), np.nan)
+        patterns, numbers = np.unique(missing, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            rows = np.flatnonzero(numbers == number)
+            try:
+                values[rows] = predict(frame.iloc[rows])
+            except (TypeError, ValueError) as error:
+                if not pattern.any():
+                    raise
+                names = ", ".join(frame.columns[pattern])
+                reason = f"{names}: missing, and the model raises {type(error).__name__}: {str(error).splitlines()[0]}"
+                for row in rows.tolist():
+                    bad_rows.setdefault(row, reason)
+        return values
 
     def _too_large(self, frame: pd.DataFrame) -> dict[int, str]:
         """Return the rows with a number that is not a finite float32 after the preparation, with its column."""
@@ -112,8 +155,22 @@ def _explainer(estimator: Any, manifest: ModelManifest) -> Any:
     return explainer_for(estimator, needs.sources, len(manifest.features), needs.means)
 
 
-def save(estimator: Any, path: Path) -> None:
+def _was_fitted_on_array(estimator: Any) -> bool:
+    """Return whether scikit-learn has fitted an estimator on an array: it then warns when it gets a data frame.
+
+    Own code, which may keep no names of a frame's columns, gets a frame.
+    """
+    first = estimator.steps[0][1] if isinstance(estimator, Pipeline) else estimator
+    return type(first).__module__.startswith("sklearn.") and not hasattr(first, "feature_names_in_")
+
+
+def save(estimator: Any, path: Path, trusted: Sequence[str] = ()) -> None:
     """Write an estimator; the same estimator gives the same bytes.
+
+    Args:
+        estimator: the estimator.
+        path: the file to write.
+        trusted: types that the settings trust in addition to `TRUSTED`.
 
     Raises:
         InputError: skops cannot save it, or it holds a type that was not reviewed.
@@ -122,16 +179,20 @@ def save(estimator: Any, path: Path) -> None:
         skops.io.dump(estimator, path)
     except Exception as error:  # skops raises whatever an object's own state raises
         raise InputError(f"model.estimator: cannot be saved with skops: {error}") from error
-    _check_types(path)
+    _check_types(path, trusted)
     _make_canonical(path)
 
 
-def load(path: Path) -> Any:
+def load(path: Path, trusted: Sequence[str] = ()) -> Any:
     """Read an estimator and check what it holds.
+
+    Args:
+        path: the file.
+        trusted: types that the settings trust in addition to `TRUSTED`; never taken from the model's own files.
 
     Raises:
         InputError: it is not a file of skops, it holds a type that was not reviewed, its content could crash the
-            process that predicts with it, or a library that it needs is not installed.
+            process that predicts with it, or a library or own code that it needs is missing.
     """
     try:
         with open(path, "rb") as file:
@@ -139,14 +200,16 @@ def load(path: Path) -> Any:
         data, libraries = _without_boosters(path)
         for name in libraries:
             boosters.library(name)
-        estimator = skops.io.loads(data, trusted=list(TRUSTED))
+        estimator = skops.io.loads(data, trusted=[*TRUSTED, *trusted])
         check_estimator(estimator)
         boosters.attach(estimator)
     except InputError:
         raise
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{path}: {error}; give its code as a wheel with model.packages") from error
     except UntrustedTypesFoundException:
         # Names the types. It is only called here, since it takes half as long as loading the model.
-        _check_types(path)
+        _check_types(path, trusted)
         raise
     except zipfile.BadZipFile as error:
         raise InputError(
@@ -179,6 +242,12 @@ def _without_boosters(path: Path) -> tuple[bytes, set[str]]:
     return unwrapped.getvalue(), libraries
 
 
+def untrusted_types(path: Path, trusted: Sequence[str] = ()) -> list[str]:
+    """Return the types that a file holds, and that neither `TRUSTED` nor the settings name; nothing is imported."""
+    data, _libraries = _without_boosters(path)
+    return sorted(set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *trusted})
+
+
 def _make_canonical(path: Path) -> None:
     """Replace what differs from one run to the next in a file of skops: memory addresses, and the time."""
     with zipfile.ZipFile(path) as archive:
@@ -202,11 +271,9 @@ def _make_canonical(path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), content)
 
 
-def _check_types(path: Path) -> None:
-    data, _libraries = _without_boosters(path)
-    untrusted = sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED))
-    if untrusted:
+def _check_types(path: Path, trusted: Sequence[str]) -> None:
+    if untrusted := untrusted_types(path, trusted):
         raise InputError(
             f"{path}: holds types that were not reviewed: {', '.join(untrusted)}; choose an estimator without them, or "
-            "review them and add them to TRUSTED in predictions/scoring/estimator.py"
+            "review them and set model.trusted to their names"
         )

@@ -28,9 +28,16 @@ class Decoder(dict[bytes, Any]):
     missing: Any = np.nan
 
     def __init__(self) -> None:
-        super().__init__({NULL: self.missing})
+        super().__init__()
         self.bad: dict[bytes, str] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Empty the memo: it then holds NULL alone."""
+        self.clear()
+        self.bad.clear()
         self._bytes = 0
+        self[NULL] = self.missing
 
     def __missing__(self, field: bytes) -> Any:
         try:
@@ -48,10 +55,7 @@ class Decoder(dict[bytes, Any]):
     def forget(self) -> None:
         """Empty the memo if it has become too large; called between blocks."""
         if self._bytes > MEMO_BYTES:
-            self.clear()
-            self.bad.clear()
-            self._bytes = 0
-            self[NULL] = self.missing
+            self.begin()
 
 
 class NumberDecoder(Decoder):
@@ -71,20 +75,23 @@ class NumberDecoder(Decoder):
         return number
 
 
+def parse_date(field: bytes) -> datetime:
+    """Return the moment of a date in ISO 8601, with its zone, by default UTC; raise ValueError if it is none."""
+    text = field.decode(errors="replace")
+    if not _DATE.fullmatch(text):
+        raise ValueError("a date out of range" if text.lstrip("-") == "infinity" else "not a date")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("a date out of range") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
 class DateDecoder(Decoder):
     """Decode the fields of a date column, ISO 8601 as databases write it, to days since 1970 (by default in UTC)."""
 
     def decode(self, field: bytes) -> float:
-        text = field.decode(errors="replace")
-        if not _DATE.fullmatch(text):
-            raise ValueError("a date out of range" if text.lstrip("-") == "infinity" else "not a date")
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ValueError("a date out of range") from None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return (moment - _EPOCH) / timedelta(days=1)
+        return (parse_date(field) - _EPOCH) / timedelta(days=1)
 
 
 class CategoryDecoder(Decoder):

@@ -7,6 +7,7 @@ is loaded without scikit-learn.
 import hashlib
 import importlib.metadata
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from predictions.scoring.bins import CompiledPredictor, SharedWords
 from predictions.scoring.compiled import CompiledModel, NumberColumn
 from predictions.scoring.compiled import load as load_compiled
 from predictions.scoring.model import Model, Models, Predictor
+from predictions.scoring.packages import install
 
 # The libraries that a prediction passes through.
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "pandas", "skops")
@@ -43,7 +45,11 @@ def sha256(path: Path) -> str:
 
 
 def save_model(
-    estimator: Any, manifest: ModelManifest, folder: Path, compiled: tuple[CompiledModel, int] | None = None
+    estimator: Any,
+    manifest: ModelManifest,
+    folder: Path,
+    compiled: tuple[CompiledModel, int] | None = None,
+    source: Path | None = None,
 ) -> None:
     """Write the files of a model into a folder; add their hashes and the versions to the manifest.
 
@@ -52,13 +58,18 @@ def save_model(
         manifest: what is known about the model.
         folder: an existing folder.
         compiled: the model's compiled form, if it has one, and on how many rows it was compared with the estimator.
+        source: the file that the estimator was loaded from, of a fitted model; it is copied as it is, so that its
+            SHA-256 stays the one that its owner knows. By default skops writes the estimator.
 
     Raises:
         InputError: skops cannot save the estimator, or it holds a type that was not reviewed.
     """
     from predictions.scoring import estimator as estimators
 
-    estimators.save(estimator, folder / MODEL_FILE)
+    if source:
+        shutil.copyfile(source, folder / MODEL_FILE)
+    else:
+        estimators.save(estimator, folder / MODEL_FILE, manifest.trusted)
     libraries = boosters.libraries_of(estimator)
     manifest = replace(manifest, sha256=sha256(folder / MODEL_FILE), versions=versions(libraries), boosters=libraries)
     if compiled:
@@ -148,11 +159,16 @@ def _load(manifest: ModelManifest, manifest_path: Path, prefix: str, shared: _Sh
         path = manifest_path.with_name(f"{prefix}{MODEL_FILE}")
         _check_hash(path, manifest.sha256, manifest_path)
         _check_version(manifest)
+        wheels = [(manifest_path.with_name(f"{prefix}{package.name}"), package) for package in manifest.packages]
+        for wheel, package in wheels:
+            _check_hash(wheel, package.sha256, manifest_path)
+        install(wheels)
         # scikit-learn takes seconds to import.
         from predictions.scoring import estimator as estimators
 
-        reader = shared.reader if shared else None
-        predictor = estimators.EstimatorPredictor(estimators.load(path), manifest, reader)
+        reader = shared.reader if shared and not manifest.schema else None
+        estimator = estimators.load(path, manifest.trusted)
+        predictor = estimators.EstimatorPredictor(estimator, manifest, reader)
     model = Model(predictor, manifest)
     model.replay_golden_records()
     return model

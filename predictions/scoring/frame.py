@@ -1,4 +1,4 @@
-"""Read the features of record lines into the data frame that a scikit-learn pipeline takes."""
+"""Read the features of record lines into the data frame that a model takes."""
 
 import csv
 import io
@@ -8,27 +8,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from predictions.formats.manifest import FeatureType
 from predictions.formats.record_line import NULL, SEPARATOR, Column, split_columns
-from predictions.scoring.features import LARGEST, decoder_for
+from predictions.scoring.dtypes import reader_for
+
+_LAST_TEXT = "1970-01-01"
 
 
 class FrameReader:
-    """Read the features of record lines into data frames, in the columns' order and with their names.
-
-    A frame holds float64 for numbers and dates, objects for categories, and NaN for missing values.
+    """Read the features of record lines into data frames with their names.
 
     Args:
-        columns: the features' names and types.
+        columns: the features' names and types, in the order of the record line.
+        schema: the columns of the frame, in order. By default they are the features, and a frame holds float64 for
+            numbers and dates, objects for categories, and NaN for missing values.
     """
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[Column], schema: Sequence[FeatureType] = ()) -> None:
         self.columns = columns
+        self._order = [feature.name for feature in schema] or [column.name for column in columns]
         self._names = [str(index) for index in range(len(columns))]  # the names that pandas sees must be distinct
-        self._parsed = [column.type in ("integer", "real") for column in columns]  # by pandas; others value by value
+        types = {feature.name: feature for feature in schema}
+        self._readers = [reader_for(column, types.get(column.name)) for column in columns]
+        self._dtypes = {
+            name: reader.parsed or "category" for name, reader in zip(self._names, self._readers, strict=True)
+        }
         # In a number column, pandas reads nothing but "True" and "False" as numbers; in a text column, it makes nothing
         # but digits number categories. This line, appended to each block, is neither and makes it keep to the types.
-        self._last_line = SEPARATOR.join([NULL, *(b"0" if parsed else b"1970-01-01" for parsed in self._parsed)])
-        self._decoders = [decoder_for(column) for column in columns]
+        values = (b"0" if reader.parsed else _LAST_TEXT.encode() for reader in self._readers)
+        self._last_line = SEPARATOR.join([NULL, *values])
 
     def read(self, block: bytes, labels: int = 1) -> tuple[pd.DataFrame, dict[int, str]]:
         """Decode the features of one block.
@@ -56,10 +64,7 @@ class FrameReader:
                 header=None,
                 names=["id", *self._names, *(f"label {number}" for number in range(labels))],
                 usecols=self._names,
-                dtype={
-                    name: "float64" if parsed else "category"
-                    for name, parsed in zip(self._names, self._parsed, strict=True)
-                },
+                dtype=self._dtypes,
                 na_values=["\\N"],
                 keep_default_na=False,
                 quoting=csv.QUOTE_NONE,
@@ -68,39 +73,45 @@ class FrameReader:
                 engine="c",
                 low_memory=False,  # a block is small: parsed in one piece, it is faster
             )
-        except ValueError:
-            return None
-        frame: dict[str, pd.Series] = {}
-        for name, column, decoder in zip(self._names, self.columns, self._decoders, strict=True):
-            values = parsed[name].iloc[:-1]
-            if column.type in ("integer", "real"):
-                if (np.abs(values.to_numpy()) > LARGEST).any():
+            arrays = []
+            for name, reader in zip(self._names, self._readers, strict=True):
+                values = parsed[name].iloc[:-1]
+                if reader.parsed:
+                    arrays.append(reader.finish(values))
+                    continue
+                texts, codes = values.cat.categories.tolist(), values.cat.codes.to_numpy()
+                last = int(parsed[name].cat.codes.to_numpy()[-1])
+                if not reader.takes_null and (codes == -1).any():
                     return None
-            else:
-                dtype: Any = np.float64 if column.is_number else object
-                try:
-                    categories = [decoder.decode(text.encode()) for text in values.cat.categories]
-                except ValueError:
-                    return None
+                if not (codes == last).any():
+                    texts.remove(_LAST_TEXT)  # which need not be a value of the column
+                    codes = np.where(codes > last, codes - 1, codes)
+                decoded = [reader.decoder.decode(text.encode()) for text in texts]
                 # The code of a missing value is -1, so it selects the last element.
-                decoded = np.array([*categories, np.nan], dtype=dtype)[values.cat.codes.to_numpy()]
-                values = pd.Series(decoded, dtype=dtype, copy=False)
-            frame[column.name] = values
-        return pd.DataFrame(frame, copy=False)
+                arrays.append(reader.array([*decoded, reader.decoder.missing]).take(codes))
+        except (ValueError, OverflowError):  # the latter of integers of more than 64 bits
+            return None
+        return self._frame(arrays)
 
     def _decode(self, fields: Sequence[Sequence[bytes]]) -> tuple[pd.DataFrame, dict[int, str]]:
-        frame: dict[str, pd.Series] = {}
+        arrays = []
         bad_rows: dict[int, str] = {}
-        for column, decoder, column_fields in zip(self.columns, self._decoders, fields, strict=True):
+        for column, reader, column_fields in zip(self.columns, self._readers, fields, strict=True):
+            decoder = reader.decoder
             decoder.forget()
-            values = list(map(decoder.__getitem__, column_fields))
-            dtype: Any = np.float64 if column.is_number else object
-            frame[column.name] = pd.Series(np.array(values, dtype=dtype), dtype=dtype, copy=False)
+            arrays.append(reader.array(list(map(decoder.__getitem__, column_fields))))
             if decoder.bad:
                 for row, field in enumerate(column_fields):
                     if field in decoder.bad:
                         bad_rows.setdefault(row, f"{column.name}: {decoder.bad[field]}")
-        return pd.DataFrame(frame, copy=False), bad_rows
+        return self._frame(arrays), bad_rows
+
+    def _frame(self, arrays: Sequence[Any]) -> pd.DataFrame:
+        columns = {
+            column.name: pd.Series(array, dtype=object if array.dtype == np.dtype(object) else None, copy=False)
+            for column, array in zip(self.columns, arrays, strict=True)
+        }
+        return pd.DataFrame({name: columns[name] for name in self._order}, copy=False)
 
 
 class SharedReader(FrameReader):

@@ -45,6 +45,7 @@ _BOOLEAN, _BYTEA = 16, 17  # OIDs of types (pg_type.dat)
 _INTEGERS = (20, 21, 23, 26)  # int8, int2, int4, oid
 _REALS = (700, 701, 1700)  # float4, float8, numeric
 _DATES = (1082, 1114, 1184)  # date, timestamp, timestamptz
+_DECLARED = {_BOOLEAN: "boolean", **dict(zip(_DATES, ("day", "timestamp", "timestamptz"), strict=True))}
 # These errors mean that the settings or the data are wrong; any other error is a failure of the service.
 _INPUT_ERRORS = (errors.DataError, errors.ProgrammingError, errors.NotSupportedError, errors.ReadOnlySqlTransaction)
 _CONFLICT = "conflict with recovery"
@@ -67,7 +68,7 @@ class Field(NamedTuple):
             **dict.fromkeys(_REALS, "real"),
             **dict.fromkeys(_DATES, "date"),
         }
-        return Column(self.name, types.get(self.type, "text"))
+        return Column(self.name, types.get(self.type, "text"), _DECLARED.get(self.type, ""))
 
     @property
     def is_boolean(self) -> bool:

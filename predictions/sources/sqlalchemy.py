@@ -50,6 +50,7 @@ _VALUE_TYPES: list[tuple[set[type], str]] = [
     ({int, float, Decimal}, "real"),
     ({date, datetime}, "date"),
 ]
+_EXACT_TYPES: dict[type, str] = {bool: "boolean", date: "day", datetime: "timestamp"}  # by the type of all values
 
 
 class SqlalchemyDatabase:
@@ -298,7 +299,9 @@ class Source(NamedTuple):
                 "moments"
             )
             relation = table(name, *map(column, types), schema=schema)
-            columns = [Column(column_name, _declared_type(type_)) for column_name, type_ in types.items()]
+            columns = [
+                Column(column_name, _declared_type(type_), _exact_type(type_)) for column_name, type_ in types.items()
+            ]
             return cls(relation, full_name, columns, types, note)
         raise no_table(full_name, database.name, sorted([*inspector.get_table_names(), *inspector.get_view_names()]))
 
@@ -330,6 +333,12 @@ class Source(NamedTuple):
 
 def _declared_type(type_: sql.TypeEngine[Any]) -> str:
     return next((column_type for class_, column_type in _DECLARED_TYPES if isinstance(type_, class_)), "")
+
+
+def _exact_type(type_: sql.TypeEngine[Any]) -> str:
+    if isinstance(type_, sql.DateTime):
+        return "timestamptz" if type_.timezone else "timestamp"
+    return "boolean" if isinstance(type_, sql.Boolean) else "day" if isinstance(type_, sql.Date) else ""
 
 
 class SqlalchemySnapshot:
@@ -371,7 +380,10 @@ class SqlalchemySnapshot:
                     types.update({type(row[index]) for row in rows})
                 yield write_rows(fields(names, row) for row in rows)
         for index, types in undeclared.items():
-            self.columns[index] = Column(names[index], _type_of_values(types))
+            exact = {_EXACT_TYPES.get(type_, "") for type_ in types - {type(None)}}
+            self.columns[index] = Column(
+                names[index], _type_of_values(types), exact.pop() if len(exact) == 1 else self.columns[index].declared
+            )
 
     @contextmanager
     def _lost(self) -> Iterator[None]:

@@ -153,7 +153,8 @@ def _skill(limit: float, predicted: Predicted) -> Gate:
     training, metric = predicted.model.training, LOSSES[predicted.task]
     loss, baseline = training.metrics[metric], training.baseline[metric]
     skill = 1 - loss / baseline if baseline else 0.0
-    text = f"{metric.replace('_', ' ')} on the holdout {loss:.4g}, baseline without features {baseline:.4g}"
+    where = "records possibly seen in training" if training.possibly_seen else "the holdout"
+    text = f"{metric.replace('_', ' ')} on {where} {loss:.4g}, baseline without features {baseline:.4g}"
     return Gate("min_skill", skill >= limit, f"{text}: better by {skill:.2%}, at least {limit:.2%}")
 
 
