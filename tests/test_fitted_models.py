@@ -491,6 +491,12 @@ def test_the_types_of_postgresql_are_those_of_the_frame(tmp_path, postgresql):
         for feature in release.model.schema
     } | {"object"}
     assert "possibly seen" in said
+    unseen = int((known & (frame.trial == True)).sum())  # noqa: E712
+    for holdout in ("trial", "SELECT id FROM accounts WHERE trial"):
+        result, _release = train(
+            tmp_path, features=features, url=postgresql.url, model=f'{settings}\nholdout = "{holdout}"'
+        )
+        assert f"on a holdout of {unseen} records" in result.stderr, result.stderr
 
 
 @pytest.fixture

@@ -150,14 +150,10 @@ def _alone(model: Model, lines: list[bytes], scores: Scores) -> Finding:
     """Compare the predictions of records alone with those in their block."""
     differ = []
     for row, line in enumerate(lines[:ALONE]):
-        alone = model.score(join_lines([line]))
-        block, one = ((each.predictions[at], each.probabilities[at]) for each, at in ((scores, row), (alone, 0)))
-        if block != one:
-            record, texts = (
-                line.partition(b"\t")[0].decode(errors="replace"),
-                [b" ".join(each).decode() for each in (one, block)],
-            )
-            differ.append(f"record {record} is {texts[0]} alone and {texts[1]} in its block")
+        alone, block = _texts(model, line), _at(scores, row)
+        if alone != block:
+            record = line.partition(b"\t")[0].decode(errors="replace")
+            differ.append(f"record {record} is {alone} alone and {block} in its block")
     compared = min(ALONE, len(lines))
     if not differ:
         return Finding("alone", f"{compared:,} records are predicted alone as in their block")
@@ -167,6 +163,18 @@ def _alone(model: Model, lines: list[bytes], scores: Scores) -> Finding:
         f"looks at other records: {'; '.join(differ[:EXAMPLES])}",
         refused=True,
     )
+
+
+def _texts(model: Model, line: bytes) -> str:
+    """Return the prediction of a record alone; if the model raises, what it raises."""
+    try:
+        return _at(model.score(join_lines([line])), 0)
+    except Exception as error:  # whatever a model raises
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _at(scores: Scores, row: int) -> str:
+    return b" ".join((scores.predictions[row], scores.probabilities[row], scores.errors[row])).decode()
 
 
 def _read(settings: DatabaseSettings, model: ModelSettings) -> tuple[list[Column], list[bytes]]:
