@@ -258,25 +258,20 @@ def test_one_thread_scores(project, tmp_path, estimator):
 
 
 @pytest.mark.parametrize(("estimator", "runner"), [(CLASSIFIERS[0], "local"), (CLASSIFIERS[1], "pipe")])
-def test_only_what_has_changed_is_scored(project, estimator, runner):
-    folder = project.train(estimator=estimator, params={"n_estimators": 5})
-    settings = project.settings(estimator=estimator)
+def test_only_what_has_changed_is_scored(tmp_path, estimator, runner):
+    project = Project(tmp_path)
+    folder, settings = project.train(estimator=estimator), project.settings(estimator=estimator)
     first = score(settings, folder, runner, quiet)  # by processes
     assert task_libraries(folder.storage)[-1] == folder.model.engine
-    with closing(sqlite3.connect(project.folder / "orders.db")) as connection, connection:
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET items = items + 20 WHERE rowid % 50 = 3")
     second = export(settings, folder.storage, quiet, quiet)
     take_model(second, folder)
-    try:
-        with without():
-            full = score(settings, second, runner, quiet), lines_of(second)
-            second.remove("scored")
-            second.write_manifest(replace(manifest_of(second), scored=None))
-            changed = score(settings, second, runner, quiet, folder, True), lines_of(second)
-    finally:
-        for release in (second, folder):
-            release.storage.delete(release.path)
-        project._exports.clear()
+    with without():
+        full = score(settings, second, runner, quiet), lines_of(second)
+        second.remove("scored")
+        second.write_manifest(replace(manifest_of(second), scored=None))
+        changed = score(settings, second, runner, quiet, folder, True), lines_of(second)
     assert (first.rows, full[0].rows, changed[0].carried) == (400, 400, 392)
     assert changed[1] == full[1]
 
