@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import random
 import re
 import signal
 import sqlite3
@@ -32,9 +33,10 @@ from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.record_line import Column
 from predictions.jobs.bundle import task_libraries
-from predictions.scoring import boosters, lightgbm_text
+from predictions.scoring import boosters, lightgbm_text, xgboost_buffer
 from predictions.scoring import estimator as estimators
 from predictions.scoring.files import load_model, save_model
+from predictions.scoring.predict import killing_signal
 from predictions.settings import load_settings
 from predictions.stages.export import export
 from predictions.stages.score import score, take_model
@@ -256,25 +258,20 @@ def test_one_thread_scores(project, tmp_path, estimator):
 
 
 @pytest.mark.parametrize(("estimator", "runner"), [(CLASSIFIERS[0], "local"), (CLASSIFIERS[1], "pipe")])
-def test_only_what_has_changed_is_scored(project, estimator, runner):
-    folder = project.train(estimator=estimator, params={"n_estimators": 5})
-    settings = project.settings(estimator=estimator)
+def test_only_what_has_changed_is_scored(tmp_path, estimator, runner):
+    project = Project(tmp_path)
+    folder, settings = project.train(estimator=estimator), project.settings(estimator=estimator)
     first = score(settings, folder, runner, quiet)  # by processes
     assert task_libraries(folder.storage)[-1] == folder.model.engine
-    with closing(sqlite3.connect(project.folder / "orders.db")) as connection, connection:
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET items = items + 20 WHERE rowid % 50 = 3")
     second = export(settings, folder.storage, quiet, quiet)
     take_model(second, folder)
-    try:
-        with without():
-            full = score(settings, second, runner, quiet), lines_of(second)
-            second.remove("scored")
-            second.write_manifest(replace(manifest_of(second), scored=None))
-            changed = score(settings, second, runner, quiet, folder, True), lines_of(second)
-    finally:
-        for release in (second, folder):
-            release.storage.delete(release.path)
-        project._exports.clear()
+    with without():
+        full = score(settings, second, runner, quiet), lines_of(second)
+        second.remove("scored")
+        second.write_manifest(replace(manifest_of(second), scored=None))
+        changed = score(settings, second, runner, quiet, folder, True), lines_of(second)
     assert (first.rows, full[0].rows, changed[0].carried) == (400, 400, 392)
     assert changed[1] == full[1]
 
@@ -370,6 +367,7 @@ DAMAGED = {
     "lightgbm": [
         (line("left_child", (0, 1 << 28)), "tree 0: a child is not one of the tree's nodes"),
         (line("left_child", (0, -1 << 28)), "tree 0: a child is not one of the tree's nodes"),
+        (line("left_child", (0, 15)), "tree 0: a child is not one of the tree's nodes"),
         (CIRCLE, "tree 0: a child is not"),
         (line("left_child", (0, 2)), "tree 0: a node has two parents"),
         (line("left_child", (0, "1 2")), "left_child has 12 values, not 11"),
@@ -377,6 +375,8 @@ DAMAGED = {
         (line("split_feature", (0, 2)), "tree 0: a feature is out of range"),
         (line("decision_type", (0, 16)), "tree 0: a decision type is out of range"),
         (line("decision_type", (0, 1)), "tree 0: a set of categories is out of range"),
+        (line("num_cat", (0, 99_999_999)), "tree 0: num_leaves or num_cat is out of range"),
+        (line("leaf_count", (0, "inf")), "leaf_count has something that is not a number"),
         (line("num_leaves", (0, 1_000_000)), "tree 0: num_leaves or num_cat is out of range"),
         (line("num_class", (0, 3)), "the numbers of classes differ"),
         (line("objective", (0, "multiclass"), (1, "num_class:90000000")), "the numbers of classes differ"),
@@ -449,7 +449,7 @@ estimator.load(Path(sys.argv[1])).predict_proba(np.ones((10, 2)))
 """
 
 
-@pytest.mark.parametrize(("library", "index"), [("lightgbm", 0), ("lightgbm", 2), ("xgboost", 5)])
+@pytest.mark.parametrize(("library", "index"), [("lightgbm", 0), ("lightgbm", 3), ("xgboost", 5)])
 def test_without_the_checks_their_library_crashes_or_hangs(saved, tmp_path, library, index):
     path = tmp_path / "model.skops"
     path.write_bytes(saved[library].read_bytes())
@@ -458,6 +458,66 @@ def test_without_the_checks_their_library_crashes_or_hangs(saved, tmp_path, libr
     command = [sys.executable, "-c", UNCHECKED, str(path)]
     process = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True)
     assert -process.returncode in (signal.SIGSEGV, signal.SIGALRM, signal.SIGABRT, signal.SIGBUS), process.stderr
+
+
+def mutate_text(text, random):
+    """Replace some numbers of a model's text, or move a line."""
+    tokens = re.split(r"([ =\n])", text[: text.index("feature_importances")])
+    numbers = [index for index, token in enumerate(tokens) if re.fullmatch(r"-?[\d.e+-]+", token)]
+    for _change in range(random.choice([1, 1, 2, 5])):
+        choices = ["0", "1", "-1", "7", "-3", str(random.randint(-12, 12)), "99999999", "2147483647", "inf", "x", ""]
+        tokens[random.choice(numbers)] = random.choice([*choices, tokens[random.choice(numbers)]])
+    lines = "".join(tokens).split("\n")
+    if random.random() < 0.2:
+        lines.insert(random.randrange(len(lines)), lines.pop(random.randrange(len(lines))))
+    return "\n".join(lines)
+
+
+def mutate_buffer(buffer, random):
+    """Replace some integers of the arrays of a model's buffer, or some of its bytes."""
+    mutated, start = bytearray(buffer), buffer.index(b"Model")
+    arrays = [found for found in re.finditer(rb"\[\$([lUL])#L(.{8})", buffer, re.DOTALL) if found.start() > start]
+    for _change in range(random.choice([1, 1, 2])):
+        array = random.choice(arrays)
+        code, length = {b"l": ">i", b"U": ">B", b"L": ">q"}[array[1]], struct.unpack(">q", array[2])[0]
+        if length and random.random() < 0.7:
+            value = random.randrange(9) if code == ">B" else random.choice([*range(9), -1, 100, 1 << 28, -(1 << 28)])
+            struct.pack_into(code, mutated, array.end() + random.randrange(length) * struct.calcsize(code), value)
+        else:
+            mutated[random.randrange(start, len(mutated))] = random.randrange(256)
+    return bytes(mutated)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_mutated_models_are_refused_or_harmless(library, full):
+    """Each is loaded and predicted with in a forked process: none crashes or hangs."""
+    rows = np.random.default_rng(0).normal(size=(300, 3)).round(1)
+    rows[:, 2] = np.abs(rows[:, 2] * 4).round()
+    labels = np.digitize(rows[:, 0] + rows[:, 2] % 3, [0.5, 1.5])
+    if library == "lightgbm":
+        params = {"num_leaves": 6, "min_data_per_group": 1, "cat_smooth": 1, "verbose": -1}
+        estimator = fitted(library, "Classifier", **params).fit(rows, labels, categorical_feature=[2])
+    else:
+        frame = pd.DataFrame(rows).astype({2: "category"}).rename(columns=str)
+        frame["2"] = frame["2"].cat.rename_categories(lambda category: f"k{category:.0f}")
+        estimator = fitted(library, "Classifier", enable_categorical=True, max_cat_to_onehot=1, max_depth=3)
+        rows = frame
+        estimator.fit(rows, labels)
+    booster = estimator._Booster
+    state = booster.__getstate__()["_handle" if library == "lightgbm" else "handle"]
+
+    def predict(data):
+        signal.alarm(20)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        if library == "lightgbm":
+            lightgbm.Booster(model_str=lightgbm_text.checked(data)).predict(rows, num_threads=1)
+        else:
+            type(booster)(model_file=bytearray(xgboost_buffer.checked(data))).inplace_predict(rows)
+
+    assert killing_signal(predict, state if library == "lightgbm" else bytes(state)) is None
+    for seed in range(1000 if full else 60):
+        mutate, source = (mutate_text, state) if library == "lightgbm" else (mutate_buffer, bytes(state))
+        assert killing_signal(predict, mutate(source, random.Random(seed))) is None, seed
 
 
 def test_a_booster_of_another_object_is_refused(tmp_path):

@@ -18,11 +18,13 @@ _HEADER = (
     *("feature_names", "monotone_constraints", "feature_infos", "tree_sizes"),
 )
 _AVERAGE = "average_output"  # a line of the header without a value, of random forests
-_NODE_FIELDS = ("split_gain", "internal_value", "internal_weight", "internal_count")  # which no walk needs
-_LEAF_FIELDS = ("leaf_weight", "leaf_count")
+_NODE_FIELDS = ("split_gain", "internal_value", "internal_weight")  # which no walk needs
+_LEAF_FIELDS = ("leaf_weight",)
+_NODE_COUNTS, _LEAF_COUNTS = ("internal_count",), ("leaf_count",)
 _TREE = (
     *("num_leaves", "num_cat", "split_feature", "threshold", "decision_type", "left_child", "right_child"),
-    *("leaf_value", "cat_boundaries", "cat_threshold", "is_linear", "shrinkage", *_NODE_FIELDS, *_LEAF_FIELDS),
+    *("leaf_value", "cat_boundaries", "cat_threshold", "is_linear", "shrinkage"),
+    *(*_NODE_FIELDS, *_LEAF_FIELDS, *_NODE_COUNTS, *_LEAF_COUNTS),
 )
 _MULTICLASS = ("multiclass", "multiclassova")
 _NUMBER = frozenset("0123456789+-.einfa ")  # also of inf and nan; anything else ends the process of some versions
@@ -86,16 +88,20 @@ def _checked_tree(text: str, features: int) -> list[str]:
     fields = _fields([line for line in text.split("\n") if line], _TREE)
     require(fields.get("is_linear", "0") == "0", "linear trees are not supported")
     leaves, categorical = _integer(fields, "num_leaves"), _integer(fields, "num_cat")
-    require(1 <= leaves <= _MOST_LEAVES and categorical >= 0, "num_leaves or num_cat is out of range")
     nodes = leaves - 1
+    require(0 <= categorical <= nodes < _MOST_LEAVES, "num_leaves or num_cat is out of range")
     _numbers(fields, "leaf_value", leaves)
     _numbers(fields, "shrinkage", 1)
     if not nodes:
         return [f"{key}={fields.get(key, '')}" for key in ("num_leaves", "num_cat", "leaf_value", "shrinkage")]
-    for names, length in ((_NODE_FIELDS, nodes), (_LEAF_FIELDS, leaves)):
+    for names, length, numbers in (
+        *((_NODE_FIELDS, nodes, _numbers), (_LEAF_FIELDS, leaves, _numbers)),
+        *((_NODE_COUNTS, nodes, _integers), (_LEAF_COUNTS, leaves, _integers)),
+    ):
         for key in fields.keys() & set(names):
-            _numbers(fields, key, length)
+            numbers(fields, key, length)
     children = np.concatenate([_integers(fields, key, nodes) for key in ("left_child", "right_child")])
+    require((children < nodes).all(), "a child is not one of the tree's nodes")
     check_children(np.where(children < 0, nodes + ~children, children), nodes + leaves)
     check_range(_integers(fields, "split_feature", nodes), features, "a feature")
     decisions = _integers(fields, "decision_type", nodes)
