@@ -8,6 +8,8 @@ On one thread, on the flights, for each model of `MODELS`:
   in memory that holds all flights. For the first model, also of a data frame of one row, as a mapper without blocks
   would call it.
 
+- Three labels in one pass: the mapper with the models of `LABELS`, against the same with the first of them alone.
+
 These are measured in turn, round after round. A ratio is taken within each round, since the machine's speed drifts.
 
 On two cores, once, one after the other, on ten copies of the flights with the first model, each process from its start
@@ -42,9 +44,9 @@ import pandas as pd
 
 from benchmarks.flights import CHECKOUT, ROWS, SETTINGS, VAR, machine, make_copies, make_release, score_local
 from predictions.cli import exits
-from predictions.formats.manifest import MODEL_FILE
+from predictions.formats.manifest import MODEL_FILE, MODEL_MANIFEST, ReleaseModels
 from predictions.formats.names import scored_at
-from predictions.formats.record_line import read_blocks
+from predictions.formats.record_line import join_lines, read_blocks, split_lines
 from predictions.jobs.bundle import script
 from predictions.scoring.estimator import load
 from predictions.scoring.files import read_models
@@ -92,6 +94,12 @@ MODELS: dict[str, dict[str, str]] = {
         "params": "{ n_estimators = 50, max_depth = 12 }",
     },
 }
+# Labels of the flights, all with the first model's estimator, each in a query's expression.
+LABELS = {
+    "late": "late",
+    "very_late": "CASE WHEN arr_delay > 60 THEN 1 WHEN arr_delay IS NOT NULL THEN 0 END AS very_late",
+    "early": "CASE WHEN arr_delay < 0 THEN 1 WHEN arr_delay IS NOT NULL THEN 0 END AS early",
+}
 
 
 @click.command()
@@ -111,8 +119,10 @@ def main(as_json: bool, rounds: int) -> None:
                 copies = make_copies(folder, SPARK_COPIES)
                 seconds = _local_and_spark(copies, spark, local)
             shutil.rmtree(local / model)
+        labels = _measure_labels(local, rounds)
     result = {
         "models": models,
+        "labels": labels,
         "rows": ROWS,
         "rounds": rounds,
         "machine": machine(),
@@ -152,6 +162,38 @@ def _measure(folder: ReleaseFolder, local: Path, rounds: int) -> dict[str, Any]:
         },
         "seconds_to_start": round(statistics.median(times["start"] for times in measured), 3),
     }
+
+
+def _measure_labels(local: Path, rounds: int) -> dict[str, Any]:
+    """Return the ratio of the mapper's time for all labels to that for the first one alone."""
+    text = _settings(local, FIRST).read_text()
+    expressions = ", ".join(expression for label, expression in LABELS.items() if expression != label)
+    text = re.sub(r"(?m)^table .*", f'query = "SELECT *, {expressions} FROM flights"', text)
+    [table] = re.findall(r"(?ms)^\[model\]\n.*?(?=^\[)", text)
+    tables = [re.sub(r"(?m)^label .*", f'label = "{label}"', table.replace("[model]", "[[model]]")) for label in LABELS]
+    path = local / "labels.toml"
+    path.write_text(text.replace(table, "".join(tables)))
+    folder = make_release(local / "labels", path)
+    first = local / "first"
+    first.mkdir()
+    for name in folder.models.each[0].files[:-1]:
+        (first / name).write_bytes(folder.read(f"model/{folder.models.prefix(0)}{name}"))
+    (first / MODEL_MANIFEST).write_bytes(ReleaseModels(folder.models.each[:1]).to_file())
+    [export] = folder.files("export")
+    lines = Path(export).read_bytes()
+    of_one = join_lines(line.rsplit(b"\t", len(LABELS) - 1)[0] for line in split_lines(lines))
+    (local / "one").write_bytes(REPEATS * of_one)
+    (local / "all").write_bytes(REPEATS * lines)
+    manifests = {"one": first / MODEL_MANIFEST, "all": Path(folder.path, "model", MODEL_MANIFEST)}
+    ratios = []
+    for _round_number in range(rounds):
+        seconds = {
+            name: _seconds_of_mapper(local / name, manifest, folder.release)
+            - _seconds_of_mapper(Path(os.devnull), manifest, folder.release)
+            for name, manifest in manifests.items()
+        }
+        ratios.append(seconds["all"] / seconds["one"])
+    return {"ratio": round(statistics.median(ratios), 3), "by_round": [round(ratio, 3) for ratio in ratios]}
 
 
 def _repeat(lines: Path, target: Path) -> Path:
@@ -259,6 +301,7 @@ def _table(result: dict[str, Any]) -> str:
                 for name, model in result["models"].items()
             ),
             f"{FIRST}, scikit-learn line by line: {line_by_line:,.0f} us a row",
+            f"{len(LABELS)} labels in one pass take {result['labels']['ratio']:.2f} times as long as one",
             "",
             f"{spark['rows']:,} records, two cores, from text to text sorted by row key, once",
             f"{'':24}{'seconds':>14}{'ratio':>14}",

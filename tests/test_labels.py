@@ -18,11 +18,13 @@ import mapper
 import reducer
 from predictions.cli.get import print_table
 from predictions.cli.run import _require_columns
+from predictions.comparison.comparison import Compared, compare
+from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
 from predictions.formats.document import to_file
 from predictions.formats.hfile.reader import HFileReader
-from predictions.formats.manifest import ModelManifest, ReleaseModels
-from predictions.formats.prediction_line import cells, parse_line
+from predictions.formats.manifest import ModelManifest, ReleaseModels, Training
+from predictions.formats.prediction_line import cells, parse_line, place_of
 from predictions.formats.record_line import Column, join_lines, split_lines, write_rows
 from predictions.hbase.connection import Cell, Row
 from predictions.hbase.releases import Known, Pointer, listed
@@ -377,6 +379,33 @@ def test_a_gate_that_fails_names_its_label(release):
         if not gate.passed
     ]
     assert sorted(failed) == [("max_failed", SIZE), ("max_psi", "paid")]
+
+
+def test_a_label_that_failed_alone_counts_as_failed_in_its_comparison():
+    columns = models_of(x={}, y={}).columns
+    labels = [Compared(Bins((), (1.0, 2.0)), name, place_of(columns, name), place_of(columns, name)) for name in "xy"]
+    line = b"%b\t1.5\t\\N\t\\N\t%b\t\\N\t%b\tf\t1\t%b\n"
+    before = line % (b"0000:1", b"1", b"\\N", b"\\N") + line % (b"0001:2", b"2", b"\\N", b"\\N")
+    after = line % (b"0000:1", b"\\N", b"not finite", b"\\N") + line % (b"0001:2", b"3", b"\\N", b"\\N")
+    x, y = compare([before], [after], labels).each
+    assert (x.after.failures, x.both, x.changed) == ({}, 2, 0)
+    assert (y.after.failures, y.both, y.changed) == ({b"not finite": 1}, 1, 1)
+
+
+def test_lines_are_kept_only_if_the_models_write_the_same():
+    models = models_of(x={}, y={})
+    x, y = (model.manifest for model in models._models.values())
+    release = ReleaseModels([x, y])
+    assert release.write_the_same_as(ReleaseModels([replace(x, training=Training(seconds=7)), y]))
+    for other in (
+        [replace(x, sha256="0"), y],
+        [replace(x, threshold=0.3), y],
+        [replace(x, positive=0), y],
+        [replace(x, values=["low"]), y],
+        [y, x],
+        [x],
+    ):
+        assert not release.write_the_same_as(ReleaseModels(other))
 
 
 def test_lines_are_carried_over_and_compared_in_one_pass(release, tmp_path):

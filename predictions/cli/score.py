@@ -79,9 +79,7 @@ def _served_and_changed(
     if not served:
         say("no release is served, or its prediction lines are gone: scoring every record")
         return None, False
-    if (served.models.sha256, served.models.columns) != (folder.models.sha256, folder.models.columns) or (
-        [model.threshold for model in served.models.each] != [model.threshold for model in folder.models.each]
-    ):
+    if not folder.models.write_the_same_as(served.models):
         say(f"the served release {served.release} has another model: scoring every record")
         return served, False
     if folder.models.is_compiled:

@@ -407,6 +407,14 @@ class ReleaseModels:
         """The SHA-256 of the models, in hex, with commas between them."""
         return ",".join(model.sha256 for model in self.each)
 
+    def write_the_same_as(self, other: "ReleaseModels") -> bool:
+        """Return whether the same records get the same prediction lines, but for their time."""
+        mine, others = (
+            (models.columns, [(model.sha256, model.threshold, model.positive) for model in models.each])
+            for models in (self, other)
+        )
+        return mine == others
+
     @property
     def is_compiled(self) -> bool:
         """Whether all models have a compiled form."""

@@ -134,19 +134,29 @@ def gates(limits: GateSettings, manifest: Manifest, comparison: dict[str, Any] |
         comparison: with the served release, or of the release alone (`predictions.stages.compare`), or None.
     """
     assert manifest.scored
+    rows, failed, before = manifest.scored.rows, manifest.scored.failed, comparison and comparison["releases"]["before"]
+    if not manifest.models:
+        [predicted] = manifest.predicted
+        return _label_gates(limits, predicted, failed, rows, comparison if before else None)
     verdicts = []
     for predicted in manifest.predicted:
-        of_label = comparison["labels"][predicted.name] if comparison and predicted.name else comparison
-        failed = of_label["after"]["failed"] if of_label and predicted.name else manifest.scored.failed
-        label_verdicts = [_skill(limits.min_skill, predicted), _failed(limits.max_failed, failed, manifest.scored.rows)]
-        # The release before it may lack the label.
-        has_before = comparison and comparison["releases"]["before"]
-        if of_label and has_before and (predicted.name is None or of_label["before"]["rows"]):
-            label_verdicts += _changes(limits, of_label)
+        of_label = comparison["labels"][predicted.name] if comparison else None
+        label_failed = of_label["after"]["failed"] if of_label else failed
+        is_compared = of_label and before and of_label["before"]["rows"]  # that release may lack the label
+        of_both = of_label if is_compared else None
         verdicts += [
-            gate._replace(text=f"{predicted.name}: {gate.text}") if predicted.name else gate for gate in label_verdicts
+            gate._replace(text=f"{predicted.name}: {gate.text}")
+            for gate in _label_gates(limits, predicted, label_failed, rows, of_both)
         ]
     return verdicts
+
+
+def _label_gates(
+    limits: GateSettings, predicted: Predicted, failed: int, rows: int, comparison: dict[str, Any] | None
+) -> list[Gate]:
+    """Return the verdicts on one label; `comparison` is None if the release before it has nothing to compare with."""
+    verdicts = [_skill(limits.min_skill, predicted), _failed(limits.max_failed, failed, rows)]
+    return verdicts + _changes(limits, comparison) if comparison else verdicts
 
 
 def _skill(limit: float, predicted: Predicted) -> Gate:
