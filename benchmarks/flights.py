@@ -19,7 +19,7 @@ from predictions.hbase.connection import Connection
 from predictions.progress import say
 from predictions.settings import Settings, load_settings
 from predictions.stages.export import PART_BYTES
-from predictions.stages.score import take_model
+from predictions.stages.score import take_models
 from predictions.storage import ReleaseFolder, Storage
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -90,7 +90,7 @@ def change(first: ReleaseFolder, every: int) -> ReleaseFolder:
                     lines[::every] = [_later(line, field) for line in lines[::every]]
                     file.write(join_lines(lines))
     target.write_manifest(replace(manifest, release=target.release, scored=None))
-    take_model(target, first)
+    take_models(target, first)
     return target
 
 

@@ -1,8 +1,9 @@
 """Two models for the orders of conftest.py that crash or raise on one kind of record, and score all others.
 
-Each function writes `model.skops` and `model.json`, as training does, into an existing folder.
+Each function writes a model's files, as training does, into an existing folder.
 """
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +14,52 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
+from wheels import make_wheel
 
 from predictions.formats.manifest import ModelManifest, Training
 from predictions.formats.record_line import Column
+from predictions.jobs.wheels import check_wheels
 from predictions.scoring.files import save_model
+from predictions.scoring.packages import install
 
 FEATURES = [Column("country", "text"), Column("amount", "real"), Column("items", "integer")]
 COUNTRIES = ["AT", "CH", "Côte d'Ivoire", "tab\there", np.nan]  # the countries of the orders
 LARGEST_AMOUNT = 1_000_000.0  # above it, scoring kills the process
 FATAL_LINE = b"fatal\tAT\t2000000.0\t1\t0"  # for `segfaulting`
+CRASHING = f"""
+import ctypes
+
+from sklearn.base import BaseEstimator, TransformerMixin
+
+
+class Crash(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        if (X["amount"] > {LARGEST_AMOUNT}).any():
+            ctypes.string_at(0)
+        return X
+"""
 UNKNOWN_LINE = b"unknown\tXX\t12.5\t1\t0"  # for `raising`
 
 
 def segfaulting(folder: Path) -> bytes:
     """Write a model that dies by SIGSEGV on amounts above 1,000,000; return a record line that makes it die.
 
-    It is a decision tree over the amount; one child of a node lies far outside the array of nodes. All other records,
-    also those without an amount, are scored: 1 above 200, else 0.
+    It is a decision tree over the amount, behind own code that reads at the address 0. All other records, also those
+    without an amount, are scored: 1 above 200, else 0.
     """
-    amounts = np.concatenate([np.linspace(1, 500, 500), np.full(50, 1e9)])
+    wheels = check_wheels([make_wheel(folder, "crashing", "1.0", **{"__init__.py": CRASHING})])
+    install(wheels)
+    amounts = np.concatenate([np.linspace(1, 500, 500), np.full(50, 1e5)])
     frame = pd.DataFrame({"country": "AT", "amount": amounts, "items": 1.0})
-    pipeline = _pipeline(("amount", "passthrough", ["amount"]), DecisionTreeClassifier(max_depth=2, random_state=0))
+    columns = ColumnTransformer([("amount", "passthrough", ["amount"])])
+    steps = [("crash", importlib.import_module("crashing").Crash()), ("columns", columns)]
+    pipeline = Pipeline([*steps, ("estimator", DecisionTreeClassifier(max_depth=2, random_state=0))])
     pipeline.fit(frame, ((amounts > 200) & (amounts <= 500)).astype(int))
-    tree = pipeline[-1].tree_
-    state = tree.__getstate__()
-    nodes = state["nodes"] = state["nodes"].copy()
-    [fatal] = np.flatnonzero((nodes["left_child"] != -1) & (nodes["threshold"] > LARGEST_AMOUNT))
-    nodes["threshold"][fatal] = LARGEST_AMOUNT
-    nodes["right_child"][fatal] = 1 << 40
-    nodes["missing_go_to_left"] = 1
-    tree.__setstate__(state)
-    _save(pipeline, folder)
+    _save(pipeline, folder, trusted=["crashing.Crash"], packages=[package for _path, package in wheels])
     return FATAL_LINE
 
 
@@ -68,7 +84,7 @@ def _pipeline(prepare: tuple[str, Any, list[str]], estimator: Any) -> Pipeline:
     return Pipeline([("columns", ColumnTransformer([prepare])), ("estimator", estimator)])
 
 
-def _save(pipeline: Pipeline, folder: Path) -> None:
+def _save(pipeline: Pipeline, folder: Path, **more: Any) -> None:
     manifest = ModelManifest(
         id=Column("id", "text"),
         features=FEATURES,
@@ -76,5 +92,6 @@ def _save(pipeline: Pipeline, folder: Path) -> None:
         classes=[0, 1],
         estimator=f"{type(pipeline[-1]).__module__}.{type(pipeline[-1]).__name__}",
         training=Training(labelled=376, sample=376, fitted=376),
+        **more,
     )
     save_model(pipeline, manifest, folder)

@@ -39,7 +39,7 @@ from predictions.scoring.files import load_model, save_model
 from predictions.scoring.predict import killing_signal
 from predictions.settings import load_settings
 from predictions.stages.export import export
-from predictions.stages.score import score, take_model
+from predictions.stages.score import score, take_models
 from predictions.stages.train import train
 from predictions.storage import Storage
 
@@ -266,7 +266,7 @@ def test_only_what_has_changed_is_scored(tmp_path, estimator, runner):
     with closing(sqlite3.connect(tmp_path / "orders.db")) as connection, connection:
         connection.execute("UPDATE orders SET items = items + 20 WHERE rowid % 50 = 3")
     second = export(settings, folder.storage, quiet, quiet)
-    take_model(second, folder)
+    take_models(second, folder)
     with without():
         full = score(settings, second, runner, quiet), lines_of(second)
         second.remove("scored")

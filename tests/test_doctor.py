@@ -58,8 +58,8 @@ def executable(path, text):
 
 def put_model(folder, write_model, local_folder):
     line = write_model(local_folder)
-    for name in ("model.skops", "model.json"):
-        folder.storage.fs.pipe_file(f"{folder.path}/model/{name}", (local_folder / name).read_bytes())
+    for path in local_folder.iterdir():
+        folder.storage.fs.pipe_file(f"{folder.path}/model/{path.name}", path.read_bytes())
     return line
 
 

@@ -55,11 +55,17 @@ class EstimatorPredictor:
         estimator: a fitted scikit-learn estimator that takes a data frame with the features' names.
         manifest: their names and types, and whether the estimator is a classifier.
         reader: reads the features; the models of several labels share it.
+
+    Raises:
+        InputError: the estimator cannot predict what the manifest says.
     """
 
     def __init__(self, estimator: Any, manifest: ModelManifest, reader: FrameReader | None = None) -> None:
         self.estimator = estimator
-        self._predict = estimator.predict_proba if manifest.classes else estimator.predict
+        try:
+            self._predict = estimator.predict_proba if manifest.classes else estimator.predict
+        except AttributeError as error:
+            raise InputError(f"the model cannot predict: {error}; restore it, or start a new release") from error
         self._reader = reader or FrameReader(manifest.features, manifest.schema)
         self._brings_schema = bool(manifest.schema)
         self._outputs = (len(manifest.classes),) if manifest.classes else ()
@@ -183,7 +189,7 @@ def save(estimator: Any, path: Path, trusted: Sequence[str] = ()) -> None:
     _make_canonical(path)
 
 
-def load(path: Path, trusted: Sequence[str] = ()) -> Any:
+def load(path: Path | str, trusted: Sequence[str] = ()) -> Any:
     """Read an estimator and check what it holds.
 
     Args:
@@ -226,9 +232,10 @@ def load(path: Path, trusted: Sequence[str] = ()) -> Any:
     return estimator
 
 
-def _without_boosters(path: Path) -> tuple[bytes, set[str]]:
+def _without_boosters(path: Path | str) -> tuple[bytes, set[str]]:
     """Return a file of skops with boosters' states in place of boosters (`boosters.unwrap`), and their libraries."""
-    data = path.read_bytes()
+    with open(path, "rb") as file:
+        data = file.read()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     schema = json.loads(files[_SCHEMA])
@@ -242,7 +249,7 @@ def _without_boosters(path: Path) -> tuple[bytes, set[str]]:
     return unwrapped.getvalue(), libraries
 
 
-def untrusted_types(path: Path, trusted: Sequence[str] = ()) -> list[str]:
+def untrusted_types(path: Path | str, trusted: Sequence[str] = ()) -> list[str]:
     """Return the types that a file holds, and that neither `TRUSTED` nor the settings name; nothing is imported."""
     data, _libraries = _without_boosters(path)
     return sorted(set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *trusted})
@@ -271,7 +278,7 @@ def _make_canonical(path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), content)
 
 
-def _check_types(path: Path, trusted: Sequence[str]) -> None:
+def _check_types(path: Path | str, trusted: Sequence[str]) -> None:
     if untrusted := untrusted_types(path, trusted):
         raise InputError(
             f"{path}: holds types that were not reviewed: {', '.join(untrusted)}; choose an estimator without them, or "

@@ -56,7 +56,7 @@ class FrameReader:
         fields = split_columns(block, 1 + len(self.columns) + labels)
         return self._decode(fields[1 : 1 + len(self.columns)])
 
-    def _parse(self, block: bytes, labels: int) -> pd.DataFrame | None:
+    def _parse(self, block: bytes, labels: int = 1) -> pd.DataFrame | None:
         try:
             parsed = pd.read_csv(
                 io.BytesIO(block + SEPARATOR.join([self._last_line, *[NULL] * labels]) + b"\n"),
