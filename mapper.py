@@ -78,6 +78,7 @@ def main(*arguments: str) -> int:
     parser.add_argument("--unscored", action="store_true", help="score nothing: reducer.py --score does")
     parser.add_argument("--split", default=environment.split_name(), metavar="NAME", help="input's name in messages")
     options = parser.parse_args(arguments)
+    output = sys.stdout.buffer
 
     def map_input(counts: Counter[str]) -> None:
         scored = scored_at(options.release)
@@ -89,7 +90,7 @@ def main(*arguments: str) -> int:
             scorer = Scorer(load_models(options.model), scored, f"split {options.split}")
             gc.freeze()  # the model stays in memory: spare the garbage collector from walking through it
             lines = scorer.lines
-        sys.stdout.buffer.writelines(map_records(read_blocks(sys.stdin.buffer), split, lines, counts))
+        output.writelines(map_records(read_blocks(sys.stdin.buffer), split, lines, counts))
 
     return script.run(parser.prog, map_input, "read", "unreadable", "read_digest")
 

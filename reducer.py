@@ -134,6 +134,7 @@ def main(*arguments: str) -> int:
     options = parser.parse_args(arguments)
     if options.score and not options.current:
         parser.error("--score needs --current")
+    output = sys.stdout.buffer
 
     def reduce_input(counts: Counter[str]) -> PredictionsError | None:
         examples: list[str] = []
@@ -146,9 +147,9 @@ def main(*arguments: str) -> int:
             lines = served.carry_over(lines, score, scored, counts, comparing=bool(options.hfiles))
         lines = count_predictions(lines, counts)
         if options.hfiles:
-            write_region(lines, sys.stdout.buffer, options.hfiles, served)
+            write_region(lines, output, options.hfiles, served)
         else:
-            sys.stdout.buffer.writelines(lines)
+            output.writelines(lines)
         # In a job, the driver refuses the output: an error here would only make Hadoop try the task three more times.
         return None if environment.in_job() else refusal(counts, examples)
 

@@ -36,13 +36,14 @@ def skip(stream: BinaryIO, offset: int) -> Iterator[bytes]:
 
 def main() -> int:
     gc.disable()  # see loader/puts.py
+    output = sys.stdout
 
     def load(counts: Counter[str]) -> None:
         plan = read(Plan, Path(sys.argv[1]).read_bytes(), sys.argv[1])
         name = environment.input_name() or sys.argv[2]
 
         def report(checkpoint: Checkpoint) -> None:
-            print(f"{name}\t{checkpoint.rows}", flush=True)
+            print(f"{name}\t{checkpoint.rows}", file=output, flush=True)
 
         def report_waiting(reason: str) -> None:
             environment.status(f"{name}: waiting for HBase: {reason}")

@@ -1,6 +1,7 @@
 """Own code: wheels travel with the model to every process that loads it, and estimators may be one's own."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from conftest import CHECKOUT
 from inprocess import call
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -94,6 +96,16 @@ def test_two_versions_of_a_wheel_are_two_models(accounts, frame, tmp_path):
     ]
     assert frames[0] == -frames[1]
     assert models[0].score(lines) == models[1].score(lines)  # the second was fitted on the negative
+
+
+def test_what_own_code_prints_is_no_line(accounts, frame):
+    fit(accounts, frame, code=LOG_RATIO.replace("        ratio =", '        print("a note")\n        ratio ='))
+    _result, release = train(accounts, features=["visits", "spent"], model=f'from = "file:model.skops"\n{OWN}')
+    manifest = f"{release.path}/model/model.json"
+    command = [sys.executable, CHECKOUT / "mapper.py", manifest, release.release]
+    ran = subprocess.run(command, input=b"1\t7\t100.5\t\\N\n", capture_output=True, check=True)
+    assert [line.count(b"\t") for line in ran.stdout.splitlines()] == [5]
+    assert b"a note\n" in ran.stderr
 
 
 def test_a_changed_wheel_is_refused(accounts, frame, tmp_path):

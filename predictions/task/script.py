@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
 
 from predictions.errors import InternalError, PredictionsError
 from predictions.formats import counters
@@ -19,9 +20,12 @@ _KEPT_BYTES, _APART_BYTES = 1 << 30, 32 << 20
 def run(name: str, work: Callable[[Counter[str]], PredictionsError | None], *counted: str) -> int:
     """Do a script's work and report its counters.
 
+    While it works, what libraries and own code print goes to standard error, so the script's lines stay whole.
+
     Args:
         name: of the script; error messages begin with it.
-        work: adds to the counters that it is given; returns an error if its output is complete but must not be used.
+        work: adds to the counters that it is given, and writes to the standard output that it took before; returns an
+            error if its output is complete but must not be used.
         counted: the names of the counters, which all start at 0.
 
     Returns:
@@ -31,7 +35,8 @@ def run(name: str, work: Callable[[Counter[str]], PredictionsError | None], *cou
     faulthandler.enable()  # if a library crashes, the log has at least the stack
     counts = Counter(dict.fromkeys(counted, 0))
     try:
-        refusal = work(counts)
+        with redirect_stdout(sys.stderr):
+            refusal = work(counts)
         sys.stdout.flush()
         counters.report(sys.stderr, **counts)
         if refusal:
