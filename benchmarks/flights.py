@@ -25,6 +25,7 @@ from predictions.storage import ReleaseFolder, Storage
 CHECKOUT = Path(__file__).resolve().parent.parent
 VAR = CHECKOUT / "var"
 SETTINGS = CHECKOUT / "examples" / "flights" / "predictions.toml"
+LABELS = CHECKOUT / "benchmarks" / "labels.toml"  # settings with three labels
 ROWS = 336_776
 CHANGING = "sched_dep_time"  # the field of the records that change
 

@@ -30,7 +30,7 @@ import click
 import psutil
 
 from benchmarks import processes
-from benchmarks.flights import SETTINGS, VAR, machine, release_on_hdfs, running_cluster
+from benchmarks.flights import LABELS, SETTINGS, VAR, machine, release_on_hdfs, running_cluster
 from predictions.cli import exits
 from predictions.formats.names import release_table
 from predictions.hbase.connection import Connection
@@ -86,15 +86,17 @@ def _now() -> tuple[float, ...]:
 @click.option(
     "--copies", type=click.IntRange(1), default=10, show_default=True, help="Copies of the flights, under new IDs."
 )
-def main(as_json: bool, copies: int) -> None:
+@click.option("--labels", is_flag=True, help="Three labels in one pass, each with a model as large as the first.")
+def main(as_json: bool, copies: int, labels: bool) -> None:
     """Measure the time from exported records to served predictions."""
     VAR.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run.", dir=VAR) as local, running_cluster() as cluster:
-        settings = load_settings(SETTINGS)
+        file = LABELS if labels else SETTINGS
+        settings = load_settings(file)
         thrift = settings.hbase.model_copy(update={"thrift": f"{HOST}:{cluster.port('thrift')}"})
         storage = Storage(f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks", settings.name)
         settings = settings.model_copy(update={"hbase": thrift, "name": "benchmark_run"})
-        with release_on_hdfs(settings, Path(local), storage, copies) as folder:
+        with release_on_hdfs(settings, Path(local), storage, copies, file) as folder:
             with processes.ProcessTimes() as times:
                 steps = _run(settings, folder)
             rows = folder.scored.rows
