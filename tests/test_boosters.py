@@ -33,8 +33,9 @@ from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.record_line import Column
 from predictions.jobs.bundle import task_libraries
-from predictions.scoring import boosters, lightgbm_text, xgboost_buffer
+from predictions.scoring import boosters
 from predictions.scoring import estimator as estimators
+from predictions.scoring.checks import lightgbm_text, xgboost_buffer
 from predictions.scoring.files import load_model, save_model
 from predictions.scoring.predict import killing_signal
 from predictions.settings import load_settings
@@ -440,7 +441,8 @@ UNCHECKED = """
 import signal, sys, time
 import numpy as np
 from pathlib import Path
-from predictions.scoring import estimator, lightgbm_text, xgboost_buffer
+from predictions.scoring import estimator
+from predictions.scoring.checks import lightgbm_text, xgboost_buffer
 lightgbm_text.checked = lambda text: text
 xgboost_buffer.checked = lambda data: data[data.index(b"Model") + 5 : -1]
 import lightgbm, xgboost

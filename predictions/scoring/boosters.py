@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from predictions.errors import InputError
-from predictions.scoring import lightgbm_text, xgboost_buffer
-from predictions.scoring.errors import ContentsError, require
+from predictions.scoring.checks import lightgbm_text, xgboost_buffer
+from predictions.scoring.checks.errors import ContentsError, require
 
 # The libraries, and the distributions that have them; the first that is installed counts.
 DISTRIBUTIONS = {"lightgbm": ("lightgbm",), "xgboost": ("xgboost-cpu", "xgboost")}

@@ -26,9 +26,9 @@ from threadpoolctl import ThreadpoolController
 from predictions.errors import InputError
 from predictions.formats.manifest import ModelManifest
 from predictions.scoring import boosters
-from predictions.scoring.archive import check_archive
-from predictions.scoring.contents import check_estimator
-from predictions.scoring.errors import ContentsError
+from predictions.scoring.checks.archive import check_archive
+from predictions.scoring.checks.contents import check_estimator
+from predictions.scoring.checks.errors import ContentsError
 from predictions.scoring.features import TOO_LARGE
 from predictions.scoring.frame import FrameReader
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from predictions.scoring.errors import require
+from predictions.scoring.checks.errors import require
 
 Array = np.ndarray[Any, Any]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from predictions.scoring.errors import ContentsError, require
-from predictions.scoring.nodes import Array, check_children, check_range
+from predictions.scoring.checks.errors import ContentsError, require
+from predictions.scoring.checks.nodes import Array, check_children, check_range
 
 _INTEGERS = {b"i": ">i1", b"U": ">u1", b"I": ">i2", b"l": ">i4", b"L": ">i8"}
 _NUMBERS = {**_INTEGERS, b"u": ">u2", b"m": ">u4", b"M": ">u8", b"d": ">f4", b"D": ">f8"}

@@ -26,8 +26,8 @@ from sklearn.tree import BaseDecisionTree
 from sklearn.tree._tree import Tree
 from sklearn.utils.validation import check_array
 
-from predictions.scoring.errors import ContentsError
-from predictions.scoring.trees import check_predictor, check_tree
+from predictions.scoring.checks.errors import ContentsError
+from predictions.scoring.checks.trees import check_predictor, check_tree
 
 _MOST_THREADS = 1024
 _MERSENNE_WORDS, _PHILOX_WORDS = 624, 4  # what the generators' states have places for

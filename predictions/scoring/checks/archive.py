@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from predictions.scoring.errors import ContentsError
+from predictions.scoring.checks.errors import ContentsError
 
 _LARGEST_RATIO = 100  # of what a file unpacks to and its own size; deflate reaches 1,000
 _ALWAYS_ALLOWED = 1 << 20  # bytes, which a small file may unpack to

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from predictions.scoring.errors import ContentsError, require
-from predictions.scoring.nodes import Array, check_children, check_range
+from predictions.scoring.checks.errors import ContentsError, require
+from predictions.scoring.checks.nodes import Array, check_children, check_range
 
 _HEADER = (
     *("version", "num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective"),

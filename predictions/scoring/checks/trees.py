@@ -11,7 +11,7 @@ from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTY
 from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.tree._tree import Tree
 
-from predictions.scoring.errors import ContentsError
+from predictions.scoring.checks.errors import ContentsError
 
 _NO_CHILD = -1
 _BITSET_WORDS = 8  # a bit for each of 256 categories, in uint32

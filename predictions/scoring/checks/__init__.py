@@ -1,0 +1,1 @@
+"""Check what a model file holds, before anything predicts with it."""
