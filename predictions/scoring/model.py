@@ -77,6 +77,7 @@ class Model:
         self._classes = [escape(str(label).encode()) for label in manifest.classes or ()]
         self._class_is_too_large = np.array([len(label) > LARGEST_VALUE for label in self._classes], dtype=bool)
         self._further_cells = further_cells(manifest)
+        self._json_cells = [(index, name) for index, name in enumerate(manifest.columns) if name == PROBABILITIES]
 
     @property
     def features(self) -> Sequence[Column]:
@@ -108,23 +109,19 @@ class Model:
             ends = field_ends(block, self.manifest.fields)
         values, bad_rows = self.predictor.predict(block, ends)
         if self._classes:
-            best = self._predicted(values)
-            shares = values[np.arange(len(best)), best]
-            cells = [list(map(self._classes.__getitem__, best.tolist())), format_probabilities(shares)]
-            for row in np.flatnonzero(self._class_is_too_large[best]).tolist():
-                bad_rows.setdefault(row, f"prediction: {len(cells[0][row]):,} bytes, more than HBase takes")
+            predicted = self._predicted(values)
+            shares = values[np.arange(len(predicted)), predicted]
+            cells = [list(map(self._classes.__getitem__, predicted.tolist())), format_probabilities(shares)]
         else:
-            values = values.reshape(len(values), -1)
+            predicted, values = None, values.reshape(len(values), -1)
             shares = values[:, 0]
             cells = [format_numbers(shares), [NULL] * len(values)]
         for more in self._further_cells:
             cells += more(values)
-        is_finite = np.isfinite(values).all(axis=1) if self._further_cells else np.isfinite(shares)
-        for row in np.flatnonzero(~is_finite).tolist():
-            bad_rows.setdefault(row, "prediction: not a finite number")
-        if self.manifest.top:
-            for row in np.flatnonzero(np.fromiter(map(len, cells[-1]), np.int64, len(values)) > LARGEST_VALUE).tolist():
-                bad_rows.setdefault(row, f"{PROBABILITIES}: {len(cells[-1][row]):,} bytes, more than HBase takes")
+        for row, reason in self._failures(predicted, values if self._further_cells else shares[:, None], cells):
+            bad_rows.setdefault(
+                row, reason
+            )  # a bad value in the record is the reason, a bad prediction its consequence
         errors = [NULL] * len(values)
         for row, reason in bad_rows.items():
             errors[row] = escape(reason.encode())
@@ -140,6 +137,26 @@ class Model:
         # NaN is not below the threshold, so it is the predicted class's and fails the record.
         is_below = probabilities[:, positive] < self.manifest.threshold
         return np.where(is_below, 1 - positive, positive)
+
+    def _failures(
+        self, predicted: np.ndarray[Any, Any] | None, values: np.ndarray[Any, Any], cells: list[list[bytes]]
+    ) -> Iterator[tuple[int, str]]:
+        """Yield the rows whose cells cannot be written, with the reason.
+
+        Args:
+            predicted: of a classifier, the index of the predicted class (shape: rows).
+            values: what the cells are made of (shape: rows, values).
+            cells: the cells.
+        """
+        if predicted is not None:
+            for row in np.flatnonzero(self._class_is_too_large[predicted]).tolist():
+                yield row, f"prediction: {len(cells[0][row]):,} bytes, more than HBase takes"
+        for row in np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+            yield row, "prediction: not a finite number"
+        for index, name in self._json_cells:
+            sizes = np.fromiter(map(len, cells[index]), np.int64, len(values))
+            for row in np.flatnonzero(sizes > LARGEST_VALUE).tolist():
+                yield row, f"{name}: {sizes[row]:,} bytes, more than HBase takes"
 
     def golden_records(self, lines: Sequence[bytes]) -> list[dict[str, str]]:
         """Return record lines with their predictions, as the manifest keeps them: the fields by their columns.
