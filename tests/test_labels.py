@@ -245,14 +245,15 @@ def models_of(**bad):
 
 def test_an_error_is_the_records_only_if_no_label_has_a_prediction():
     same = {3: "a: not a number"}
-    models = models_of(x={1: "too large", 2: "too large"} | same, **{"y\t": {2: "not finite"} | same})
-    scores = models.score(write_rows([b"id", b"1", b"0"] for _row in range(4)))
+    large = dict.fromkeys((1, 2, 5), "too large")
+    models = models_of(x=large | same, **{"y\t": {2: "not finite", 4: "not finite"} | same})
+    scores = models.score(write_rows([b"id", b"1", b"0"] for _row in range(6)))
     columns = dict(zip(models.columns, scores.cells, strict=True))
-    assert scores.errors == [b"\\N", b"\\N", b"x: too large; y\\t: not finite", b"a: not a number"]
-    assert columns["x:error"] == [b"\\N", b"too large", b"\\N", b"\\N"]
-    assert columns["y\t:error"] == [b"\\N"] * 4
-    assert columns["x:prediction"] == [b"1", b"\\N", b"\\N", b"\\N"]
-    assert columns["y\t:prediction"] == [b"1", b"2", b"\\N", b"\\N"]
+    assert scores.errors == [*(b"\\N", b"\\N", b"x: too large; y\\t: not finite", b"a: not a number", b"\\N", b"\\N")]
+    assert columns["x:error"] == [b"\\N", b"too large", b"\\N", b"\\N", b"\\N", b"too large"]
+    assert columns["y\t:error"] == [b"\\N", b"\\N", b"\\N", b"\\N", b"not finite", b"\\N"]
+    assert columns["x:prediction"] == [b"1", b"\\N", b"\\N", b"\\N", b"5", b"\\N"]
+    assert columns["y\t:prediction"] == [b"1", b"2", b"\\N", b"\\N", b"\\N", b"6"]
 
 
 def test_the_features_of_a_block_are_read_once(release, monkeypatch):

@@ -90,6 +90,8 @@ class Model:
         self._class_is_too_large = np.array([len(label) > LARGEST_VALUE for label in self._classes], dtype=bool)
         self._further_cells = further_cells(manifest)
         self._features = [escape(json.dumps(column.name, ensure_ascii=False).encode()) for column in manifest.features]
+        json_columns = (PROBABILITIES, CONTRIBUTIONS)
+        self._json_cells = [(index, name) for index, name in enumerate(manifest.columns) if name in json_columns]
 
     @property
     def features(self) -> Sequence[Column]:
@@ -121,26 +123,21 @@ class Model:
             ends = field_ends(block, self.manifest.fields)
         values, bad_rows = self.predictor.predict(block, ends)
         if self._classes:
-            best = self._predicted(values)
-            shares = values[np.arange(len(best)), best]
-            cells = [list(map(self._classes.__getitem__, best.tolist())), format_probabilities(shares)]
-            for row in np.flatnonzero(self._class_is_too_large[best]).tolist():
-                bad_rows.setdefault(row, f"prediction: {len(cells[0][row]):,} bytes, more than HBase takes")
+            predicted = self._predicted(values)
+            shares = values[np.arange(len(predicted)), predicted]
+            cells = [list(map(self._classes.__getitem__, predicted.tolist())), format_probabilities(shares)]
         else:
-            values = values.reshape(len(values), -1)
-            best = np.zeros(len(values), dtype=np.intp)
+            predicted, values = None, values.reshape(len(values), -1)
             shares = values[:, 0]
             cells = [format_numbers(shares), [NULL] * len(values)]
         for more in self._further_cells:
             cells += more(values)
-        is_finite = np.isfinite(values).all(axis=1) if self._further_cells else np.isfinite(shares)
-        for row in np.flatnonzero(~is_finite).tolist():
-            bad_rows.setdefault(row, "prediction: not a finite number")
-        if self.manifest.top and PROBABILITIES in self.manifest.outputs:
-            for row in np.flatnonzero(np.fromiter(map(len, cells[-1]), np.int64, len(values)) > LARGEST_VALUE).tolist():
-                bad_rows.setdefault(row, f"{PROBABILITIES}: {len(cells[-1][row]):,} bytes, more than HBase takes")
         if CONTRIBUTIONS in self.manifest.outputs:
-            cells.append(self._contributions(block, ends, best))
+            outputs = np.zeros(len(values), dtype=np.intp) if predicted is None else predicted
+            cells.append(self._contributions(block, ends, outputs))
+        for row, reason in self._failures(predicted, values if self._further_cells else shares[:, None], cells):
+            # A bad value in the record is the reason, a bad prediction its consequence.
+            bad_rows.setdefault(row, reason)
         errors = [NULL] * len(values)
         for row, reason in bad_rows.items():
             errors[row] = escape(reason.encode())
@@ -166,6 +163,26 @@ class Model:
         """
         outputs = predicted if len(self._classes) > 2 else np.zeros_like(predicted)
         return as_json(self.predictor.contributions(block, ends, outputs), self._features, self.manifest.top)
+
+    def _failures(
+        self, predicted: np.ndarray[Any, Any] | None, values: np.ndarray[Any, Any], cells: list[list[bytes]]
+    ) -> Iterator[tuple[int, str]]:
+        """Yield the rows whose cells cannot be written, with the reason.
+
+        Args:
+            predicted: of a classifier, the index of the predicted class (shape: rows).
+            values: what the cells are made of (shape: rows, values).
+            cells: the cells.
+        """
+        if predicted is not None:
+            for row in np.flatnonzero(self._class_is_too_large[predicted]).tolist():
+                yield row, f"prediction: {len(cells[0][row]):,} bytes, more than HBase takes"
+        for row in np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+            yield row, "prediction: not a finite number"
+        for index, name in self._json_cells:
+            sizes = np.fromiter(map(len, cells[index]), np.int64, len(values))
+            for row in np.flatnonzero(sizes > LARGEST_VALUE).tolist():
+                yield row, f"{name}: {sizes[row]:,} bytes, more than HBase takes"
 
     def golden_records(self, lines: Sequence[bytes]) -> list[dict[str, str]]:
         """Return record lines with their predictions, as the manifest keeps them: the fields by their columns.
