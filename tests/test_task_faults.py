@@ -84,7 +84,7 @@ def check_hfiles(folder, tmp_path):
     files = {path.removeprefix(f"{folder.path}/hfiles/"): storage.fs.cat_file(path) for path in paths}
     comparisons = [name for name in sorted(files) if name.endswith(".comparison.json")]
     assert comparisons == [comparison_name(part) for part in range(len(folder.files("scored")))]
-    rows = sum(json.loads(files.pop(name))["after"]["rows"] for name in comparisons)
+    rows = sum(json.loads(files.pop(name))[0]["after"]["rows"] for name in comparisons)
     assert rows == manifest_of(folder).scored.rows
     assert files == expected
 
