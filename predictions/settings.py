@@ -475,10 +475,8 @@ def _check_variables(several: bool) -> None:
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     database, hbase, hadoop = values.get("database"), values.get("hbase"), values.get("hadoop")
     model = values.get("model")
-    if isinstance(model, dict) and str(model.get("from", "")).startswith(f"{FILE}:"):
-        model["from"] = f"{FILE}:" + _join(folder, model["from"].removeprefix(f"{FILE}:"))
-    if isinstance(model, dict) and isinstance(model.get("packages"), list):
-        model["packages"] = [_join(folder, str(path)) for path in model["packages"]]
+    for table in model if isinstance(model, list) else [model]:
+        _resolve_model(table, folder)
     if isinstance(database, dict) and str(database.get("url", "")).startswith("sqlite:///"):
         database["url"] = "sqlite:///" + _join(folder, database["url"].removeprefix("sqlite:///"))
     if isinstance(hbase, dict) and isinstance(hbase.get("ca"), str):
@@ -491,6 +489,15 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
             hadoop["storage"] = _join(folder, hadoop["storage"])
         if isinstance(hadoop.get("python"), str) and "/" in hadoop["python"]:
             hadoop["python"] = _join(folder, hadoop["python"])
+
+
+def _resolve_model(table: Any, folder: Path) -> None:
+    if not isinstance(table, dict):
+        return
+    if str(table.get("from", "")).startswith(f"{FILE}:"):
+        table["from"] = f"{FILE}:" + _join(folder, table["from"].removeprefix(f"{FILE}:"))
+    if isinstance(table.get("packages"), list):
+        table["packages"] = [_join(folder, str(path)) for path in table["packages"]]
 
 
 def _join(folder: Path, path: str) -> str:

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 
 import badmodels
+import numpy as np
 import pytest
 from conftest import CHECKOUT
 from hypothesis import given
@@ -16,8 +18,12 @@ from inprocess import script
 
 import mapper
 from predictions.errors import InternalError
+from predictions.formats.manifest import ModelManifest, ReleaseModels
+from predictions.formats.record_line import Column
+from predictions.formats.unreadable import sift
 from predictions.scoring import predict as faults
 from predictions.scoring.files import load_model
+from predictions.scoring.model import Model, Models
 from predictions.scoring.predict import Scorer
 
 RELEASE = "20261122T154500Z"
@@ -42,6 +48,35 @@ def test_the_first_line_that_fails_is_found_by_halving(lines, data):
 def test_no_line_is_named_if_lines_fail_only_together():
     block = b"".join(b"%d\n" % number for number in range(100))
     assert faults.first_fault(block, lambda lines: len(lines.splitlines()) > 10) is None
+
+
+def test_of_several_labels_the_record_is_named(monkeypatch):
+    class Predictor:
+        def predict(self, block, ends):
+            if b"bad" in block:
+                raise RuntimeError("no")
+            return np.zeros(len(ends)), {}
+
+        def one_thread(self):
+            return nullcontext()
+
+    features = [Column("a", "text")]
+    manifests = [ModelManifest(features=features, label=Column(name, "real"), task="regression") for name in "xy"]
+    models = {manifest.label.name: Model(Predictor(), manifest) for manifest in manifests}
+    scorer = Scorer(Models(models, ReleaseModels(manifests)), b"1", "split s")
+    records = sift(b"1\tgood\t\\N\t1\n2\tbad\t2\t\\N\n", 4, "s", 1)
+    with pytest.raises(InternalError, match="split s, record 2: RuntimeError: no"):
+        scorer.lines(records)
+    monkeypatch.setattr(Predictor, "predict", lambda _self, block, ends: _die(block, ends))
+    monkeypatch.setattr(faults.environment, "attempt", lambda: faults.TRIAL_FROM)
+    with pytest.raises(InternalError, match=r"split s, record 2: scoring it kills the process \(SIGKILL\)"):
+        scorer.lines(records)
+
+
+def _die(block, ends):
+    if b"bad" in block:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.zeros(len(ends)), {}
 
 
 def test_only_exceptions_count_as_raising():

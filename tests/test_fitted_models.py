@@ -2,11 +2,13 @@
 
 import json
 import pickle
+import re
 import sqlite3
 import sys
 import warnings
 import zipfile
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,14 +20,17 @@ from sklearn.base import is_classifier
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from wheels import make_wheel
 
+from predictions.formats.record_line import Column, join_lines, split_lines
 from predictions.jobs.wheels import check_wheels
+from predictions.scoring.files import load_model
 from predictions.scoring.packages import install
 from predictions.settings import load_settings
+from predictions.stages.fitted import classes_as_labels
 from predictions.storage import Storage
 
 BIG = 2**53 + 1  # the first integer that a float cannot hold
@@ -259,6 +264,53 @@ def test_records_that_make_the_model_raise_fail_alone(accounts, frame):
     assert sum(error != "\\N" for *_rest, error in found.values()) == ROWS - len(complete)
 
 
+def test_the_values_of_a_record_that_fails_are_missing(accounts, frame):
+    """In its block, which has the first labelled record, and alone."""
+    complete, columns = frame.dropna(subset=["visits", "spent"]), ["visits", "spent"]
+    model = LinearRegression().fit(complete[columns], complete[["visits", "spent"]])
+    skops.io.dump(model, accounts / "model.skops")
+    settings = 'from = "file:model.skops"\n[gates]\nmax_failed = 1'
+    _found, _said, release = scored(accounts, columns, model=settings, label="customer")
+    scorer = load_model(Path(release.path) / "model" / "model.json")
+    lines = [line for path in release.files("export") for block in release.blocks(path) for line in split_lines(block)]
+    assert lines[0].split(b"\t")[1] == b"\\N"
+    whole = scorer.score(join_lines(lines))
+    for row in range(20):
+        alone = scorer.score(join_lines(lines[row : row + 1]))
+        assert [cells[0] for cells in alone.cells] == [cells[row] for cells in whole.cells]
+        assert len(alone.cells) == 4
+
+
+@pytest.mark.parametrize(
+    ("fit", "settings", "label", "message"),
+    [
+        (lambda x, _y: LinearRegression(), "", "visits", "is not fitted"),
+        (lambda x, _y: LogisticRegression(), "", "churned", "is not fitted"),
+        (lambda x, _y: {"a": 1}, "", "churned", "dict is neither"),
+        (lambda x, y: RandomForestClassifier(2).fit(x, np.c_[y, y]), "", "churned", "predicts several labels"),
+        (lambda x, y: RandomForestClassifier(2).fit(x, 0 * y), "", "churned", "has one class only"),
+        (lambda x, y: RandomForestClassifier(2).fit(x, y), "", "plan", "no labelled record|the model's are '0', '1'"),
+        (
+            lambda x, y: RandomForestClassifier(2).fit(x, y + x.spent // 400),
+            "threshold = 0.3",
+            "churned",
+            "two classes",
+        ),
+        (lambda x, y: LinearRegression().fit(x, y), "", "plan", "plan is text"),
+        (lambda x, y: LinearRegression().fit(x, y), 'outputs = ["probabilities"]', "visits", "is a regressor"),
+        (lambda x, y: LinearRegression().fit(x, y), 'outputs = ["contributions"]', "visits", "that `train` fits"),
+    ],
+)
+def test_a_check_refuses_what_train_refuses(accounts, frame, fit, settings, label, message):
+    known = frame.dropna(subset=["spent", "churned"])
+    skops.io.dump(fit(known[["spent"]], known.churned.astype(int)), accounts / "model.skops")
+    write_settings(accounts, ["spent"], model=f'from = "file:model.skops"\n{settings}', label=label)
+    assert call(["export"], accounts).returncode == 0
+    for command in (["model", "check"], ["train"]):
+        result = call(command, accounts)
+        assert (result.returncode, bool(re.search(message, result.stdout + result.stderr))) == (2, True), result
+
+
 def test_a_model_may_have_been_fitted_on_an_array(accounts, frame):
     known, columns = frame.churned.notna(), ["visits", "active", "spent"]
     model = HistGradientBoostingClassifier(max_iter=3).fit(frame.loc[known, columns].to_numpy(), frame.churned[known])
@@ -412,6 +464,12 @@ def test_labels_may_be_booleans_or_floats(accounts, frame):
     skops.io.dump(model, accounts / "model.skops")
     result, _release = train(accounts, features=["spent"])
     assert "the model's classes are 'goes', 'stays', which are not values of churned (integer)" in result.stderr
+
+
+@pytest.mark.parametrize("classes", [[False, True], [0, 1], [0.0, 1.0]])
+def test_classes_of_a_boolean_of_postgresql(classes):
+    model = RandomForestClassifier(1).fit([[0], [1]], classes)
+    assert classes_as_labels(model, Column("churned", "text", "boolean")) == ["f", "t"]
 
 
 def test_a_pipeline_like_those_that_are_trained_here_is_compiled(accounts, frame):

@@ -23,7 +23,7 @@ from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
 from predictions.formats.document import to_file
 from predictions.formats.hfile.reader import HFileReader
-from predictions.formats.manifest import ModelManifest, ReleaseModels, Training
+from predictions.formats.manifest import FeatureType, ModelManifest, Package, ReleaseModels, Training
 from predictions.formats.prediction_line import cells, parse_line, place_of
 from predictions.formats.record_line import Column, join_lines, split_lines, write_rows
 from predictions.hbase.connection import Cell, Row
@@ -403,6 +403,10 @@ def test_lines_are_kept_only_if_the_models_write_the_same():
         [replace(x, threshold=0.3), y],
         [replace(x, positive=0), y],
         [replace(x, values=["low"]), y],
+        [replace(x, top=3), y],
+        [replace(x, classes=["no", "yes"]), y],
+        [replace(x, schema=[FeatureType("amount", "float32")]), y],
+        [replace(x, packages=[Package("own-1.1-py3-none-any.whl", "1")]), y],
         [y, x],
         [x],
     ):

@@ -135,7 +135,7 @@ def test_an_estimators_own_threshold_decides_as_the_estimator_does(estimator):
     assert isinstance(inner[-1], LogisticRegression)
     settings = ModelSettings(label="y", features=["a", "b"])
     manifest = ModelManifest(
-        features=NUMBERS, classes=fitted.classes_.tolist(), **output_fields(settings, inner, threshold, frame)
+        features=NUMBERS, classes=fitted.classes_.tolist(), **output_fields(settings, inner, threshold, labels)
     )
     block = write_rows([b"id", *(b"%r" % value for value in row), b"\\N"] for row in frame.to_numpy().tolist())
     scores = Model(EstimatorPredictor(inner, manifest), manifest).score(block)
@@ -143,7 +143,7 @@ def test_an_estimators_own_threshold_decides_as_the_estimator_does(estimator):
     argmax = fitted.classes_[fitted.predict_proba(frame).argmax(axis=1)]
     assert (argmax != fitted.predict(frame)).any() == (threshold.share != 0.5)
     # The settings come first.
-    own = output_fields(settings.model_copy(update={"threshold": 0.9}), inner, threshold, frame)
+    own = output_fields(settings.model_copy(update={"threshold": 0.9}), inner, threshold, labels)
     assert (own["threshold"], own["positive"]) == (0.9, 1)
 
 
@@ -160,7 +160,7 @@ def test_a_regressor_of_several_values_has_a_column_for_each(names, expected):
     if names:
         regressor.output_names_ = names
     settings = ModelSettings(label="y", features=["a", "b"], estimator="LinearRegression")
-    fields = output_fields(settings, regressor, None, pd.DataFrame(np.zeros((1, 2))))
+    fields = output_fields(settings, regressor, None, regressor.predict(np.zeros((1, 2))))
     columns, errors = cells_of(model_of(values, None, **fields))
     assert list(columns) == ["prediction", "probability", *(qualifier("prediction", name) for name in expected)]
     assert columns["prediction"] == columns[qualifier("prediction", expected[0])] == [b"1", b"\\N", b"-1e-09"]
@@ -181,7 +181,7 @@ def test_what_an_estimator_does_not_say_is_refused(estimator, changes, message):
     labels = [0, 1, 2] if isinstance(estimator, LinearRegression) else ["a", "b", "x" * 1001]
     settings = ModelSettings(label="y", features=["a"]).model_copy(update=changes)
     with pytest.raises(InputError, match=message):
-        output_fields(settings, estimator.fit(np.zeros((3, 1)), labels), None, pd.DataFrame(np.zeros((1, 1))))
+        output_fields(settings, estimator.fit(np.zeros((3, 1)), labels), None, np.zeros(1))
 
 
 @pytest.mark.parametrize(

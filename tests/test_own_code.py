@@ -71,7 +71,7 @@ def test_a_transformer_of_a_wheel_goes_with_the_model(accounts, frame):
     assert set(release.model.task_files) == {"model.json", "model.skops", wheel.name}
     served = SimpleNamespace(release=release.release, model=release.model.sha256)
     settings = load_settings(accounts / "predictions.toml")
-    online = Scorer(settings.hadoop.storage, settings.name)._read(served, release.model.sha256)
+    online = Scorer(settings.hadoop.storage, settings.name)._read(served)
     line = next(line for line in next(release.blocks(release.files("export")[0])).splitlines() if b"\\N" not in line)
     scores = online.score(line + b"\n")
     record_id = line.partition(b"\t")[0].decode()
@@ -198,3 +198,11 @@ def test_what_makes_no_estimator_is_named(orders, estimator, message):
     result = call(["train"], orders)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_each_release_has_a_model_of_its_own_at_lookups(tmp_path, monkeypatch):
+    """With the same file, another release may have other code or another threshold."""
+    online = Scorer(str(tmp_path), "accounts")
+    monkeypatch.setattr(online, "_read", lambda served: served.release)
+    releases = [SimpleNamespace(release=name, model="the same") for name in ("first", "second", "first")]
+    assert [online._loading(served).wait() for served in releases] == ["first", "second", "first"]

@@ -51,6 +51,14 @@ def test_relative_paths_are_relative_to_the_file(write, tmp_path):
     assert settings.hbase.thrift == "127.0.0.1:9090"
 
 
+@pytest.mark.parametrize("table", ["[model]", "[[model]]"])
+def test_paths_of_models_are_relative_to_the_file(write, tmp_path, table):
+    own = '"amount"]\nfrom = "file:fitted/model.skops"\npackages = ["own-1.0-py3-none-any.whl"]'
+    [model] = load_settings(write(GOOD.replace("[model]", table).replace('"amount"]', own))).models
+    assert model.from_ == f"file:{tmp_path}/fitted/model.skops"
+    assert model.packages == [tmp_path / "own-1.0-py3-none-any.whl"]
+
+
 def test_a_connection_gets_what_the_settings_say(write, tmp_path):
     assert load_settings(write(GOOD)).hbase.server() == Server("127.0.0.1", 9090, timeout=10.0)
     hbase = load_settings(write(TLS)).hbase

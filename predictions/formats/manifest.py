@@ -311,6 +311,13 @@ class ModelManifest:
         return columns
 
     @property
+    def what_decides(self) -> tuple[Any, ...]:
+        """Return what decides which cells a record gets: the model's file, its code, and what is read and kept."""
+        read = self.features, self.schema
+        kept = self.classes, self.outputs, self.top, self.threshold, self.positive, self.values
+        return self.sha256, self.packages, *read, *kept
+
+    @property
     def engine(self) -> str:
         """Return the name of the library that scores."""
         return "numpy" if self.compiled else ", ".join(self.boosters) or "scikit-learn"
@@ -409,11 +416,8 @@ class ReleaseModels:
 
     def write_the_same_as(self, other: "ReleaseModels") -> bool:
         """Return whether the same records get the same prediction lines, but for their time."""
-        mine, others = (
-            (models.columns, [(model.sha256, model.threshold, model.positive) for model in models.each])
-            for models in (self, other)
-        )
-        return mine == others
+        mine, others = ([model.what_decides for model in models.each] for models in (self, other))
+        return (self.columns, mine) == (other.columns, others)
 
     @property
     def is_compiled(self) -> bool:

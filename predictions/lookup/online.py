@@ -59,7 +59,9 @@ class Scorer:
         Storage(storage, name)  # raises InputError if the URL is wrong
         self._storage = storage
         self._name = name
-        self._loadings: dict[tuple[int, str], _Loading] = {}  # by process ID, since a fork has no threads, and by model
+        self._loadings: dict[
+            tuple[int, str], _Loading
+        ] = {}  # by process ID, since a fork has no threads, and by release
 
     def rescore(
         self, answers: Sequence[Answer], records: Mapping[str, Record], builder: AnswerBuilder, served: ServedRelease
@@ -108,7 +110,8 @@ class Scorer:
 
     def _loading(self, served: ServedRelease) -> _Loading:
         """Return the loading of a release's model; start it if needed. No lock: a fork could inherit it locked."""
-        key = os.getpid(), served.model
+        # Not by the model's SHA-256: with the same file, another release may have another threshold or other code.
+        key = os.getpid(), served.release or ""
         last = self._loadings.get(key)
         if last and last.should_retry:
             self._loadings.pop(key, None)
@@ -120,21 +123,21 @@ class Scorer:
 
     def _load(self, served: ServedRelease, key: tuple[int, str], target: Future[Model | Models]) -> None:
         try:
-            target.set_result(self._read(served, key[1]))
+            target.set_result(self._read(served))
         except BaseException as error:  # raised again in the threads that wait for the model
             target.set_exception(error)
             return
         for other in self._loadings.keys() - {key}:  # models of earlier releases
             self._loadings.pop(other, None)
 
-    def _read(self, served: ServedRelease, sha256: str) -> Model | Models:
+    def _read(self, served: ServedRelease) -> Model | Models:
         assert served.release
         folder = Storage(self._storage, self._name).release(served.release)
         with tempfile.TemporaryDirectory(prefix="model.") as local:
             for name in folder.models.task_files:
                 (Path(local) / name).write_bytes(folder.read(f"model/{name}"))
             model = load_models(Path(local) / MODEL_MANIFEST)
-        if model.sha256 != sha256:
+        if model.sha256 != served.model:
             raise InputError(f"{folder.path}/model is not the release's model: its SHA-256 differs from the manifest's")
         return model
 

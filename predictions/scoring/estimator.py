@@ -68,7 +68,8 @@ class EstimatorPredictor:
             raise InputError(f"the model cannot predict: {error}; restore it, or start a new release") from error
         self._reader = reader or FrameReader(manifest.features, manifest.schema)
         self._brings_schema = bool(manifest.schema)
-        self._outputs = (len(manifest.classes),) if manifest.classes else ()
+        several = manifest.classes or manifest.values
+        self._outputs = (len(several),) if several else ()
         self._takes_array = self._brings_schema and _was_fitted_on_array(estimator)
         self._explainer = _explainer(estimator, manifest)
         # Made once the estimator's libraries are loaded: it limits those that it sees.
@@ -122,12 +123,12 @@ class EstimatorPredictor:
             missing = frame.isna().to_numpy()
             if not missing.any():
                 raise
-        values = np.full((len(frame), *self._outputs), np.nan)
+        values: np.ndarray[Any, Any] | None = None
         patterns, numbers = np.unique(missing, axis=0, return_inverse=True)
         for number, pattern in enumerate(patterns):
             rows = np.flatnonzero(numbers == number)
             try:
-                values[rows] = predict(frame.iloc[rows])
+                predicted = predict(frame.iloc[rows])
             except (TypeError, ValueError) as error:
                 if not pattern.any():
                     raise
@@ -135,7 +136,11 @@ class EstimatorPredictor:
                 reason = f"{names}: missing, and the model raises {type(error).__name__}: {str(error).splitlines()[0]}"
                 for row in rows.tolist():
                     bad_rows.setdefault(row, reason)
-        return values
+                continue
+            if values is None:
+                values = np.full((len(frame), *predicted.shape[1:]), np.nan)
+            values[rows] = predicted
+        return np.full((len(frame), *self._outputs), np.nan) if values is None else values
 
     def _too_large(self, frame: pd.DataFrame) -> dict[int, str]:
         """Return the rows with a number that is not a finite float32 after the preparation, with its column."""

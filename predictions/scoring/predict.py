@@ -4,6 +4,7 @@ import faulthandler
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,20 +73,25 @@ class Scorer:
 
     def _predict(self, block: bytes, ends: np.ndarray) -> Scores:
         """Score a block of records; if that fails, raise an error that names the record."""
-        score, trial = self._model.score, self._score_in_one_thread
+        score = partial(self._score, ends.shape[1])
+        trial = partial(self._score_in_one_thread, ends.shape[1])
         if environment.attempt() >= TRIAL_FROM and (signal_name := killing_signal(trial, block)):
             line = first_fault(block, lambda lines: killing_signal(trial, lines) is not None)
             raise InternalError(f"{self._location(line)}: scoring it kills the process ({signal_name})")
         try:
-            return score(block, ends)
+            return self._model.score(block, ends)
         except Exception as error:
             line = first_fault(block, lambda lines: raises(score, lines))
             message = " ".join(str(error).split())  # scikit-learn's messages may have several lines
             raise InternalError(f"{self._location(line)}: {type(error).__name__}: {message}") from error
 
-    def _score_in_one_thread(self, block: bytes) -> None:
+    def _score(self, fields: int, block: bytes) -> Scores:
+        """Score lines that have so many fields."""
+        return self._model.score(block, field_ends(block, fields))
+
+    def _score_in_one_thread(self, fields: int, block: bytes) -> None:
         with self._model.one_thread():  # a fork has no OpenMP threads, and would wait for them for ever
-            self._model.score(block)
+            self._score(fields, block)
 
     def _location(self, line: bytes | None) -> str:
         record = f"record {line.partition(SEPARATOR)[0].decode()}" if line else "no single record"

@@ -100,7 +100,7 @@ def fit_label(
         training=training,
         trusted=settings.trusted,
         packages=[package for _path, package in wheels],
-        **output_fields(settings, pipeline, threshold, sample.features),
+        **output_fields(settings, pipeline, threshold, _first_values(pipeline, sample.features)),
     )
     write_model(target, pipeline, manifest, sample.lines, compiled, wheels, started)
 
@@ -137,8 +137,13 @@ def write_model(
     save_model(estimator, replace(manifest, training=training, golden=golden), target, compiled, source)
 
 
+def _first_values(estimator: Any, features: pd.DataFrame) -> np.ndarray:
+    """Return what an estimator predicts for the first record (shape: 1, or 1 and the number of values)."""
+    return np.asarray(estimator.predict(features[:1]))
+
+
 def output_fields(
-    settings: ModelSettings, estimator: Any, threshold: Threshold | None, features: Any
+    settings: ModelSettings, estimator: Any, threshold: Threshold | None, values: np.ndarray
 ) -> dict[str, Any]:
     """Return the fields of a model's manifest that say what it predicts and what is kept of it.
 
@@ -146,7 +151,7 @@ def output_fields(
         settings: the settings of its outputs.
         estimator: fitted, without its own threshold.
         threshold: its own threshold.
-        features: some rows of the frame or the array that it takes, at least one.
+        values: of a regressor, what it predicts for some records (shape: records, or records and values).
 
     Raises:
         InputError: the settings ask for what the estimator does not say.
@@ -157,10 +162,10 @@ def output_fields(
             raise InputError(
                 f"model.{key}: {type(estimator).__name__} is a regressor, which has no probabilities; omit it"
             )
-        values = _value_names(estimator, features)
-        if values and settings.outputs:
+        names = _value_names(estimator, values)
+        if names and settings.outputs:
             raise InputError("model.outputs: contributions are for one value, but the estimator predicts several")
-        return {"values": values, "outputs": list(settings.outputs), "top": settings.top}
+        return {"values": names, "outputs": list(settings.outputs), "top": settings.top}
     if settings.threshold is not None:
         if len(estimator.classes_) != 2:
             raise InputError(f"model.threshold: is for two classes, but {settings.label} has {len(estimator.classes_)}")
@@ -176,9 +181,8 @@ def output_fields(
     return kept | ({"threshold": threshold.share, "positive": threshold.positive} if threshold else {})
 
 
-def _value_names(regressor: Any, features: Any) -> list[str] | None:
+def _value_names(regressor: Any, values: np.ndarray) -> list[str] | None:
     """Return the names of what a regressor predicts, if it predicts several values: its `output_names_`, or numbers."""
-    values = regressor.predict(features[:1])
     if values.ndim == 1 or values.shape[1] == 1:
         return None
     names = getattr(regressor[-1] if isinstance(regressor, Pipeline) else regressor, "output_names_", None)

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import sklearn
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from predictions.errors import InputError
 from predictions.formats.manifest import FeatureType, ModelManifest, Package, Training
@@ -104,7 +106,8 @@ def load_fitted(fitted: Fitted, trusted: Sequence[str]) -> Any:
 
     Raises:
         InputError: it holds types that neither this project nor the settings trust, it was fitted by another version of
-            scikit-learn, its code is missing, or it is neither a classifier that gives probabilities nor a regressor.
+            scikit-learn, its code is missing, or it is neither a fitted classifier of one label that gives
+            probabilities nor a fitted regressor.
     """
     if untrusted := estimators.untrusted_types(fitted.path, trusted):
         raise InputError(
@@ -120,13 +123,30 @@ def load_fitted(fitted: Fitted, trusted: Sequence[str]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimator = estimators.load(fitted.path, trusted)
-    if not (is_classifier(estimator) or is_regressor(estimator)):
-        raise InputError(
-            f"model.from: {fitted.origin}: {type(estimator).__name__} is neither a classifier nor a regressor"
-        )
-    if is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
-        raise InputError(f"model.from: {fitted.origin}: {type(estimator).__name__} gives no probabilities")
+    reason = None
+    if not isinstance(estimator, BaseEstimator) or not (is_classifier(estimator) or is_regressor(estimator)):
+        reason = "is neither a classifier nor a regressor"
+    elif not _is_fitted(estimator):
+        reason = "is not fitted; fit it before it is saved"
+    elif is_classifier(estimator) and not hasattr(estimator, "predict_proba"):
+        reason = "gives no probabilities"
+    elif is_classifier(estimator) and np.ndim(estimator.classes_) != 1:
+        reason = "predicts several labels; save a model for each, with a table [[model]]"
+    elif is_classifier(estimator) and len(estimator.classes_) < 2:
+        reason = "has one class only, so there is nothing to predict"
+    if reason:
+        raise InputError(f"model.from: {fitted.origin}: {type(estimator).__name__} {reason}")
     return estimator
+
+
+def _is_fitted(estimator: Any) -> bool:
+    if is_classifier(estimator):
+        return hasattr(estimator, "classes_")
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return False
+    return True
 
 
 def take_in(
@@ -150,8 +170,6 @@ def take_in(
     release = folder.manifest
     features, label = release.features, release.all_labels[number]
     assert model.from_
-    if CONTRIBUTIONS in model.outputs:
-        raise InputError("model.outputs: contributions need a model that `train` fits; omit them, or `from`")
     wheels = check_wheels(model.packages)
     install(wheels)
     with opened(model.from_) as fitted:
@@ -162,10 +180,9 @@ def take_in(
         sample = read_sample(folder, number, FrameReader(features, schema), model)
         manifest = fitted_manifest(estimator, fitted, model, features, label, schema, wheels)
         unseen = _unseen(settings.database, model.holdout, sample.lines)
-        training = _measure(estimator, manifest, sample, unseen)
+        training, values = _measure(estimator, manifest, sample, unseen)
         progress(f"measured on {training.measured_on}")
-        rows = EstimatorPredictor(estimator, manifest).input(sample.features[:1])
-        outputs = output_fields(model, *split_threshold(estimator), rows)
+        outputs = output_fields(model, *split_threshold(estimator), values)
         manifest = replace(manifest, id=release.id, training=replace(training, seed=model.seed), **outputs)
         compiled = _compiled(estimator, features, schema, sample.features, progress)
         write_model(target, estimator, manifest, sample.lines, compiled, wheels, started, fitted.path)
@@ -183,8 +200,15 @@ def fitted_manifest(
     """Return a manifest with which a fitted model can score.
 
     Raises:
-        InputError: the model's classes are not values of the label's column.
+        InputError: the model's classes or numbers are not values of the label's column, or the settings ask for what no
+            fitted model has.
     """
+    if CONTRIBUTIONS in settings.outputs:
+        raise InputError("model.outputs: contributions need a model that `train` fits; omit them, or `from`")
+    if is_regressor(estimator) and label.type not in ("integer", "real"):
+        raise InputError(
+            f"model.label: {label.name} is {label.type}, but the model is a regressor and predicts numbers"
+        )
     return ModelManifest(
         features=features,
         label=label,
@@ -209,7 +233,7 @@ def classes_as_labels(classifier: Any, label: Column) -> list[Any]:
     """Return a classifier's classes as values of the label's column, in their order.
 
     A notebook reads a column with NULLs as floats, or compares it with a value: 1.0 and True stand for the label 1.
-    PostgreSQL writes a boolean as t and f.
+    PostgreSQL writes a boolean as t and f; XGBoost has the numbers 0 and 1 for it.
 
     Raises:
         InputError: a class cannot be a value of the column.
@@ -217,7 +241,7 @@ def classes_as_labels(classifier: Any, label: Column) -> list[Any]:
     classes = classifier.classes_.tolist()
     try:
         return [_as_label(value, label) for value in classes]
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(
             f"model.label: the model's classes are {', '.join(map(repr, classes))}, which are not values of {label}"
         ) from None
@@ -230,23 +254,24 @@ def _as_label(value: Any, label: Column) -> Any:
         return int(value)
     if label.type == "real":
         return float(value)
-    return ("f", "t")[value] if isinstance(value, bool) else str(value)
+    is_boolean = isinstance(value, bool) or (label.declared == "boolean" and value in (0, 1))
+    return ("f", "t")[int(value)] if is_boolean else str(value)
 
 
-def _measure(estimator: Any, manifest: ModelManifest, sample: Sample, unseen: np.ndarray | None) -> Training:
+def _measure(
+    estimator: Any, manifest: ModelManifest, sample: Sample, unseen: np.ndarray | None
+) -> tuple[Training, np.ndarray]:
     """Measure a model on the records that it has not seen, or if that is not known on all.
 
     Records that cannot be predicted, or whose label the model does not know, are left out.
+
+    Returns:
+        How it was measured, and what it predicts for all records (`EstimatorPredictor.predict`).
     """
-    label, bad_rows = manifest.label, dict(sample.bad_rows)
-    assert label
-    if is_regressor(estimator) and label.type not in ("integer", "real"):
-        raise InputError(
-            f"model.label: {label.name} is {label.type}, but the model is a regressor and predicts numbers"
-        )
+    bad_rows = dict(sample.bad_rows)
     predictor = EstimatorPredictor(estimator, manifest)
     try:
-        predictor.predict_frame(sample.features, bad_rows)
+        values = predictor.predict_frame(sample.features, bad_rows)
     except Exception as error:  # whatever a model raises
         message = " ".join(str(error).split())
         raise InputError(
@@ -265,13 +290,14 @@ def _measure(estimator: Any, manifest: ModelManifest, sample: Sample, unseen: np
         raise InputError(
             f"model.label: no labelled record can be predicted and has one of the model's classes{reasons}"
         )
-    return Training(
+    training = Training(
         labelled=sample.labelled,
         sample=len(sample.lines),
         holdout=int(measured.sum()),
         possibly_seen=unseen is None,
         **measure(estimator, predictor.input(sample.features[measured]), labels[measured]),
     )
+    return training, values
 
 
 def _unseen(database: DatabaseSettings, holdout: str | None, lines: Sequence[bytes]) -> np.ndarray | None:

@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from predictions.errors import InputError
-from predictions.formats.manifest import Package
-from predictions.formats.record_line import Column, join_lines, split_columns, split_lines
+from predictions.formats.manifest import ModelManifest, Package
+from predictions.formats.record_line import (
+    NULL,
+    SEPARATOR,
+    Column,
+    field_ends,
+    join_lines,
+    split_columns,
+    split_lines,
+)
 from predictions.jobs.wheels import check_wheels
 from predictions.scoring import estimator as estimators
 from predictions.scoring.estimator import EstimatorPredictor
@@ -21,9 +29,12 @@ from predictions.scoring.features import NumberDecoder
 from predictions.scoring.files import sha256
 from predictions.scoring.model import Model, Scores
 from predictions.scoring.packages import install
+from predictions.scoring.threshold import split_threshold
 from predictions.settings import DatabaseSettings, ModelSettings
 from predictions.sources import open_database
+from predictions.stages.fit import output_fields
 from predictions.stages.fitted import Fitted, estimator_name, fitted_manifest, load_fitted, opened
+from predictions.stages.sample import decode_labels
 from predictions.stages.schema import columns_with_null, infer_schema
 
 RECORDS = 10_000  # that are read from the database
@@ -130,10 +141,16 @@ def _predictions(database: DatabaseSettings, model: ModelSettings, fitted: Fitte
     block = join_lines(lines)
     try:
         scores = scorer.score(block)
+        values, _bad_rows = scorer.predictor.predict(block, field_ends(block, manifest.fields))
     except Exception as error:  # whatever a model raises
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         yield Finding("records", f"the model raises for {len(lines):,} records: {reason}", refused=True)
         return
+    try:
+        output_fields(model, *split_threshold(estimator), values)
+    except InputError as error:
+        yield Finding("outputs", str(error), refused=True)
+    yield from _classes(manifest, lines)
     failed = sorted({error.decode() for error in scores.errors if error != b"\\N"})
     count = sum(error != b"\\N" for error in scores.errors)
     yield Finding(
@@ -144,6 +161,17 @@ def _predictions(database: DatabaseSettings, model: ModelSettings, fitted: Fitte
     started = time.monotonic()
     scorer.score(block)
     yield Finding("speed", f"{(time.monotonic() - started) / len(lines) * 1e6:.1f} µs a record")
+
+
+def _classes(manifest: ModelManifest, lines: list[bytes]) -> Iterator[Finding]:
+    """Yield a refusal if no labelled record has one of a classifier's classes."""
+    labelled = [line for line in lines if not line.endswith(SEPARATOR + NULL)]
+    if manifest.classes and manifest.label and labelled:
+        found = set(decode_labels(labelled, manifest.label).tolist())
+        if found.isdisjoint(manifest.classes):
+            classes, labels = (", ".join(map(repr, values[:EXAMPLES])) for values in (manifest.classes, sorted(found)))
+            text = f"the model's are {classes}, but {manifest.label.name} has {labels}"
+            yield Finding("classes", f"{text}; predict numbers of classes with a label of numbers", refused=True)
 
 
 def _alone(model: Model, lines: list[bytes], scores: Scores) -> Finding:

@@ -53,7 +53,7 @@ def read_sample(folder: ReleaseFolder, number: int, reader: FrameReader, setting
     if not sampled_lines:
         raise InputError(f"model.label: {label.name} is NULL in every record: there is nothing to learn from")
     frame, bad_rows = reader.read(join_lines(sampled_lines))
-    return Sample(sampled_lines, frame, _decode_labels(sampled_lines, label), labelled, bad_rows)
+    return Sample(sampled_lines, frame, decode_labels(sampled_lines, label), labelled, bad_rows)
 
 
 def first_texts(lines: list[bytes], count: int) -> list[bytes]:
@@ -72,7 +72,8 @@ def _labelled_lines(folder: ReleaseFolder, number: int) -> Iterator[bytes]:
             yield from (line for line in lines if not line.endswith(unlabelled))
 
 
-def _decode_labels(lines: list[bytes], label: Column) -> np.ndarray:
+def decode_labels(lines: list[bytes], label: Column) -> np.ndarray:
+    """Return the labels of record lines, which are their last fields; InputError if one is not of the label's type."""
     decode, labels = _label_decoder(label.type), []
     for line in lines:
         field = line[line.rindex(SEPARATOR) + 1 :]
