@@ -36,6 +36,7 @@ from predictions.jobs.bundle import task_libraries
 from predictions.scoring import boosters
 from predictions.scoring import estimator as estimators
 from predictions.scoring.checks import lightgbm_text, xgboost_buffer
+from predictions.scoring.checks.errors import ContentsError
 from predictions.scoring.files import load_model, save_model
 from predictions.scoring.predict import killing_signal
 from predictions.settings import load_settings
@@ -201,6 +202,31 @@ def test_categories_of_pandas(project, tmp_path, library):
     estimators.save(estimator, path)
     frame.loc[NEW, "country"] = None
     assert (estimators.load(path).predict(frame) == estimator.predict(frame)).all()
+
+
+CATEGORIES = {"text": ["a", "b"], "number": [3, 2**40], "one": ["x"]}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_categories_of_pandas_are_found_by_column(library):
+    columns = {name: pd.Categorical([values[0], values[-1], None] * 50) for name, values in CATEGORIES.items()}
+    frame = pd.DataFrame({"first": np.arange(150.0), **columns, "last": np.arange(150) % 7})
+    params = {"enable_categorical": True} if library == "xgboost" else {}
+    estimator = fitted(library, "Classifier", **params).fit(frame, np.arange(150) % 2)
+    assert boosters.pandas_categories(estimator) == CATEGORIES
+    assert boosters.pandas_categories(fitted(library, "Classifier").fit(frame[["first"]], np.arange(150) % 2)) == {}
+
+
+def test_categories_that_are_not_clear_are_refused():
+    """LightGBM does not say of which column they are, XGBoost cuts them."""
+    frame = pd.DataFrame({"one": pd.Categorical(["x"] * 99), "constant": np.ones(99), "last": np.arange(99)})
+    estimator = fitted("lightgbm", "Classifier").fit(frame, np.arange(99) % 2)
+    with pytest.raises(ContentsError, match="does not say which columns are categories"):
+        boosters.pandas_categories(estimator)
+    frame = pd.DataFrame({"text": pd.Categorical(["x", "yé"] * 9)})
+    estimator = fitted("xgboost", "Classifier", enable_categorical=True).fit(frame, np.arange(18) % 2)
+    with pytest.raises(ContentsError, match="not ASCII; give them to an OrdinalEncoder"):
+        boosters.pandas_categories(estimator)
 
 
 @pytest.mark.parametrize("estimator", CLASSIFIERS)

@@ -10,11 +10,13 @@ import zipfile
 from contextlib import closing
 from pathlib import Path
 
+import lightgbm
 import numpy as np
 import pandas as pd
 import psycopg
 import pytest
 import skops.io
+import xgboost
 from inprocess import call
 from sklearn.base import is_classifier
 from sklearn.compose import make_column_transformer
@@ -156,6 +158,19 @@ def histogram(frame):
     return HistGradientBoostingClassifier(max_iter=10), frame[["plan", "visits", "region", "spent", "active"]]
 
 
+def boosted_categories(frame):
+    """The same of LightGBM."""
+    frame = frame.assign(plan=frame.plan.astype("category"), region=frame.region[:300].astype("category"))
+    model = lightgbm.LGBMClassifier(n_estimators=10, min_data_per_group=1, cat_smooth=1, verbose=-1)
+    return model, frame[["plan", "visits", "region", "spent"]]
+
+
+def boosted_categories_of_xgboost(frame):
+    frame = frame.assign(region=frame.region[:300].astype("category"), active=frame.active.astype("category"))
+    model = xgboost.XGBClassifier(n_estimators=10, enable_categorical=True, max_cat_to_onehot=1)
+    return model, frame[["visits", "region", "spent", "active"]]
+
+
 def identifiers(frame):
     """A model that knows integers beyond those that floats hold: IDs, also the record's own."""
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
@@ -183,6 +198,8 @@ NULLABLE = '{ visits = "Int64", active = "boolean", spent = "float32" }'
     [
         (logistic, "churned", "{}", {"active": "int64", "visits": "float64", "plan": "str"}),
         (histogram, "churned", "{}", {"plan": "category", "active": "int64"}),
+        (boosted_categories, "churned", "{}", {"plan": "category", "region": "category", "visits": "float64"}),
+        (boosted_categories_of_xgboost, "churned", "{}", {"region": "category", "active": "category"}),
         (identifiers, "churned", "{}", {"customer": "int64", "id": "int64"}),
         (nullable, "churned", NULLABLE, {"visits": "Int64"}),
         (moments, "visits", '{ joined = "datetime64[us, UTC]" }', {}),

@@ -127,9 +127,15 @@ def test_the_page_of_models(full, tmp_path, monkeypatch):
             ended = call(step[1:], os.getcwd())
             assert ended.returncode == 0, ended.stderr
             printed += ended.stdout + ended.stderr
-    for line in ("all are trusted", "region: text as str", "visits: integer as float64", "on a holdout of 360 records"):
+    for line in (
+        "all are trusted",
+        "region: text as str",
+        "region: text as category",
+        "visits: integer as float64",
+        "on a holdout of 360 records",
+    ):
         assert line in printed
-    assert printed.count("scored 2,000 records, 0 failed") == (3 if full else 2)
+    assert printed.count("scored 2,000 records, 0 failed") == (6 if full else 5)
     assert ("(version 1)" in printed) == full
 
 

@@ -121,6 +121,22 @@ def attach(estimator: Any) -> None:
                 raise ContentsError(f"its model of {name} is damaged: {error}") from error
 
 
+def pandas_categories(estimator: Any) -> dict[str, list[Any]]:
+    """Return the categories of the columns that an estimator was fitted on as pandas' categories, by their names.
+
+    Raises:
+        ContentsError: it is not clear which columns these are.
+    """
+    if type(estimator).__module__ not in _BOOSTERS or not hasattr(estimator, "feature_names_in_"):
+        return {}
+    booster, categories = getattr(estimator, _BOOSTER), {}
+    if _library_of(estimator) == "xgboost":
+        categories = xgboost_buffer.pandas_categories(bytes(booster.save_raw("ubj")))
+    elif booster.pandas_categorical:
+        categories = lightgbm_text.pandas_categories(booster.model_to_string(), booster.pandas_categorical)
+    return {str(estimator.feature_names_in_[number]): values for number, values in categories.items()}
+
+
 def one_line(error: Exception) -> str:
     """Return the message of an error that was raised in C++, without its stack."""
     return " ".join(str(error).partition("Stack trace")[0].split())

@@ -17,7 +17,9 @@ from sklearn.pipeline import Pipeline
 from predictions.errors import InputError
 from predictions.formats.manifest import FeatureType
 from predictions.formats.record_line import NULL, Column, field_ends
+from predictions.scoring import boosters
 from predictions.scoring.dtypes import reader_for
+from predictions.scoring.errors import ContentsError
 
 # MLflow's types (mlflow.types.DataType): without and with missing values. Its "datetime" says neither unit nor zone.
 _SIGNATURE = {
@@ -143,6 +145,11 @@ def _native_categories(estimator: Any) -> dict[str, list[Any]]:
         [step for _name, step in estimator.steps if step != "passthrough"] if _is_pipeline(estimator) else [estimator]
     )
     first = steps[0]
+    try:
+        if categories := boosters.pandas_categories(first):
+            return categories
+    except ContentsError as error:
+        raise InputError(f"model.from: its model of {first.__module__.partition('.')[0]}: {error}") from error
     if not isinstance(first, (HistGradientBoostingClassifier, HistGradientBoostingRegressor)):
         return {}
     preprocessor = getattr(first, "_preprocessor", None)

@@ -33,6 +33,7 @@ _MOST_LEAVES = 131_072  # LightGBM's own limit
 _CATEGORICAL = 1  # the bit of a decision type
 _DECISION_TYPES = 16
 _CATEGORIES = "pandas_categorical:"
+_INFOS = "feature_infos="
 
 
 def checked(text: str) -> str:
@@ -57,6 +58,27 @@ def checked(text: str) -> str:
         except ContentsError as error:
             raise ContentsError(f"tree {number}: {error}") from error
     return "\n".join([*lines, "end of trees", "", _CATEGORIES + _checked_categories(tail), ""])
+
+
+def pandas_categories(text: str, categories: list[list[Any]]) -> dict[int, list[Any]]:
+    """Return the categories of the columns that were pandas' categories at fitting, by the feature's number.
+
+    The text has the lists of all such columns, in the columns' order, but not their names. A feature's line of
+    `feature_infos` is `[least:largest]` for numbers, a list for categories, and `none` for either if it had one value.
+
+    Args:
+        text: the model.
+        categories: `Booster.pandas_categorical`.
+
+    Raises:
+        ContentsError: it is not clear which columns these are.
+    """
+    infos = next(line for line in text.split("\n") if line.startswith(_INFOS)).removeprefix(_INFOS).split(" ")
+    unclear = [number for number, info in enumerate(infos) if not info.startswith("[")]
+    certain = [number for number in unclear if infos[number] != "none"]
+    numbers = certain if len(certain) == len(categories) else unclear
+    require(len(numbers) == len(categories), "it does not say which columns are categories: one has a single value")
+    return dict(zip(numbers, categories, strict=True))
 
 
 def _checked_header(text: str) -> tuple[list[str], int, int]:

@@ -5,6 +5,7 @@ ends. Its configuration (threads, devices, updaters) is not loaded.
 """
 
 import struct
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,32 @@ def checked(data: bytes) -> bytes:
             raise
         raise ContentsError(f"a part is missing or of another type: {error}") from error
     return data[reader.spans[_MODEL]]
+
+
+def pandas_categories(model: bytes) -> dict[int, list[Any]]:
+    """Return the categories of the columns that were pandas' categories at fitting, by the feature's number.
+
+    Args:
+        model: what `Booster.save_raw("ubj")` returns.
+
+    Raises:
+        ContentsError: it has categories that XGBoost has cut.
+    """
+    booster = _Reader(model).document()["learner"]["gradient_booster"]
+    columns = booster.get("gbtree", booster)["model"].get("cats", {}).get("enc", [])
+    found = {number: _category_values(column) for number, column in enumerate(columns)}
+    return {number: values for number, values in found.items() if values}
+
+
+def _category_values(column: dict[str, Any]) -> list[Any]:
+    """Return numbers, or texts, which are one after the other in an array of bytes."""
+    values = _integers(column["values"])
+    if "offsets" not in column:
+        return values.tolist()
+    # It counts characters, and takes as many bytes (https://github.com/dmlc/xgboost/pull/12360).
+    require((values >= 0).all(), "XGBoost cuts categories that are not ASCII; give them to an OrdinalEncoder before it")
+    text = values.astype(np.uint8).tobytes().decode()
+    return [text[start:end] for start, end in pairwise(_integers(column["offsets"]).tolist())]
 
 
 class _Reader:
