@@ -18,8 +18,8 @@ from predictions.errors import InputError
 from predictions.formats.manifest import FeatureType
 from predictions.formats.record_line import NULL, Column, field_ends
 from predictions.scoring import boosters
+from predictions.scoring.checks.errors import ContentsError
 from predictions.scoring.dtypes import reader_for
-from predictions.scoring.errors import ContentsError
 
 # MLflow's types (mlflow.types.DataType): without and with missing values. Its "datetime" says neither unit nor zone.
 _SIGNATURE = {
