@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 from predictions.formats.id_digest import IdDigest
@@ -166,6 +168,13 @@ def running_cluster() -> Iterator[ClusterConfig]:
         yield cluster.config
     finally:
         cluster.stop(say)
+
+
+def cluster_processes(cluster: ClusterConfig) -> dict[str, psutil.Process]:
+    """Return the processes of a running cluster's daemons, by name."""
+    engine = Cluster(cluster)
+    processes = {name: engine.process(name) for name, _state in engine.status()}
+    return {name: process for name, process in processes.items() if process}
 
 
 def machine() -> str:

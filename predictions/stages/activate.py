@@ -1,11 +1,14 @@
 """Activate a release: prove that it is complete, apply the gates, and make it the served release."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from predictions.errors import InputError, PredictionsError, RefusedError
+from predictions.errors import InputError, PredictionsError, RefusedError, ServiceError
 from predictions.formats.manifest import Manifest, Scored, mismatches
+from predictions.formats.names import release_table
+from predictions.formats.row_key import PREFIX_DIGITS
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Pointer, Releases
 from predictions.settings import GateSettings, Settings
@@ -16,6 +19,12 @@ from predictions.workers import cores
 
 # The metric on the holdout by which a model must beat the baseline without features; less is better.
 LOSSES = {"classification": "log_loss", "regression": "rmse"}
+
+# The sample of a release that `warm` reads before the release is served.
+WARM_ROWS = 200  # rows for each key: half a block of a model with two cells
+WARM_KEYS = 16_384  # at most: more blocks would push those of the served release out of the cache
+WARM_SECONDS = 30.0  # at most
+WARM_REQUEST_KEYS = 64  # whose blocks the region server reads one after another, in some 0.1 s
 
 
 class Gate(NamedTuple):
@@ -87,7 +96,41 @@ def activate(
         if is_refused:
             names = ", ".join(f"gates.{gate.name}" for gate in failed)
             raise RefusedError(f"release {release} is refused by {names}; pass --force REASON to activate it anyway")
+        assert manifest.scored
+        try:
+            keys = warm(connection, release_table(settings.name, release), manifest.scored.rows)
+            report(f"looked {keys:,} keys up, so that HBase has the release in its cache")
+        except ServiceError as error:
+            report(f"the first lookups will be slower, since HBase's cache could not be filled: {error}")
         return releases.activate(release, force is not None, pointer.serial)
+
+
+def warm(connection: Connection, table: str, rows: int) -> int:
+    """Read a sample of a table, so that the first lookups find its blocks in HBase's cache; return the number of keys.
+
+    The keys are spread evenly over the regions. They are bare prefixes, which no row has as its key: HBase reads the
+    block in which each would be, and returns nothing. (A file that HBase wrote itself, after puts, has a Bloom filter,
+    which answers instead; HFiles of this package have none.) After each request it waits as long as that took, so that
+    lookups get half of the servers' time.
+
+    Args:
+        connection: to HBase.
+        table: the release's table.
+        rows: its number of rows.
+
+    Raises:
+        ServiceError: HBase does not answer.
+    """
+    count, prefixes = min(max(rows // WARM_ROWS, WARM_REQUEST_KEYS), WARM_KEYS), 16**PREFIX_DIGITS
+    keys = [b"%0*x" % (PREFIX_DIGITS, number * prefixes // count) for number in range(count)]
+    end = time.monotonic() + WARM_SECONDS
+    for start in range(0, count, WARM_REQUEST_KEYS):
+        began = time.monotonic()
+        if began > end:
+            return start
+        connection.receive(connection.send_rows(table, keys[start : start + WARM_REQUEST_KEYS]))
+        time.sleep(time.monotonic() - began)
+    return count
 
 
 def _since_export(settings: Settings, exported: int) -> str:
