@@ -18,8 +18,8 @@ from predictions.storage import Storage
 def command(session: Session, release: str | None, force: str | None) -> None:
     """Serve a release, if its gates pass.
 
-    Checks that a loaded release is complete, which --force does not overrule, and that its gates pass. Then switches
-    the pointer to it, in one write.
+    Checks that a loaded release is complete, which --force does not overrule, and that its gates pass. Looks a sample of
+    its records up, so that HBase has them in its cache. Then switches the pointer to the release, in one write.
     """
     run_activate(session.settings, session.storage, release or session.storage.release().release, force)
 
