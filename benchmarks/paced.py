@@ -22,8 +22,8 @@ from predictions.lookup.client import Client
 from predictions.settings import load_settings
 
 THREADS = 16  # lookups at once, at most
-START_SECONDS = 30.0  # until the first lookups are answered, at most
-END_SECONDS = 30.0  # until the last lookups are answered, at most
+START_SECONDS = 120.0  # until the first lookups are answered, at most
+END_SECONDS = 60.0  # until the last lookups are answered, at most
 COPY = "0-"  # the records are those of the first copy of the flights: their row keys are spread over all blocks
 
 

@@ -11,12 +11,13 @@ loop). p999 needs 10,000 lookups. The phases, each with the calls behind the com
 
 - `idle`: nothing else happens;
 - `job`: `score --runner hadoop` scores another release of the same records, and writes its HFiles;
-- `hfiles`: `load --via hfiles`, from prediction lines on HDFS: HFiles are written, copied to HDFS, and handed to HBase;
+- `hand over`: `load --via hfiles` loads the job's HFiles: HBase takes them over;
+- `hfiles`: the same from prediction lines on HDFS: HFiles are written and copied to HDFS before;
 - `before`, `warm` and `after`, for each way to warm a release: ten seconds (`--switch-seconds`) before the switch to
   the release that was just loaded, the warm-up, and the ten seconds after the switch;
 - `puts`: `load --via puts` at full speed, ended after `--seconds`; `puts --rate`: the same with a rate.
 
-There is one `hfiles` for each way to warm; they are counted together. The ways:
+Before each switch there is a load; those named `hfiles` are counted together. The ways:
 
 - `nothing`: the switch alone; every block is read from HDFS by the lookup that needs it first;
 - `region`: one key of each region, so that the Thrift server knows where the regions are, and their indexes are read;
@@ -50,6 +51,7 @@ from benchmarks.flights import (
     machine,
     make_copies,
     make_release,
+    put_folders,
     remove_release,
     running_cluster,
     score_local,
@@ -263,24 +265,16 @@ def _serving(local: Path, cluster: ClusterConfig, copies: int) -> Iterator[Servi
         score_local(made)
         made = ReleaseFolder(made.storage, made.release)  # whose manifest says what was scored
         served, other = ReleaseFolder(storage, made.release), storage.new_release()
-        _put(made, served, ("model", "scored"), made.manifest.release)
-        _put(made, other, ("model", "export"), other.release)
+        put_folders(made, served, "model", "scored")
+        served.write_manifest(made.manifest)
+        put_folders(made, other, "model", "export")
+        other.write_manifest(replace(made.manifest, release=other.release, scored=None))
         serving = Serving(cluster, settings, url, (served.release, other.release), made.scored.rows)
         serving.command("load", "--release", served.release, "--via", "hfiles")
         serving.switch(served.release, "sample")
         yield serving
     finally:
         remove_release(settings, storage)
-
-
-def _put(source: ReleaseFolder, target: ReleaseFolder, parts: tuple[str, ...], release: str) -> None:
-    """Copy folders of a local release to a release on HDFS."""
-    for part in parts:
-        for path in source.files(part):
-            with open(path, "rb") as file:
-                target.put(f"{part}/{Path(path).name}", file)
-    scored = source.manifest.scored if "scored" in parts else None
-    target.write_manifest(replace(source.manifest, release=release, scored=scored))
 
 
 def _first_copy(path: Path) -> Path:
@@ -310,12 +304,13 @@ def _phases(serving: Serving, seconds: float, switch_seconds: float, puts_rate: 
     served, other = serving.releases
     measure("idle", lambda: time.sleep(seconds))
     measure("job", lambda: serving.command("score", "--release", other, "--runner", "hadoop"))
-    for warming in WARMING:
-        serving.forget(other)
+    for number, warming in enumerate(WARMING):
+        if number:
+            serving.forget(other)
         if warming == "prefetch":
             serving.make_prefetched(other)
-        load = ("load", "--release", other, "--via")
-        measure("hfiles", lambda load=load: serving.command(*load, "hfiles"))
+        load = ["load", "--release", other, "--via", "hfiles"]
+        measure("hfiles" if number else "hand over", lambda load=load: serving.command(*load))
         measure(f"before: {warming}", lambda: time.sleep(switch_seconds))
         begin = time.monotonic()
         warmed, switched = serving.switch(other, warming)

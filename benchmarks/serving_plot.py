@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.plots import Colours, draw_twice, milliseconds
 
-MARKED = {"job": "before", "hfiles": "now", "puts": "bad", "puts --rate": "other"}  # phases and their colours
+MARKED = {
+    "job": "before",
+    "hand over": "soft",
+    "hfiles": "now",
+    "puts": "bad",
+    "puts --rate": "other",
+}  # phases and their colours
 SWITCH = "after: "
 
 
