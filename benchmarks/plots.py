@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from predictions.report.figures import BEFORE, GRID, INK, NOW, SOFT
 
@@ -44,6 +44,7 @@ def draw_twice(target: Path, draw: Callable[[Figure, Colours], None]) -> None:
 def milliseconds(axes: Axes) -> None:
     """Let the y axis show milliseconds, as plain numbers on a logarithmic scale."""
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y")

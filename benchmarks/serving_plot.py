@@ -17,6 +17,7 @@ MARKED = {
     "puts --rate": "other",
 }  # phases and their colours
 SWITCH = "after: "
+NOTES = 2.0  # the y axis ends at so many times the highest latency, so that the notes have room
 
 
 def draw(result: dict[str, Any], target: Path) -> None:
@@ -41,7 +42,7 @@ def _latency(axes: Axes, seconds: list[dict[str, Any]], colours: Colours) -> Non
     for name, style in (("p99_ms", {"linewidth": 1.4}), ("p50_ms", {"linewidth": 1.0, "linestyle": (0, (1, 1.2))})):
         points = [(number + 0.5, second[name]) for number, second in enumerate(seconds) if second["samples"]]
         axes.plot(*zip(*points, strict=True), color=colours.ink, **style)
-    axes.set_xlim(0, len(seconds))
+    axes.set(xlim=(0, len(seconds)), ylim=(None, NOTES * axes.get_ylim()[1]))
 
 
 def _mark(axes: Axes, phase: dict[str, Any], colours: Colours) -> None:

@@ -27,7 +27,7 @@ A request's time begins when it was due, not when a connection was free for it (
 whole phase and of its steps; in `package`, the export is the only step that uses the database. The interval of a figure
 is that of the rounds' values. p999 needs 10,000 requests.
 
-WAL is the difference of `pg_current_wal_lsn()`. Sizes, dead rows and free space are those of `pgstattuple`, before and
+WAL is the difference of `pg_current_wal_lsn()`; the updates write some, as long as a phase lasts. Sizes, dead rows and free space are those of `pgstattuple`, before and
 after; `blocks read` are those of the table and its indexes that `shared_buffers` did not hold. The locks on the table,
 held or waited for, the longest wait for each mode and the replica's lag are sampled fifty times a second. While ACCESS
 EXCLUSIVE is held or waited for, no read begins; other locks on rows are not seen here, but in the updates' times.
@@ -66,6 +66,7 @@ KEPT_WAL = "4GB"  # for the replica, which has no replication slot
 LATENCIES = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
 FIGURES = {  # of a phase: their names in the result, the heading, and the digits to show
     "wal_mb": ("WAL, MB", 1),
+    "wal_mb_per_second": ("WAL a second, MB", 2),
     "replica_lag_mb": ("replica lags, MB", 1),
     "replica_lag_seconds": ("replica lags, s", 2),
     "table_growth_mb": ("table grows, MB", 1),
@@ -266,6 +267,7 @@ def _figures(figures: Figures) -> dict[str, float]:
     before, after = figures["before"], figures["after"]
     return {
         "wal_mb": figures["wal_bytes"] / MEGABYTE,
+        "wal_mb_per_second": figures["wal_bytes"] / MEGABYTE / figures["seconds"],
         "replica_lag_mb": figures["replica_lag"]["bytes"] / MEGABYTE,
         "replica_lag_seconds": figures["replica_lag"]["seconds"],
         "table_growth_mb": (after["table_bytes"] - before["table_bytes"]) / MEGABYTE,
