@@ -27,10 +27,11 @@ A request's time begins when it was due, not when a connection was free for it (
 whole phase and of its steps; in `package`, the export is the only step that uses the database. The interval of a figure
 is that of the rounds' values. p999 needs 10,000 requests.
 
-WAL is the difference of `pg_current_wal_lsn()`; the updates write some, as long as a phase lasts. Sizes, dead rows and free space are those of `pgstattuple`, before and
-after; `blocks read` are those of the table and its indexes that `shared_buffers` did not hold. The locks on the table,
-held or waited for, the longest wait for each mode and the replica's lag are sampled fifty times a second. While ACCESS
-EXCLUSIVE is held or waited for, no read begins; other locks on rows are not seen here, but in the updates' times.
+WAL is the difference of `pg_current_wal_lsn()`; the updates write some too, as long as a phase lasts. Sizes, dead rows
+and free space are those of `pgstattuple`, before and after; `blocks read` are those of the table and its indexes that
+`shared_buffers` did not hold. The locks on the table, held or waited for, the longest wait for each mode and the
+replica's lag are sampled fifty times a second. While ACCESS EXCLUSIVE is held or waited for, no read begins; locks on
+rows are not seen here, but in the updates' times.
 """
 
 import json
