@@ -75,6 +75,7 @@ NAME = "benchmark_serving"
 MANY = 100  # IDs of a lookup
 YARN = ("resourcemanager", "nodemanager")  # whose containers get the CPU of the NodeManager
 WARMING = ("nothing", "region", "sample", "prefetch")
+TABLE_SECONDS = 60.0  # until HBase has made a table
 REST_SECONDS = 2.0  # after a command, before what follows it is measured
 
 
@@ -241,14 +242,22 @@ class Serving(NamedTuple):
         from hbasedriver.client.client import Client
         from hbasedriver.protobuf_py.HBase_pb2 import ColumnFamilySchema
 
-        with self.connection() as connection:
-            Releases(connection, NAME).start_load(release)  # first, as in `load`
+        table, points = release_table(NAME, release), split_points(self.settings.hbase.regions)
         family = ColumnFamilySchema(name=FAMILY)
         family.attributes.add(first=b"PREFETCH_BLOCKS_ON_OPEN", second=b"true")
-        with closing(Client({"hbase.zookeeper.quorum": f"localhost:{self.cluster.port('zookeeper')}"})) as client:
-            points = split_points(self.settings.hbase.regions)
-            client.master_conn.create_table(b"", release_table(NAME, release).encode(), [family], points)
-            client.cluster_connection.registry.zk.stop()  # hbase-driver leaves it open, and it would keep reconnecting
+        with self.connection() as connection:
+            Releases(connection, NAME).start_load(release)  # first, as in `load`
+            client = Client({"hbase.zookeeper.quorum": f"localhost:{self.cluster.port('zookeeper')}"})
+            try:
+                client.master_conn.create_table(b"", table.encode(), [family], points)
+                deadline = time.monotonic() + TABLE_SECONDS
+                while len(connection.regions(table)) <= len(points):
+                    if time.monotonic() > deadline:
+                        raise click.ClickException(f"table {table} was not made within {TABLE_SECONDS:.0f} s")
+                    time.sleep(0.1)
+            finally:
+                client.close()
+                client.cluster_connection.registry.zk.stop()  # hbase-driver leaves it open, and it would reconnect
 
 
 @contextmanager
