@@ -138,8 +138,7 @@ def main(
                 ]
             with on_cpu(cores.others):
                 phases = _phases(serving, seconds, switch_seconds, puts_rate)
-        rows = serving.rows
-    measured = [paced.answered() for paced in lookups]
+        measured, rows = [paced.answered() for paced in lookups], serving.rows
     begin, end = phases[0].begin, phases[-1].end
     result = {
         "rows": rows,
