@@ -1,4 +1,4 @@
-"""The two batches that `benchmarks/writeback` compares: writing predictions into the table, and this package's run."""
+"""The batches that `benchmarks/writeback` compares: predictions written into the table, two ways, and this package."""
 
 import os
 import subprocess
@@ -16,8 +16,6 @@ from psycopg.errors import LockNotAvailable
 
 from benchmarks.flights import CHECKOUT, SETTINGS
 from hadoop.config import ClusterConfig
-from predictions.formats.prediction_line import split_block
-from predictions.formats.row_key import record_id
 from predictions.hbase.connection import Connection
 from predictions.hbase.server import Server
 from predictions.storage import Storage
@@ -30,6 +28,8 @@ BATCH_ROWS = 10_000  # rows of one UPDATE, which is one transaction
 VACUUMS = 10  # over the whole table
 READ_BYTES = 1 << 20
 
+_UPDATE = "UPDATE flights SET prediction = p.prediction FROM predictions p"
+
 
 class Step(NamedTuple):
     """A part of a batch, in seconds since 1970."""
@@ -39,13 +39,12 @@ class Step(NamedTuple):
     end: float
 
 
-def write_back(url: str, predictions: Path, rows: int) -> list[Step]:
-    """Write predictions into a new column of the table `flights`.
+def write_back(url: str, predictions: Path) -> list[Step]:
+    """Write predictions into a new column of the table `flights`, as one does who knows how.
 
     Args:
         url: the URL of the database.
-        predictions: a file with lines of `ID TAB prediction`.
-        rows: the number of rows of the table; the IDs are 1 to this number.
+        predictions: a file with a line of `ID TAB prediction` for every record; the IDs count from 1.
 
     Returns:
         The steps, with their times.
@@ -54,10 +53,28 @@ def write_back(url: str, predictions: Path, rows: int) -> list[Step]:
     with psycopg.connect(url, autocommit=True) as connection:
         _add_column(connection)
         times.append(time.time())
-        _copy(connection, predictions)
+        rows = _copy(connection, predictions)
         times.append(time.time())
         _update(connection, rows)
         times.append(time.time())
+    return _steps(times)
+
+
+def write_back_at_once(url: str, predictions: Path) -> list[Step]:
+    """Write predictions into a new column, as one would do it first; arguments and result are those of `write_back`."""
+    times = [time.time()]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE flights ADD COLUMN prediction integer")
+        times.append(time.time())
+        connection.execute("CREATE TABLE predictions (flight_id integer PRIMARY KEY, prediction integer)")
+        _copy_into(connection, predictions)
+        times.append(time.time())
+        connection.execute(f"{_UPDATE} WHERE flights.flight_id = p.flight_id")
+        times.append(time.time())
+    return _steps(times)
+
+
+def _steps(times: list[float]) -> list[Step]:
     return [Step(*step) for step in zip(("add column", "copy", "update"), times, times[1:], strict=False)]
 
 
@@ -72,13 +89,21 @@ def _add_column(connection: psycopg.Connection[Any]) -> None:
     connection.execute("RESET lock_timeout")
 
 
-def _copy(connection: psycopg.Connection[Any], predictions: Path) -> None:
+def _copy(connection: psycopg.Connection[Any], predictions: Path) -> int:
+    """Return the number of rows."""
     connection.execute("CREATE TEMPORARY TABLE predictions (flight_id integer, prediction integer)")
-    with open(predictions, "rb") as file, connection.cursor().copy("COPY predictions FROM STDIN") as copy:
-        while block := file.read(READ_BYTES):
-            copy.write(block)
+    rows = _copy_into(connection, predictions)
     connection.execute("ALTER TABLE predictions ADD PRIMARY KEY (flight_id)")
     connection.execute("ANALYZE predictions")
+    return rows
+
+
+def _copy_into(connection: psycopg.Connection[Any], predictions: Path) -> int:
+    cursor = connection.cursor()
+    with open(predictions, "rb") as file, cursor.copy("COPY predictions FROM STDIN") as copy:
+        while block := file.read(READ_BYTES):
+            copy.write(block)
+    return cursor.rowcount
 
 
 def _update(connection: psycopg.Connection[Any], rows: int) -> None:
@@ -87,7 +112,7 @@ def _update(connection: psycopg.Connection[Any], rows: int) -> None:
     vacuumed = 0
     for first in range(1, rows + 1, BATCH_ROWS):
         connection.execute(
-            "UPDATE flights SET prediction = p.prediction FROM predictions p WHERE flights.flight_id = p.flight_id"
+            f"{_UPDATE} WHERE flights.flight_id = p.flight_id"
             f" AND p.flight_id BETWEEN {first} AND {first + BATCH_ROWS - 1}"
         )
         if first - vacuumed > rows / VACUUMS:
@@ -123,15 +148,6 @@ class Package:
         manifest = self._storage.release().manifest
         begin = datetime.fromisoformat(manifest.snapshot.time).timestamp()
         return [Step("export", begin, begin + manifest.export.seconds)]
-
-    def write_predictions(self, target: Path) -> None:
-        """Write the predictions of the run to a file for `write_back`, sorted by ID."""
-        folder, predictions = self._storage.release(), []
-        for path in folder.files("scored"):
-            for block in folder.blocks(path):
-                keys, labels, *_others = split_block(block)
-                predictions += zip((int(record_id(key)) for key in keys), labels, strict=True)
-        target.write_bytes(b"".join(b"%d\t%b\n" % prediction for prediction in sorted(predictions)))
 
     @contextmanager
     def removed(self) -> Iterator[None]:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from hadoop.config import ClusterConfig
 from hadoop.engine import Cluster
 from predictions.formats.id_digest import IdDigest
@@ -125,14 +127,19 @@ def release_on_hdfs(
     local_release = make_copies(make_release(local, file), copies)
     folder = ReleaseFolder(storage, local_release.release)
     try:
-        for part in ("export", "model"):
-            for path in sorted(Path(local_release.path, part).iterdir()):
-                with open(path, "rb") as file:
-                    folder.put(f"{part}/{path.name}", file)
+        put_folders(local_release, folder, "export", "model")
         folder.write_manifest(local_release.manifest)
         yield folder
     finally:
         remove_release(settings, storage)
+
+
+def put_folders(source: ReleaseFolder, target: ReleaseFolder, *names: str) -> None:
+    """Copy folders of a local release to a release on HDFS."""
+    for name in names:
+        for path in sorted(Path(source.path, name).iterdir()):
+            with open(path, "rb") as file:
+                target.put(f"{name}/{path.name}", file)
 
 
 def remove_release(settings: Settings, storage: Storage) -> None:
@@ -167,6 +174,13 @@ def running_cluster() -> Iterator[ClusterConfig]:
         yield cluster.config
     finally:
         cluster.stop(say)
+
+
+def cluster_processes(cluster: ClusterConfig) -> dict[str, psutil.Process]:
+    """Return the processes of a running cluster's daemons, by name."""
+    engine = Cluster(cluster)
+    processes = {name: engine.process(name) for name, _state in engine.status()}
+    return {name: process for name, process in processes.items() if process}
 
 
 def machine() -> str:

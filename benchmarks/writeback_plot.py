@@ -1,91 +1,76 @@
 """Plot the figures of `benchmarks/writeback`: latency over time, and next to it what the database had to do."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from predictions.report.figures import BEFORE, GRID, INK, NOW, SOFT
+from benchmarks.plots import Colours, draw_twice, milliseconds
 
 PHASES = {
-    "nothing": ("nothing else happens", SOFT),
-    "write_back": ("predictions written back", BEFORE),
-    "package": ("this package runs", NOW),
+    "nothing": ("nothing else happens", "soft"),
+    "write_back": ("written back in batches", "before"),
+    "at_once": ("written back at once", "bad"),
+    "package": ("this package runs", "now"),
 }
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "font.size": 11,
-    "grid.color": GRID,
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
+BARS = {  # figures of a phase, and their titles
+    "wal_mb": "write-ahead log, MB",
+    "index_growth_mb": "indexes grow by, MB",
+    "replica_lag_seconds": "longest lag of the replica, s",
+    "locked_seconds": "table locked for reads, s",
 }
-DOTS_PER_INCH = 160
-MEGABYTE = 1e6
-NOTES = 5.0  # the y axis ends at so many times the highest latency, so that the notes have room
 
 
 def draw(result: dict[str, Any], target: Path) -> None:
-    """Draw what `benchmarks/writeback --json` prints into a PNG, on white, which also suits a dark page."""
-    phases = result["phases"]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 5.0), layout="constrained")
-        grid = figure.add_gridspec(3, 2, width_ratios=(2.3, 1))
-        _latency(figure.add_subplot(grid[:, 0]), phases)
-        reads = {phase: phases[phase]["reads"]["reads_per_second"] for phase in PHASES}
-        wal = {phase: phases[phase]["wal_bytes"] / MEGABYTE for phase in PHASES}
-        grown = {phase: _size(phases[phase]["after"]) - _size(phases[phase]["before"]) for phase in PHASES}
-        _bars(figure.add_subplot(grid[0, 1]), f"reads a second, of {result['rate']:,}", reads)
-        _bars(figure.add_subplot(grid[1, 1]), "write-ahead log, MB", wal)
-        _bars(figure.add_subplot(grid[2, 1]), "table and index grow by, MB", grown)
-        figure.legend(loc="outside upper left", ncols=len(PHASES), frameon=False)
-        figure.savefig(target, dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
+    """Draw what `benchmarks/writeback --json` prints into two PNG files."""
+    draw_twice(target, partial(_draw, result))
 
 
-def _latency(axes: Axes, phases: dict[str, Any]) -> None:
-    for phase, (title, colour) in PHASES.items():
-        seconds = phases[phase]["by_second"]
-        times = [second + 0.5 for second in range(len(seconds))]
-        axes.plot(times, [second["p99_ms"] for second in seconds], color=colour, linewidth=1.8, label=title)
-        axes.plot(times, [second["p50_ms"] for second in seconds], color=colour, linewidth=1.2, linestyle=(0, (1, 1.2)))
-    axes.set_title("reads by primary key, ms: p99 of each second, p50 dotted")
-    axes.set(yscale="log", xlabel="seconds since it began", xlim=(0, None))
-    axes.set_ylim(top=NOTES * axes.get_ylim()[1])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="y")
-    export, column = phases["package"]["steps"]["export"], phases["write_back"]["steps"]["add column"]
-    end = export["begin"] + export["seconds"]
-    axes.axvspan(export["begin"], end, color=NOW, alpha=0.13, linewidth=0)
-    _note(axes, end, 1.0, "export; then training, scoring, loading: on the same cores", NOW)
-    _note(axes, column["seconds"], 0.92, "until here ALTER TABLE waits for its lock, then UPDATE", BEFORE)
+def _draw(result: dict[str, Any], figure: Figure, colours: Colours) -> None:
+    grid = figure.add_gridspec(len(BARS), 2, width_ratios=(2.3, 1))
+    _latency(figure.add_subplot(grid[:, 0]), result["rounds"][0], colours)
+    for row, (name, title) in enumerate(BARS.items()):
+        _bars(figure.add_subplot(grid[row, 1]), title, result["phases"], name, colours)
+    figure.legend(loc="outside upper left", ncols=len(PHASES), frameon=False, fontsize=10)
 
 
-def _note(axes: Axes, second: float, height: float, text: str, colour: str) -> None:
-    point, offset = (second, height), (6, -4)
+def _latency(axes: Axes, phases: dict[str, Any], colours: Colours) -> None:
+    """Draw the reads of the first round."""
+    milliseconds(axes)
+    for phase, (title, name) in PHASES.items():
+        seconds, colour = phases[phase]["by_second"], getattr(colours, name)
+        for figure, style in (("p99_ms", {"linewidth": 1.8, "label": title}), ("p50_ms", {"linestyle": (0, (1, 1.2))})):
+            points = [(number + 0.5, second[figure]) for number, second in enumerate(seconds) if second["samples"]]
+            axes.plot(*zip(*points, strict=True), color=colour, **{"linewidth": 1.2, **style})
+    export = phases["package"]["steps"]["export"]
+    begin, end = export["begin"], export["begin"] + export["seconds"]
+    axes.axvspan(begin, end, color=colours.now, alpha=0.18, linewidth=0)
     axes.annotate(
-        text, point, offset, ("data", "axes fraction"), textcoords="offset points", va="top", color=colour, fontsize=9.5
+        "export",
+        (begin, 1.0),
+        (3, -3),
+        ("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        color=colours.now,
+        fontsize=9.5,
     )
+    axes.set_title("reads by primary key, ms from when due: p99 of each second, p50 dotted", fontsize=10)
+    axes.set(xlabel="seconds since it began", xlim=(0, None))
 
 
-def _bars(axes: Axes, title: str, values: dict[str, float]) -> None:
-    colours = [colour for _title, colour in PHASES.values()]
-    bars = axes.barh(range(len(values)), list(values.values()), color=colours, height=0.7)
-    axes.bar_label(bars, [f"{value:,.0f}" for value in values.values()], padding=3, color=INK)
-    axes.set_title(title)
-    axes.set(xticks=[], yticks=[], xlim=(0, 1.25 * max(values.values())))
+def _bars(axes: Axes, title: str, phases: dict[str, Any], name: str, colours: Colours) -> None:
+    """Draw the median of each phase as a bar, and the rounds' least and largest value as a line."""
+    middle, least, largest = zip(*(phases[phase][name] for phase in PHASES), strict=True)
+    rows, bar_colours = range(len(PHASES)), [getattr(colours, colour) for _title, colour in PHASES.values()]
+    axes.barh(rows, middle, color=bar_colours, height=0.7)
+    axes.hlines(rows, least, largest, color=colours.ink, linewidth=1.2)
+    for row, value, end in zip(rows, middle, largest, strict=True):
+        text = f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.2g}"
+        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=9.5)
+    axes.set_title(title, fontsize=10)
+    axes.set(xticks=[], yticks=[], xlim=(0, 1.3 * (max(largest) or 1)))
     axes.spines["bottom"].set_visible(False)
     axes.invert_yaxis()
-
-
-def _size(table: dict[str, int]) -> float:
-    return (table["table_bytes"] + table["index_bytes"]) / MEGABYTE
