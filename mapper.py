@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.names import scored_at
-from predictions.formats.prediction_line import COLUMNS
+from predictions.formats.prediction_line import COLUMNS, block_bytes
 from predictions.formats.record_line import read_blocks
 from predictions.formats.unreadable import Sifted, prediction_lines, sift
 from predictions.formats.unscored import unscored_lines
@@ -90,7 +90,8 @@ def main(*arguments: str) -> int:
             scorer = Scorer(load_models(options.model), scored, f"split {options.split}")
             gc.freeze()  # the model stays in memory: spare the garbage collector from walking through it
             lines = scorer.lines
-        output.writelines(map_records(read_blocks(sys.stdin.buffer), split, lines, counts))
+        blocks = read_blocks(sys.stdin.buffer, block_bytes(len(models.columns)))
+        output.writelines(map_records(blocks, split, lines, counts))
 
     return script.run(parser.prog, map_input, "read", "unreadable", "read_digest")
 

@@ -21,11 +21,12 @@ from predictions.cli.run import _require_columns
 from predictions.comparison.comparison import Compared, compare
 from predictions.comparison.distribution import Bins
 from predictions.errors import InputError
+from predictions.formats import prediction_line
 from predictions.formats.document import to_file
 from predictions.formats.hfile.reader import HFileReader
 from predictions.formats.manifest import FeatureType, ModelManifest, Package, ReleaseModels, Training
-from predictions.formats.prediction_line import cells, parse_line, place_of
-from predictions.formats.record_line import Column, join_lines, split_lines, write_rows
+from predictions.formats.prediction_line import block_bytes, cells, parse_line, place_of
+from predictions.formats.record_line import BLOCK_BYTES, Column, join_lines, split_lines, write_rows
 from predictions.hbase.connection import Cell, Row
 from predictions.hbase.releases import Known, Pointer, listed
 from predictions.lookup.answer import Answer, AnswerBuilder, LabelAnswer
@@ -269,6 +270,17 @@ def test_the_features_of_a_block_are_read_once(release, monkeypatch):
     models.score(other)
     assert len(calls) == 2
     assert models.score(block).cells == first.cells
+
+
+def test_of_many_cells_fewer_records_are_scored_at_once(release, monkeypatch):
+    """A thousand classes of records of a few bytes would take 10 GB."""
+    assert block_bytes(len(COLUMNS)) == BLOCK_BYTES
+    assert block_bytes(2_000) == BLOCK_BYTES // 100
+    sizes = []
+    monkeypatch.setattr(mapper, "read_blocks", lambda _stream, size: sizes.append(size) or [])
+    monkeypatch.setattr(prediction_line, "_MANY", 1)
+    script(mapper.main, f"{release.path}/model/model.json", release.release)
+    assert sizes == [BLOCK_BYTES // len(COLUMNS)]
 
 
 def test_the_hfile_has_the_cells_of_all_labels(release, tmp_path):

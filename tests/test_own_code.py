@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,7 +135,7 @@ def test_a_model_without_its_wheel_says_so(accounts, frame):
     [
         ({"tags": "cp311-cp311-linux_x86_64"}, {}, "compiled code.*packed environment.*predictions pack"),
         ({}, {"__init__.py": "", "fast.so": ""}, "compiled code"),
-        ({"name": "predictions"}, {"__init__.py": ""}, "a package called predictions"),
+        ({"name": "predictions"}, {"__init__.py": ""}, "called predictions"),
     ],
 )
 def test_a_wheel_that_cannot_travel_is_refused(tmp_path, name, files, message):
@@ -206,3 +207,22 @@ def test_each_release_has_a_model_of_its_own_at_lookups(tmp_path, monkeypatch):
     monkeypatch.setattr(online, "_read", lambda served: served.release)
     releases = [SimpleNamespace(release=name, model="the same") for name in ("first", "second", "first")]
     assert [online._loading(served).wait() for served in releases] == ["first", "second", "first"]
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("predictions.py", "called predictions"),
+        ("numpy/__init__.py", "called numpy"),
+        ("json.py", "called json"),
+        ("sitecustomize.py", "called sitecustomize"),
+        ("/predictions/__init__.py", "outside its folder"),
+        ("../predictions/__init__.py", "outside its folder"),
+        (".", "outside its folder"),
+    ],
+)
+def test_a_wheel_that_would_replace_other_code_is_refused(tmp_path, file, message):
+    with zipfile.ZipFile(tmp_path / "own-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(file, "")
+    with pytest.raises(InputError, match=message):
+        check_wheels([tmp_path / "own-1.0-py3-none-any.whl"])

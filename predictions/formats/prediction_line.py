@@ -23,7 +23,15 @@ from typing import NamedTuple
 import numpy as np
 
 from predictions.errors import InputError
-from predictions.formats.record_line import NULL, SEPARATOR, field_ends, split_columns, split_lines, unescape
+from predictions.formats.record_line import (
+    BLOCK_BYTES,
+    NULL,
+    SEPARATOR,
+    field_ends,
+    split_columns,
+    split_lines,
+    unescape,
+)
 
 FAMILY = b"p"
 MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, which includes the key
@@ -34,6 +42,7 @@ PROBABILITIES = "probabilities"
 CONTRIBUTIONS = "contributions"
 COLUMNS = (PREDICTION, PROBABILITY)
 AFTER = 3  # fields after the cells: record, scored, error
+_MANY = 20  # columns
 _ESCAPES = {"%": "%25", ":": "%3A"}
 
 
@@ -107,6 +116,14 @@ def place_of(columns: Sequence[str], label: str | None) -> Place:
     prefix = () if label is None else (label,)
     prediction, probability = (columns.index(qualifier(*prefix, name)) for name in COLUMNS)
     return Place(prediction, probability, None if label is None else columns.index(qualifier(label, ERROR)))
+
+
+def block_bytes(columns: int) -> int:
+    """Return the size of a block of record lines that get prediction lines with so many columns.
+
+    In memory, a cell takes far more than a record's few bytes. So of many columns, fewer records are scored at once.
+    """
+    return BLOCK_BYTES * _MANY // max(_MANY, columns)
 
 
 def not_unique(line: PredictionLine) -> bytes:

@@ -1,6 +1,7 @@
 """Check wheels with own code before they travel with a model: only pure Python runs on every node."""
 
 import hashlib
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,13 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from predictions.errors import InputError
 from predictions.formats.manifest import Package
 
+# The modules that would be replaced for the whole process: Python's, this project's and those of its libraries.
+_TAKEN = {
+    *sys.stdlib_module_names,
+    *("predictions", "loader", "mapper", "reducer", "sitecustomize", "usercustomize"),
+    *("numpy", "scipy", "pandas", "sklearn", "skops", "joblib", "threadpoolctl", "xxhash", "lightgbm", "xgboost"),
+    *("packaging", "dateutil", "pydantic", "click", "fsspec", "requests", "happybase", "thriftpy2", "mlflow"),
+}
 _COMPILED = (".so", ".pyd", ".dylib", ".dll")
 
 
@@ -47,6 +55,12 @@ def _check(path: Path) -> str:
             f"kind of node: install it here, write the archive with `predictions pack environment.tar.gz {path.name}`, "
             "and set hadoop.environment"
         )
-    if {"predictions", "loader"} & {PurePosixPath(name).parts[0] for name in names}:
-        raise InputError(f"model.packages: {path.name}: has a package called predictions or loader; rename it")
+    paths = [PurePosixPath(name.replace("\\", "/")) for name in names]
+    if any(each.is_absolute() or ".." in each.parts or not each.parts for each in paths):
+        raise InputError(f"model.packages: {path.name}: has a file outside its folder; make the wheel again")
+    if taken := sorted(_TAKEN & {each.parts[0].partition(".")[0] for each in paths}):
+        raise InputError(
+            f"model.packages: {path.name}: has a package or module called {taken[0]}, which would replace the one that "
+            "this project uses; rename it"
+        )
     return hashlib.sha256(data).hexdigest()

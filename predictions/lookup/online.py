@@ -59,9 +59,8 @@ class Scorer:
         Storage(storage, name)  # raises InputError if the URL is wrong
         self._storage = storage
         self._name = name
-        self._loadings: dict[
-            tuple[int, str], _Loading
-        ] = {}  # by process ID, since a fork has no threads, and by release
+        # By process ID, since a fork has no threads, and by release.
+        self._loadings: dict[tuple[int, str], _Loading] = {}
 
     def rescore(
         self, answers: Sequence[Answer], records: Mapping[str, Record], builder: AnswerBuilder, served: ServedRelease

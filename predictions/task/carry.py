@@ -48,11 +48,12 @@ def carry_over(
     scored_at: bytes,
     counts: Counter[str],
     comparison: Comparisons | None = None,
+    to_score_bytes: int | None = None,
 ) -> Iterator[bytes]:
     """Yield the prediction lines of the records: the served release's, or new ones.
 
     A call of an estimator costs as much as scoring a thousand records. So ranges of row keys are collected until they
-    have `BLOCK_BYTES` of records to score, or `WAITING_BYTES` in all. Memory holds that, and a block of each release.
+    have `to_score_bytes` of records to score, or `WAITING_BYTES` in all. Memory holds that, and a block of both.
 
     Args:
         blocks: lines of the mappers, one for each row key, in order.
@@ -61,13 +62,14 @@ def carry_over(
         scored_at: the time of what is not carried over.
         counts: the number of lines that are carried over is added to `carried`.
         comparison: the rows of both releases are added to it; None to compare nothing.
+        to_score_bytes: size of the records that are scored at once, about; None: `BLOCK_BYTES`.
     """
     waiting: list[_Range] = []
     for old, new in aligned(map(Lines.of, served), map(Lines.of, filter(None, blocks))):
         waiting.append(_join(old, new, scored_at, counts, comparison))
         to_score = sum(len(part.records) for part in waiting)
         size = sum(len(part.lines) + len(part.before) for part in waiting)
-        if not to_score or to_score >= BLOCK_BYTES or to_score + size >= WAITING_BYTES:
+        if not to_score or to_score >= (to_score_bytes or BLOCK_BYTES) or to_score + size >= WAITING_BYTES:
             yield from _scored(waiting, score, comparison)
             waiting = []
     yield from _scored(waiting, score, comparison)

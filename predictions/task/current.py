@@ -20,7 +20,7 @@ from predictions.comparison.distribution import BYTES, Bins
 from predictions.errors import InputError, InternalError
 from predictions.formats import document
 from predictions.formats.names import part_name
-from predictions.formats.prediction_line import COLUMNS, Place
+from predictions.formats.prediction_line import COLUMNS, Place, block_bytes
 from predictions.formats.record_line import read_blocks, unpacked
 from predictions.formats.row_key import key_range
 from predictions.task import webhdfs
@@ -158,7 +158,8 @@ class CurrentRegion:
             InternalError: the served release's lines cannot be read.
         """
         self._comparison = Comparisons(self._current.compared) if comparing else None
-        return carry_over(blocks, self._lines(InternalError), score, scored_at, counts, self._comparison)
+        served, at_once = self._lines(InternalError), block_bytes(len(self.columns))
+        return carry_over(blocks, served, score, scored_at, counts, self._comparison, at_once)
 
     def compare(self, written: Iterator[bytes], folder: str) -> None:
         """Compare the region's lines with the served release's while they are written; write the comparison to a file.
