@@ -19,13 +19,13 @@ from sklearn.preprocessing import FunctionTransformer
 from skops.io._trusted_types import SKLEARN_ESTIMATOR_TYPE_NAMES, SKLEARN_INTERNAL_TYPE_NAMES
 
 from predictions.errors import InputError
-from predictions.formats.manifest import ModelManifest
+from predictions.formats.manifest import Contributions, ModelManifest
 from predictions.formats.prediction_line import MAX_CELL_BYTES
 from predictions.formats.record_line import Column, field_ends, write_rows
 from predictions.scoring import estimator as estimators
 from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.files import load_model, save_model, sha256
-from predictions.scoring.model import LARGEST_VALUE, Model
+from predictions.scoring.model import LARGEST_VALUE, Model, _are_close
 from predictions.scoring.numbers import format_numbers, format_probabilities
 from predictions.stages.fit import make_pipeline_for
 
@@ -298,3 +298,38 @@ def test_a_model_without_golden_records_loads(tmp_path):
     regressor = LinearRegression().fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
     save_model(regressor, ModelManifest(features=NUMBERS), tmp_path)
     assert load_model(tmp_path / "model.json").manifest.golden == []
+
+
+@pytest.mark.parametrize(
+    ("now", "is_close"),
+    [
+        ({"a": 0.1235, "b": -0.02}, True),  # a digit
+        ({"a": 0.1234, "c": 0.0199}, True),  # another one of nearly the same size is kept
+        ({"a": 0.1234, "b": -0.02, "c": 1e-9}, True),
+        ({"a": 0.1234, "b": 0.02}, False),
+        ({"a": 0.13, "b": -0.02}, False),
+        ({"b": -0.02}, False),
+        (None, False),
+    ],
+)
+def test_contributions_may_differ_by_rounding(now, is_close):
+    assert _are_close({"a": 0.1234, "b": -0.02}, now) == is_close
+
+
+def test_a_contribution_that_is_not_finite_fails_its_record():
+    class Predictor:
+        def predict(self, _block, ends):
+            return np.array([1.0, 2.0]), {}
+
+        def contributions(self, _block, _ends, outputs):
+            return np.array([[0.5], [np.inf]])
+
+    manifest = ModelManifest(
+        features=[Column("a", "real")],
+        task="regression",
+        outputs=["contributions"],
+        contributions=Contributions([0], [], [0.0]),
+    )
+    scores = Model(Predictor(), manifest).score(b"1\t1\t\\N\n2\t2\t\\N\n")
+    assert scores.errors == [b"\\N", b"prediction: not a finite number"]
+    assert [cell[1] for cell in scores.cells] == [b"\\N"] * 3

@@ -46,6 +46,8 @@ def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder 
         for model, wanted in zip(taken.each, settings.models, strict=False):
             if wanted.from_ and not wanted.from_.startswith(f"{RELEASE}:"):
                 say(f"omit --model and --changed to take {wanted.from_} as it is now")
+            elif wanted.from_ and not _keeps_as_wanted(model, wanted):
+                say("warning: threshold, outputs and top are those of the earlier release; the settings ask for others")
             elif not wanted.from_ and not _is_wanted(model, wanted):
                 say(
                     f"warning: the settings ask for another model, {wanted.estimator} {wanted.params}; omit --model "
@@ -67,7 +69,11 @@ def run_train(settings: Settings, folder: ReleaseFolder, earlier: ReleaseFolder 
 
 def _is_wanted(model: ModelManifest, wanted: ModelSettings) -> bool:
     """Return whether a model is what the settings ask for."""
+    return (model.estimator, model.params) == (wanted.estimator, wanted.params) and _keeps_as_wanted(model, wanted)
+
+
+def _keeps_as_wanted(model: ModelManifest, wanted: ModelSettings) -> bool:
+    """Return whether a model has the threshold and the outputs that the settings ask for."""
     if wanted.threshold not in (None, model.threshold):
         return False
-    kept = model.estimator, model.params, model.outputs, model.top
-    return kept == (wanted.estimator, wanted.params, wanted.outputs, wanted.top)
+    return (model.outputs, model.top) == (wanted.outputs, wanted.top)

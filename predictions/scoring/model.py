@@ -18,6 +18,7 @@ from predictions.scoring.numbers import format_numbers, format_probabilities
 from predictions.scoring.outputs import further_cells
 
 LARGEST_VALUE = MAX_CELL_BYTES - (64 << 10)  # bytes; the row key and the column count towards a cell's size, too
+CONTRIBUTION_TOLERANCE = 1e-3  # of the largest contribution: they are written with 4 digits
 GOLDEN_TOLERANCE = 1e-5  # relative difference allowed when scikit-learn scores a golden record on another machine
 
 
@@ -132,10 +133,13 @@ class Model:
             cells = [format_numbers(shares), [NULL] * len(values)]
         for more in self._further_cells:
             cells += more(values)
+        written = values if self._further_cells else shares[:, None]
         if CONTRIBUTIONS in self.manifest.outputs:
             outputs = np.zeros(len(values), dtype=np.intp) if predicted is None else predicted
-            cells.append(self._contributions(block, ends, outputs))
-        for row, reason in self._failures(predicted, values if self._further_cells else shares[:, None], cells):
+            moved = self._contributions(block, ends, outputs)
+            cells.append(as_json(moved, self._features, self.manifest.top))
+            written = np.hstack([written, moved])
+        for row, reason in self._failures(predicted, written, cells):
             # A bad value in the record is the reason, a bad prediction its consequence.
             bad_rows.setdefault(row, reason)
         errors = [NULL] * len(values)
@@ -154,15 +158,15 @@ class Model:
         is_below = probabilities[:, positive] < self.manifest.threshold
         return np.where(is_below, 1 - positive, positive)
 
-    def _contributions(self, block: bytes, ends: np.ndarray, predicted: np.ndarray) -> list[bytes]:
-        """Return which features moved the raw score of each record of a block most, as escaped JSON.
+    def _contributions(self, block: bytes, ends: np.ndarray, predicted: np.ndarray) -> np.ndarray[Any, Any]:
+        """Return by how much features moved the raw score of each record of a block (shape: rows, features).
 
         Args:
             block, ends: as of `score`.
             predicted: intp, shape (rows): the index of the predicted class.
         """
         outputs = predicted if len(self._classes) > 2 else np.zeros_like(predicted)
-        return as_json(self.predictor.contributions(block, ends, outputs), self._features, self.manifest.top)
+        return self.predictor.contributions(block, ends, outputs)
 
     def _failures(
         self, predicted: np.ndarray[Any, Any] | None, values: np.ndarray[Any, Any], cells: list[list[bytes]]
@@ -225,7 +229,8 @@ class Model:
     def _is_close(self, then: dict[str, str], now: dict[str, str]) -> bool:
         if then.keys() != now.keys() or (self._classes and then[PREDICTION] != now[PREDICTION]):
             return False
-        return all(then[name] == now[name] or _is_close(*map(_value, (then[name], now[name]))) for name in then)
+        pairs = {name: (_value(then[name]), _value(now[name])) for name in then if then[name] != now[name]}
+        return all(_are_close(*pair) if name == CONTRIBUTIONS else _is_close(*pair) for name, pair in pairs.items())
 
 
 class Models:
@@ -300,3 +305,22 @@ def _is_close(then: Any, now: Any) -> bool:
     if isinstance(then, (int, float)) and isinstance(now, (int, float)):
         return math.isclose(then, now, rel_tol=GOLDEN_TOLERANCE)
     return bool(then == now)
+
+
+def _are_close(then: Any, now: Any) -> bool:
+    """Return whether contributions are the same but for rounding: to a thousandth of the largest.
+
+    With `top`, the smallest that are kept may be others. So one that is missing may be as large as the smallest kept.
+    """
+    if not isinstance(then, dict) or not isinstance(now, dict):
+        return False  # one is NULL
+    sizes = [abs(value) for each in (then, now) for value in each.values()]
+    tolerance = CONTRIBUTION_TOLERANCE * max(sizes, default=0.0)
+
+    def is_close(name: str) -> bool:
+        if name in then and name in now:
+            return abs(then[name] - now[name]) <= tolerance
+        other, lacking = (then, now) if name in then else (now, then)
+        return abs(other[name]) <= min(map(abs, lacking.values()), default=0.0) + tolerance
+
+    return all(map(is_close, then.keys() | now.keys()))
