@@ -32,6 +32,9 @@ TRUSTED = (
     "xgboost.sklearn.XGBRegressor",
 )
 
+# scikit-learn does not know these as estimators of a kind.
+RANKERS = ("lightgbm.sklearn.LGBMRanker", "xgboost.sklearn.XGBRanker")
+
 _BOOSTERS = {"lightgbm.sklearn": "lightgbm.basic", "xgboost.sklearn": "xgboost.core"}  # by the estimators' modules
 _BOOSTER = "_Booster"  # the attribute of an estimator
 # The attributes that predicting needs. All others, the parameters of fitting among them, become those of a new

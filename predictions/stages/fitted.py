@@ -22,6 +22,7 @@ from predictions.formats.manifest import FeatureType, ModelManifest, Package, Tr
 from predictions.formats.prediction_line import CONTRIBUTIONS
 from predictions.formats.record_line import Column, split_columns, unescape
 from predictions.jobs.wheels import check_wheels
+from predictions.scoring import boosters
 from predictions.scoring import estimator as estimators
 from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.frame import FrameReader
@@ -120,7 +121,8 @@ def load_fitted(fitted: Fitted, trusted: Sequence[str]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimator = estimators.load(fitted.path, trusted)
-    if not (is_classifier(estimator) or is_regressor(estimator)):
+    is_ranker = estimator_name(estimator) in boosters.RANKERS
+    if not (is_classifier(estimator) or is_regressor(estimator) or is_ranker):
         raise InputError(
             f"model.from: {fitted.origin}: {type(estimator).__name__} is neither a classifier nor a regressor"
         )
@@ -240,10 +242,8 @@ def _measure(estimator: Any, manifest: ModelManifest, sample: Sample, unseen: np
     """
     label, bad_rows = manifest.label, dict(sample.bad_rows)
     assert label
-    if is_regressor(estimator) and label.type not in ("integer", "real"):
-        raise InputError(
-            f"model.label: {label.name} is {label.type}, but the model is a regressor and predicts numbers"
-        )
+    if not is_classifier(estimator) and label.type not in ("integer", "real"):
+        raise InputError(f"model.label: {label.name} is {label.type}, but the model predicts numbers")
     predictor = EstimatorPredictor(estimator, manifest)
     try:
         predictor.predict_frame(sample.features, bad_rows)
