@@ -13,6 +13,7 @@ import sys
 import zipfile
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -23,7 +24,9 @@ import pytest
 import skops.io
 from conftest import CHECKOUT, make_orders, manifest_of
 from inprocess import script, without
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OrdinalEncoder
 
@@ -41,6 +44,7 @@ from predictions.scoring.files import load_model, save_model
 from predictions.scoring.predict import killing_signal
 from predictions.settings import load_settings
 from predictions.stages.export import export
+from predictions.stages.schema import infer_schema
 from predictions.stages.score import score, take_models
 from predictions.stages.train import train
 from predictions.storage import Storage
@@ -208,12 +212,15 @@ CATEGORIES = {"text": ["a", "b"], "number": [3, 2**40], "one": ["x"]}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_the_categories_of_pandas_are_found_by_column(library):
+@pytest.mark.parametrize("wrapper", [make_pipeline, FixedThresholdClassifier, partial(CalibratedClassifierCV, cv=2)])
+def test_the_categories_of_pandas_are_found_by_column(library, wrapper):
     columns = {name: pd.Categorical([values[0], values[-1], None] * 50) for name, values in CATEGORIES.items()}
     frame = pd.DataFrame({"first": np.arange(150.0), **columns, "last": np.arange(150) % 7})
     params = {"enable_categorical": True} if library == "xgboost" else {}
-    estimator = fitted(library, "Classifier", **params).fit(frame, np.arange(150) % 2)
-    assert boosters.pandas_categories(estimator) == CATEGORIES
+    estimator = wrapper(fitted(library, "Classifier", **params)).fit(frame, np.arange(150) // 3 % 2)
+    features = [Column(name, "text" if name in ("text", "one") else "integer") for name in frame]
+    found = {feature.name: feature.categories for feature in infer_schema(estimator, features, set(), None, {})}
+    assert found == dict.fromkeys(frame) | CATEGORIES
     assert boosters.pandas_categories(fitted(library, "Classifier").fit(frame[["first"]], np.arange(150) % 2)) == {}
 
 

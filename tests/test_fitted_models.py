@@ -219,6 +219,25 @@ def test_every_prediction_is_the_notebooks(accounts, frame, notebook, label, sch
     assert "possibly seen in training" in said
 
 
+@pytest.mark.parametrize(
+    "ranker", [lightgbm.LGBMRanker(n_estimators=10, verbose=-1), xgboost.XGBRanker(n_estimators=10)]
+)
+def test_a_rankers_score_is_its_prediction(accounts, frame, ranker):
+    """It is measured on the scale of the labels, and compared on that of the scores."""
+    features, labels = frame[["spent", "visits"]], frame.churned.fillna(0).astype(int)
+    model = make_pipeline(SimpleImputer(), ranker).fit(
+        features, labels, **{f"{type(ranker).__name__.lower()}__group": [200, 200]}
+    )
+    skops.io.dump(model, accounts / "model.skops")
+    found, _said, release = scored(accounts, ["spent", "visits"])
+    assert call(["model", "check"], accounts).returncode == 0
+    scores = dict(zip(map(str, frame.id), model.predict(features).tolist(), strict=True))
+    assert found == {key: (f"{score:.7g}", "\\N", "\\N") for key, score in scores.items()}
+    training = release.model.training
+    assert training.metrics["rmse"] < training.baseline["rmse"] / 1.2
+    assert min(scores.values()) <= training.quantiles[0] < training.quantiles[-1] <= max(scores.values())
+
+
 @pytest.fixture
 def fitted(frame):
     """A fitted pipeline, on a scikit-learn that takes no missing values where its imputer does not."""

@@ -32,6 +32,9 @@ TRUSTED = (
     "xgboost.sklearn.XGBRegressor",
 )
 
+# scikit-learn does not know these as estimators of a kind.
+RANKERS = ("lightgbm.sklearn.LGBMRanker", "xgboost.sklearn.XGBRanker")
+
 _BOOSTERS = {"lightgbm.sklearn": "lightgbm.basic", "xgboost.sklearn": "xgboost.core"}  # by the estimators' modules
 _BOOSTER = "_Booster"  # the attribute of an estimator
 # The attributes that predicting needs. All others, the parameters of fitting among them, become those of a new
@@ -122,19 +125,25 @@ def attach(estimator: Any) -> None:
 
 
 def pandas_categories(estimator: Any) -> dict[str, list[Any]]:
-    """Return the categories of the columns that an estimator was fitted on as pandas' categories, by their names.
+    """Return the categories of the columns of the frame that a fitted estimator, or those within it, were fitted on.
+
+    Returns:
+        The categories by the names of the columns that were pandas' categories.
 
     Raises:
-        ContentsError: it is not clear which columns these are.
+        ContentsError: it is not clear which columns these are, or XGBoost has cut the categories.
     """
-    if type(estimator).__module__ not in _BOOSTERS or not hasattr(estimator, "feature_names_in_"):
-        return {}
-    booster, categories = getattr(estimator, _BOOSTER), {}
-    if _library_of(estimator) == "xgboost":
-        categories = xgboost_buffer.pandas_categories(bytes(booster.save_raw("ubj")))
-    elif booster.pandas_categorical:
-        categories = lightgbm_text.pandas_categories(booster.model_to_string(), booster.pandas_categorical)
-    return {str(estimator.feature_names_in_[number]): values for number, values in categories.items()}
+    found: dict[str, list[Any]] = {}
+    for each in _estimators(estimator):
+        if not hasattr(each, "feature_names_in_"):
+            continue  # it is not fitted, or was fitted on an array
+        booster, by_number = getattr(each, _BOOSTER), {}
+        if _library_of(each) == "xgboost":
+            by_number = xgboost_buffer.pandas_categories(bytes(booster.save_raw("ubj")))
+        elif booster.pandas_categorical:
+            by_number = lightgbm_text.pandas_categories(booster.model_to_string(), booster.pandas_categorical)
+        found |= {str(each.feature_names_in_[number]): values for number, values in by_number.items()}
+    return found
 
 
 def one_line(error: Exception) -> str:

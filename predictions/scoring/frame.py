@@ -13,6 +13,7 @@ from predictions.formats.record_line import NULL, SEPARATOR, Column, split_colum
 from predictions.scoring.dtypes import reader_for
 
 _LAST_TEXT = "1970-01-01"
+_SIGNS = (ord("+"), ord("-"))
 
 
 class FrameReader:
@@ -33,6 +34,7 @@ class FrameReader:
         self._dtypes = {
             name: reader.parsed or "category" for name, reader in zip(self._names, self._readers, strict=True)
         }
+        self._has_integers = any(reader.parsed == "int64" for reader in self._readers)
         # In a number column, pandas reads nothing but "True" and "False" as numbers; in a text column, it makes nothing
         # but digits number categories. This line, appended to each block, is neither and makes it keep to the types.
         values = (b"0" if reader.parsed else _LAST_TEXT.encode() for reader in self._readers)
@@ -57,6 +59,8 @@ class FrameReader:
         return self._decode(fields[1 : 1 + len(self.columns)])
 
     def _parse(self, block: bytes, labels: int = 1) -> pd.DataFrame | None:
+        if self._has_integers and _has_exponent(block):  # pandas reads 1e3 as an integer, by way of a float
+            return None
         try:
             parsed = pd.read_csv(
                 io.BytesIO(block + SEPARATOR.join([self._last_line, *[NULL] * labels]) + b"\n"),
@@ -128,3 +132,12 @@ class SharedReader(FrameReader):
             last = self._last = block, super().read(block, labels)
         frame, bad_rows = last[1]
         return frame.copy(deep=False), dict(bad_rows)  # pandas copies a column once a model writes to it
+
+
+def _has_exponent(block: bytes) -> bool:
+    """Return whether there is something like 1e3 in a block, in whichever column."""
+    characters = np.frombuffer(block, dtype=np.uint8)
+    places = np.flatnonzero((characters[1:-1] | 0x20) == ord("e")) + 1
+    before, after = characters[places - 1], characters[places + 1]
+    is_digit = (before >= ord("0")) & (before <= ord("9"))
+    return bool((is_digit & (((after >= ord("0")) & (after <= ord("9"))) | np.isin(after, _SIGNS))).any())

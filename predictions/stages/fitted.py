@@ -24,6 +24,7 @@ from predictions.formats.manifest import FeatureType, ModelManifest, Package, Tr
 from predictions.formats.prediction_line import CONTRIBUTIONS
 from predictions.formats.record_line import Column, split_columns, unescape
 from predictions.jobs.wheels import check_wheels
+from predictions.scoring import boosters
 from predictions.scoring import estimator as estimators
 from predictions.scoring.estimator import EstimatorPredictor
 from predictions.scoring.frame import FrameReader
@@ -124,7 +125,8 @@ def load_fitted(fitted: Fitted, trusted: Sequence[str]) -> Any:
         warnings.simplefilter("ignore")
         estimator = estimators.load(fitted.path, trusted)
     reason = None
-    if not isinstance(estimator, BaseEstimator) or not (is_classifier(estimator) or is_regressor(estimator)):
+    predicts = is_classifier(estimator) or is_regressor(estimator) or estimator_name(estimator) in boosters.RANKERS
+    if not isinstance(estimator, BaseEstimator) or not predicts:
         reason = "is neither a classifier nor a regressor"
     elif not _is_fitted(estimator):
         reason = "is not fitted; fit it before it is saved"
@@ -205,7 +207,7 @@ def fitted_manifest(
     """
     if CONTRIBUTIONS in settings.outputs:
         raise InputError("model.outputs: contributions need a model that `train` fits; omit them, or `from`")
-    if is_regressor(estimator) and label.type not in ("integer", "real"):
+    if not is_classifier(estimator) and label.type not in ("integer", "real"):
         raise InputError(
             f"model.label: {label.name} is {label.type}, but the model is a regressor and predicts numbers"
         )

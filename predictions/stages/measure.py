@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import is_classifier, is_regressor
 from sklearn.dummy import DummyRegressor
+from sklearn.linear_model import LinearRegression
 from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score, root_mean_squared_error
 
 from predictions.comparison.distribution import SHARES
@@ -16,11 +17,13 @@ def measure(model: Any, features: Any, labels: np.ndarray) -> dict[str, Any]:
     """Measure a fitted model, as fields of `Training`; the baseline knows how frequent each label is.
 
     Args:
-        model: a classifier or a regressor.
+        model: a classifier, a regressor or a ranker.
         features: the frame or the array that it takes, at least one row.
         labels: values of its classes, or numbers (shape: rows).
     """
     classify = is_classifier(model)
+    if not classify and not is_regressor(model):
+        return _measure_ranker(model, features, labels)
     baseline = _Prior(model.classes_, labels) if classify else DummyRegressor().fit(features, labels)
     metrics = _classifier_metrics if classify else _regressor_metrics
     return {
@@ -29,6 +32,14 @@ def measure(model: Any, features: Any, labels: np.ndarray) -> dict[str, Any]:
         "calibration": calibration(model, features, labels),
         "quantiles": None if classify else label_quantiles(labels),
     }
+
+
+def _measure_ranker(ranker: Any, features: Any, labels: np.ndarray) -> dict[str, Any]:
+    """Measure by the line that fits the labels best: a ranker's score has no scale of its own."""
+    scores = ranker.predict(features)[:, None]
+    line = LinearRegression().fit(scores, labels)
+    measured = measure(line, scores, labels)
+    return measured | {"calibration": calibration(ranker, features, labels), "quantiles": label_quantiles(scores)}
 
 
 class _Prior:
@@ -43,7 +54,11 @@ class _Prior:
 
 
 def label_quantiles(labels: np.ndarray) -> list[float]:
-    """Return the edges of the bins of a regressor's predictions (`predictions.comparison.distribution`)."""
+    """Return the edges of the bins of a regressor's predictions (`predictions.comparison.distribution`).
+
+    Args:
+        labels: the labels, or of a ranker the scores.
+    """
     return np.unique(np.quantile(labels, SHARES)).tolist()
 
 
@@ -85,9 +100,9 @@ def calibration(model: Any, features: Any, labels: np.ndarray) -> list[dict[str,
     """Return the predicted and the actual means of the holdout, in bins of equally many records by predicted value.
 
     The predicted value is, with two classes, the probability of the second one; with more, the probability of the
-    predicted class; with a regressor, its prediction.
+    predicted class; with a regressor or a ranker, its prediction.
     """
-    if is_regressor(model):
+    if not is_classifier(model):
         predicted, actual = _first_value(model, features), labels
     else:
         shares = model.predict_proba(features)

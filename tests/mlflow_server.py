@@ -1,4 +1,4 @@
-"""A real MLflow server, in an environment of its own (--full): a model is logged there, and its alias moves."""
+"""A real MLflow server for the tests, in an environment of its own, and a script that logs a model there."""
 
 import os
 import socket
@@ -8,10 +8,8 @@ import time
 import urllib.request
 
 import pytest
-from test_fitted_models import make_accounts, predicted, read_accounts, scored
 
-from predictions.stages.fitted import Fitted, load_fitted
-
+# Fit a model on the accounts, log it, give its version the alias champion, and save it to a file as well.
 LOG = """
 import sqlite3
 import sys
@@ -40,10 +38,8 @@ skops.io.dump(model, sys.argv[3])
 
 
 @pytest.fixture
-def server(full, tmp_path, monkeypatch):
-    """A server on loopback, from the package index; return the Python of its environment."""
-    if not full:
-        pytest.skip("installs MLflow: run with --full")
+def mlflow_python(tmp_path, monkeypatch):
+    """Start a server on loopback, from the package index; return the Python of its environment."""
     pytest.importorskip("mlflow")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -71,17 +67,3 @@ def server(full, tmp_path, monkeypatch):
     finally:
         os.killpg(process.pid, 9)
         process.wait()
-
-
-def test_the_alias_of_a_real_server_moves_between_two_runs(server, tmp_path):
-    accounts = tmp_path / "accounts"
-    accounts.mkdir()
-    make_accounts(accounts)
-    for depth in (2, 3):
-        saved = accounts / f"{depth}.skops"
-        subprocess.run([server, "-c", LOG, accounts / "accounts.db", str(depth), saved], check=True)
-        found, said, release = scored(accounts, ["visits", "spent"], model='from = "models:/churn@champion"')
-        assert f"(version {depth - 1})" in said
-        model, frame = load_fitted(Fitted(saved, ""), ()), read_accounts(accounts)
-        assert found == predicted(model, frame[["spent", "visits"]], frame.id)
-        assert release.model.origin_version == str(depth - 1)
