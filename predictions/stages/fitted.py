@@ -125,8 +125,9 @@ def load_fitted(fitted: Fitted, trusted: Sequence[str]) -> Any:
         warnings.simplefilter("ignore")
         estimator = estimators.load(fitted.path, trusted)
     reason = None
-    predicts = is_classifier(estimator) or is_regressor(estimator) or estimator_name(estimator) in boosters.RANKERS
-    if not isinstance(estimator, BaseEstimator) or not predicts:
+    if not isinstance(estimator, BaseEstimator) or not (
+        is_classifier(estimator) or is_regressor(estimator) or estimator_name(estimator) in boosters.RANKERS
+    ):
         reason = "is neither a classifier nor a regressor"
     elif not _is_fitted(estimator):
         reason = "is not fitted; fit it before it is saved"
