@@ -123,6 +123,7 @@ def _make_lines(local: Path, storage: Storage, copies: int) -> Lines:
     for path in folder.files("scored"):
         with open(path, "rb") as file:
             on_hdfs.put(f"scored/{Path(path).name}", file)
+    on_hdfs.write_manifest(ReleaseFolder(folder.storage, folder.release).manifest)  # as scoring has left it
     return Lines(folder, on_hdfs, arrival, scored.split_points, parts, scored.rows)
 
 
