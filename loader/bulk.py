@@ -35,7 +35,6 @@ from predictions.workers import Report, run_tasks
 ATTEMPTS = 3
 _TOOL = "org.apache.hadoop.hbase.tool.BulkLoadHFilesTool"
 _OPTIONS = {"create.table": "no", "hbase.bulkload.retries.retryOnIOException": "true"}
-_READ_BYTES = 4 << 20
 
 
 def can_load(settings: Settings, storage: Storage) -> bool:
@@ -209,8 +208,8 @@ def _check(folder: ReleaseFolder, task: tuple[int, RegionFacts], report: Report)
     report(None)
     path, digest = f"{folder.path}/{HFILES}/{hfile_name(part)}", hashlib.sha256()
     try:
-        with folder.storage.reachable(), folder.storage.fs.open(path, "rb", block_size=_READ_BYTES) as file:
-            while data := file.read(_READ_BYTES):
+        with folder.storage.reachable():
+            for data in folder.storage.stream(path):
                 digest.update(data)
     except FileNotFoundError:
         return
