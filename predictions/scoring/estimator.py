@@ -208,10 +208,10 @@ def load(path: Path | str, trusted: Sequence[str] = ()) -> Any:
     try:
         with open(path, "rb") as file:
             check_archive(file)
-        data, libraries = _without_boosters(path)
+        unwrapped, libraries = _without_boosters(path)
         for name in libraries:
             boosters.library(name)
-        estimator = skops.io.loads(data, trusted=[*TRUSTED, *trusted])
+        estimator = skops.io.load(unwrapped, trusted=[*TRUSTED, *trusted])
         check_estimator(estimator)
         boosters.attach(estimator)
     except InputError:
@@ -237,27 +237,28 @@ def load(path: Path | str, trusted: Sequence[str] = ()) -> Any:
     return estimator
 
 
-def _without_boosters(path: Path | str) -> tuple[bytes, set[str]]:
-    """Return a file of skops with boosters' states in place of boosters (`boosters.unwrap`), and their libraries."""
-    with open(path, "rb") as file:
-        data = file.read()
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+def _without_boosters(path: Path | str) -> tuple[Path | str | io.BytesIO, set[str]]:
+    """Return a file of skops with boosters' states in place of boosters (`boosters.unwrap`), and their libraries.
+
+    A file without boosters is returned as it is, unread but for its schema: it may be large.
+    """
+    with zipfile.ZipFile(path) as archive:
+        schema = json.loads(archive.read(_SCHEMA))
+        libraries = boosters.unwrap(schema)
+        if not libraries:
+            return path, libraries
         files = {name: archive.read(name) for name in archive.namelist()}
-    schema = json.loads(files[_SCHEMA])
-    libraries = boosters.unwrap(schema)
-    if not libraries:
-        return data, libraries
     unwrapped = io.BytesIO()
     with zipfile.ZipFile(unwrapped, "w") as archive:
         for name, content in {**files, _SCHEMA: json.dumps(schema).encode()}.items():
             archive.writestr(name, content)
-    return unwrapped.getvalue(), libraries
+    return unwrapped, libraries
 
 
 def untrusted_types(path: Path | str, trusted: Sequence[str] = ()) -> list[str]:
     """Return the types that a file holds, and that neither `TRUSTED` nor the settings name; nothing is imported."""
-    data, _libraries = _without_boosters(path)
-    return sorted(set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *trusted})
+    file, _libraries = _without_boosters(path)
+    return sorted(set(skops.io.get_untrusted_types(file=file)) - {*TRUSTED, *trusted})
 
 
 def _make_canonical(path: Path) -> None:
