@@ -28,7 +28,7 @@ from predictions.errors import InputError, PredictionsError, RefusedError
 from predictions.formats import prediction_line, record_line, unreadable
 from predictions.formats.id_digest import IdDigest
 from predictions.formats.names import scored_at
-from predictions.formats.row_key import record_id
+from predictions.formats.row_key import record_id, record_ids
 from predictions.formats.unscored import END_OF_UNSCORED
 from predictions.task import environment, script
 from predictions.task.current import Current
@@ -78,7 +78,7 @@ def count_ids(lines: bytes, keys: Sequence[bytes], counts: Counter[str], example
     """Count the IDs of the lines that are written, given with their row keys in order."""
     records = bisect_left(keys, unreadable.KEY)
     counts["conflicts"] += lines.count(prediction_line.END_OF_CONFLICT)
-    counts["written_digest"] += IdDigest.of(map(record_id, keys[:records]))
+    counts["written_digest"] += IdDigest.of(record_ids(keys[:records]))
     counts["unreadable_written"] += len(keys) - records
     conflicts = (record_id(key).decode(errors="replace") for key in prediction_line.conflicting_keys(lines))
     examples += islice(conflicts, EXAMPLES - len(examples))

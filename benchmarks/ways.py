@@ -132,7 +132,7 @@ def writer_speed(lines: Lines, folder: Path) -> float:
         seconds.append(time.perf_counter() - started)
         (folder / "writer.hfile").unlink()
     gc.unfreeze()
-    return sum(len(keys) for keys, _columns, _times in chunks) / statistics.median(seconds)
+    return sum(len(times) for _keys, _columns, times in chunks) / statistics.median(seconds)
 
 
 WAYS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.prediction_line import FAMILY, cells, parse_line
 from predictions.formats.record_line import split_lines
-from predictions.formats.row_key import record_id
+from predictions.formats.row_key import record_id, record_ids
 from predictions.hbase.connection import Connection, Row
 
 EXAMPLES = 20
@@ -105,7 +105,7 @@ def compare_range(
 
 def _count(table_range: TableRange, keys: list[bytes]) -> None:
     table_range.rows += len(keys)
-    table_range.id_digest += IdDigest.of(map(record_id, keys))
+    table_range.id_digest += IdDigest.of(record_ids(keys))
 
 
 def _differences(row: Row, expected: dict[bytes, tuple[bytes, int]]) -> Iterator[str]:

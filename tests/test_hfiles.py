@@ -5,11 +5,13 @@ import tracemalloc
 import zlib
 from io import BytesIO
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from predictions.errors import InputError, VerificationError
+from predictions.formats.byte_strings import ByteStrings
 from predictions.formats.hfile.blocks import CHECKED_BYTES, Codec
 from predictions.formats.hfile.reader import HFileReader
 from predictions.formats.hfile.trailer import TRAILER_BYTES, Field, decode_trailer, encode_trailer
@@ -51,8 +53,17 @@ def cells(keys, columns, times, family=b"p"):
 def write(path, *chunks, family=b"p", **options):
     with HFileWriter(str(path), family, **options) as file:
         for chunk in chunks:
-            file.write(*chunk)
+            file.write(*arrays(*chunk))
     return file.facts
+
+
+def arrays(keys, columns, times):
+    """Return a table as a writer takes it."""
+    return (
+        ByteStrings.of(keys),
+        {name: ByteStrings.of(column) for name, column in columns.items()},
+        np.array(times, np.int64),
+    )
 
 
 def read(path):
@@ -189,10 +200,9 @@ def test_a_row_without_cells_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("time", [-1, 1 << 63])
-def test_a_time_that_hbase_cannot_hold_is_named_with_its_row(tmp_path, time):
-    with pytest.raises(InputError, match=f"row b'b': {time} is not a time"):
-        write(tmp_path / "f", ([b"a", b"b"], {b"x": [b"1", b"2"]}, [TIME, time]))
+def test_a_time_before_1970_is_named_with_its_row(tmp_path):
+    with pytest.raises(InputError, match="row b'b': -1 is not a time"):
+        write(tmp_path / "f", ([b"a", b"b"], {b"x": [b"1", b"2"]}, [TIME, -1]))
     write(tmp_path / "f", ([b"a"], {b"x": [b"1"]}, [(1 << 63) - 1]))
     assert read(tmp_path / "f") == [(b"a", b"p", b"x", (1 << 63) - 1, b"1")]
 
@@ -217,7 +227,7 @@ def test_without_rows_there_is_no_file(tmp_path):
 def test_an_interrupt_leaves_no_file(tmp_path):
     def interrupted(path):
         with HFileWriter(str(path), b"p") as file:
-            file.write(*orders(10))
+            file.write(*arrays(*orders(10)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ import pytest
 from conftest import SETTINGS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_hfiles import SMALL, TIME, cells, orders, read, tables, write
+from test_hfiles import SMALL, TIME, arrays, cells, orders, read, tables, write
 
 from predictions.errors import VerificationError
 from predictions.formats.hfile.blocks import Codec
@@ -193,9 +193,8 @@ def test_thirty_million_rows(hbase, tmp_path, full):
     with HFileWriter(str(tmp_path / "f"), b"p", index_bytes=(128 << 10) if full else 1000) as file:
         for start in range(0, rows, chunk):
             numbers = range(start, start + chunk)
-            file.write(
-                [b"%010d" % n for n in numbers], {b"prediction": [b"%d" % (n % 9) for n in numbers]}, [TIME] * chunk
-            )
+            predictions = {b"prediction": [b"%d" % (n % 9) for n in numbers]}
+            file.write(*arrays([b"%010d" % n for n in numbers], predictions, [TIME] * chunk))
     lines = hbase.print(tmp_path / "f")
     assert f"    entries={rows}," in lines
     assert f"Scanned kv count -> {rows}" in lines

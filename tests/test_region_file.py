@@ -81,8 +81,8 @@ def test_the_hfile_has_the_cells_that_puts_would_write(tmp_path_factory, lines, 
 def test_columns_are_the_cells_of_all_lines(lines):
     keys, values_by_column, times = columns(join_lines(lines))
     rows = [
-        (key, {column: values[row] for column, values in values_by_column.items() if values[row] is not None}, time)
-        for row, (key, time) in enumerate(zip(keys, times, strict=True))
+        (key, {c: value for c, values in values_by_column.items() if (value := values.value(row)) is not None}, time)
+        for row, (key, time) in enumerate(zip(keys.values, times, strict=True))
     ]
     assert rows == [(line.row_key, cells(line), int(line.scored)) for line in map(parse_line, lines)]
 
@@ -110,7 +110,10 @@ def test_lines_out_of_order_leave_neither_file(tmp_path):
         ),
         (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\tx\t\\N", "row b'0001:2': b'x' is not a time"),
         (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t-1\t\\N", "row b'0001:2': b'-1' is not a time"),
-        (b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t9999999999999999999999\t\\N", "row b'0001:2': 9999999999999999999999 is"),
+        (
+            b"0001:2\t1\t0.9\taaaaaaaaaaaaaaaa\t9999999999999999999999\t\\N",
+            "row b'0001:2': b'9999999999999999999999' is",
+        ),
     ],
 )
 def test_malformed_lines_are_named_and_leave_neither_file(tmp_path, line, message):

@@ -163,12 +163,11 @@ class Comparison:
         ]
         return comparison
 
-    def add(self, before: Rows, after: Rows) -> None:
-        """Add the rows of both releases in one range of row keys."""
-        in_before, in_after = _shared(before.keys, after.keys)
+    def add(self, before: Rows, after: Rows, in_before: slice | Values, in_after: slice | Values) -> None:
+        """Add the rows of both releases in one range of row keys, and the indexes of those that both have."""
         scores_of_sides = []
         for side, rows in ((self.before, before), (self.after, after)):
-            is_scored = np.array([error == NULL for error in rows.errors], dtype=bool)
+            is_scored = np.fromiter(map(NULL.__eq__, rows.errors), bool, len(rows.errors))
             scores = np.full(len(rows.keys), np.nan)
             scored = rows if is_scored.all() else rows.take(np.flatnonzero(is_scored))
             scores[is_scored] = side.bins.scores(scored.predictions, scored.probabilities)
@@ -177,7 +176,8 @@ class Comparison:
         old, new = before.take(in_before), after.take(in_after)
         self.gone += len(before.keys) - len(old.keys)
         self.appeared += len(after.keys) - len(new.keys)
-        self._compare(old, new, scores_of_sides[0][in_before], scores_of_sides[1][in_after])
+        if old.keys:
+            self._compare(old, new, scores_of_sides[0][in_before], scores_of_sides[1][in_after])
 
     def _compare(self, old: Rows, new: Rows, old_scores: Values, new_scores: Values) -> None:
         valid = ~(np.isnan(old_scores) | np.isnan(new_scores))
@@ -262,8 +262,12 @@ class Comparisons:
 
     def add(self, before: Lines, after: Lines) -> None:
         """Add the lines of both releases in one range of row keys."""
+        in_before, in_after = _shared(before.keys, after.keys)
         for label, comparison in zip(self.labels, self.each, strict=True):
-            comparison.add(before.rows(label.before) if label.before else NO_ROWS, after.rows(label.after))
+            if label.before:
+                comparison.add(before.rows(label.before), after.rows(label.after), in_before, in_after)
+            else:
+                comparison.add(NO_ROWS, after.rows(label.after), slice(0), slice(0))
 
     def merge(self, other: "Comparisons") -> None:
         """Add the comparisons of another range of row keys."""
@@ -341,6 +345,8 @@ def aligned(before: Iterator[Lines], after: Iterator[Lines]) -> Iterator[tuple[L
 
 def _shared(before: Sequence[bytes], after: Sequence[bytes]) -> tuple[slice | Values, slice | Values]:
     """Return the indexes, in `before` and in `after`, of the keys that both have."""
+    if not before or not after:
+        return slice(0), slice(0)
     if before == after:
         return slice(None), slice(None)
     before_rows = dict(zip(before, range(len(before)), strict=True))

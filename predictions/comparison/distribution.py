@@ -59,10 +59,9 @@ class Lines(NamedTuple):
         if not self.keys:
             return NO_ROWS
         errors = self.errors
-        if place.error is not None:
+        if place.error is not None and (own_errors := self.cells[place.error]).count(NULL) < len(errors):
             # Where the record failed, none of its labels has an error of its own.
-            pairs = zip(self.errors, self.cells[place.error], strict=True)
-            errors = [own if error == NULL else error for error, own in pairs]
+            errors = [own if error == NULL else error for error, own in zip(errors, own_errors, strict=True)]
         return Rows(self.keys, self.cells[place.prediction], self.cells[place.probability], errors)
 
 
@@ -134,7 +133,7 @@ class Bins:
             return _numbers(predictions)
         scores = _numbers(probabilities)
         if len(self.classes) == 2:
-            is_first_class = np.array([prediction == self.classes[0] for prediction in predictions], dtype=bool)
+            is_first_class = np.fromiter(map(self.classes[0].__eq__, predictions), bool, len(predictions))
             scores = np.where(is_first_class, 1 - scores, scores)
         return scores
 
@@ -251,7 +250,7 @@ class Distribution:
 
 
 def _numbers(fields: Sequence[bytes]) -> Values:
-    return np.array(list(map(float, fields)), dtype=float)
+    return np.fromiter(map(float, fields), float, len(fields))
 
 
 def text(value: bytes) -> str | None:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from predictions.errors import InputError
+from predictions.formats.byte_strings import NONE, ByteStrings
 from predictions.formats.record_line import (
     BLOCK_BYTES,
     NULL,
@@ -34,6 +35,7 @@ from predictions.formats.record_line import (
 )
 
 FAMILY = b"p"
+MAX_TIME = (1 << 63) - 1  # HBase stores times as signed 64-bit numbers
 MAX_CELL_BYTES = 10 << 20  # HBase's default for hbase.client.keyvalue.maxsize, which includes the key
 
 # Qualifiers, and the first part of further ones: `probability:CLASS`, `prediction:OUTPUT`.
@@ -214,9 +216,7 @@ def cells(line: PredictionLine, columns: Sequence[str] = COLUMNS) -> dict[bytes,
     return {column: unescape(value) for column, value in pairs if value != NULL}
 
 
-def columns(
-    block: bytes, names: Sequence[str] = COLUMNS
-) -> tuple[list[bytes], dict[bytes, Sequence[bytes | None]], list[int]]:
+def columns(block: bytes, names: Sequence[str] = COLUMNS) -> tuple[ByteStrings, dict[bytes, ByteStrings], np.ndarray]:
     """Return the cells of a block of prediction lines, column by column; `cells` does the same for a single line.
 
     Args:
@@ -224,34 +224,60 @@ def columns(
         names: the columns of their release.
 
     Returns:
-        The row keys; for each column that at least one row has, the value in each row (None if the row has no such
-        cell); the timestamps, in milliseconds since 1970.
+        The row keys; for each column that at least one row has, the value in each row (missing if the row has no such
+        cell); the timestamps, in milliseconds since 1970 (shape: lines; int64).
 
     Raises:
-        InputError: a line has cells of other columns, or its time is not a number.
+        InputError: a line has cells of other columns, or its time is not a number that HBase can store.
     """
-    keys, *values, record, scored, error = split_block(block, 1 + len(names) + AFTER)
-    pairs = zip(_cell_columns(tuple(names)), map(_values, (*values, record, error)), strict=True)
-    return keys, {column: values for column, values in pairs if values}, _times(keys, scored)
+    ends = fields_of(block, 1 + len(names) + AFTER)
+    starts = np.concatenate(([0], ends.ravel()[:-1] + 1)).reshape(ends.shape)
+    data, sizes = np.frombuffer(block, np.uint8), ends - starts
+    is_null = sizes == len(NULL)
+    is_null[:, 0] = False  # a row key is never NULL
+    is_null[is_null] = (data[starts[is_null]] == NULL[0]) & (data[starts[is_null] + 1] == NULL[1])
+    sizes[is_null] = NONE
+    if block.count(b"\\") > np.count_nonzero(is_null):
+        data = _unescaped(block, starts, sizes)
+    key, *cells, record, scored, error = (
+        ByteStrings(data, starts[:, column], sizes[:, column]) for column in range(ends.shape[1])
+    )
+    pairs = zip(_cell_columns(tuple(names)), (*cells, record, error), strict=True)
+    return key, {name: values for name, values in pairs if values.sizes.max() != NONE}, _times(key, scored)
 
 
-def _values(fields: list[bytes]) -> Sequence[bytes | None]:
-    """Return the values of a column, None for NULL; an empty sequence if all of them are NULL."""
-    if b"\\" not in b"".join(fields):
-        return fields
-    if fields.count(NULL) == len(fields):
-        return ()
-    return [None if field == NULL else unescape(field) for field in fields]
+def _unescaped(block: bytes, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return a buffer that also has the fields with escapes as they are without; change their starts and sizes.
+
+    Row keys stay escaped.
+    """
+    pieces, size = [block], len(block)
+    backslashes = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\\"))
+    escaped = np.zeros(starts.shape, bool)
+    escaped.flat[starts.ravel().searchsorted(backslashes, "right") - 1] = True
+    escaped[:, 0] = False
+    for field in zip(*np.nonzero(escaped & (sizes != NONE)), strict=True):
+        value = unescape(block[starts[field] : starts[field] + sizes[field]])
+        starts[field], sizes[field] = size, len(value)
+        pieces.append(value)
+        size += len(value)
+    return np.frombuffer(b"".join(pieces), np.uint8)
 
 
-def _times(keys: list[bytes], scored: list[bytes]) -> list[int]:
-    times = {}
-    for text in set(scored):  # mostly a single text: lines of one release have the same time
-        if not text.isdigit():
-            key = keys[scored.index(text)]
-            raise InputError(f"row {key!r}: {text[:80]!r} is not a time in milliseconds since 1970")
-        times[text] = int(text)
-    return [times[text] for text in scored]
+def _times(keys: ByteStrings, scored: ByteStrings) -> np.ndarray:
+    # Lines of one release have the same time.
+    times, size = np.empty(len(scored.sizes), np.int64), scored.sizes[0]
+    texts = scored.padded(size)
+    same = (scored.sizes == size) & (texts == texts[0]).all(axis=1)
+    for row in [0, *np.flatnonzero(~same)]:
+        text = scored.value(row)
+        if text is None or not text.isdigit() or int(text) > MAX_TIME:
+            raise InputError(
+                f"row {keys.value(row)!r}: {(text or NULL)[:80]!r} is not a time in milliseconds since 1970"
+            )
+        times[row] = int(text)
+    times[same] = times[0]
+    return times
 
 
 def texts(row: Mapping[bytes, bytes]) -> dict[str, str | None]:

@@ -5,7 +5,8 @@ the upper half of the CRC-32 of the escaped ID. They spread IDs of any kind even
 data. Keys and IDs are compared as bytes everywhere, so Hadoop Streaming, `LC_ALL=C sort` and HBase sort them alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from zlib import crc32
 
 import numpy as np
@@ -16,6 +17,7 @@ PREFIX_DIGITS = 4
 MAX_KEY_BYTES = 0x7FFF  # HBase stores the length of a row key as a signed 16-bit number
 MAX_ID_BYTES = MAX_KEY_BYTES - PREFIX_DIGITS - 1
 
+_without_prefix = itemgetter(slice(PREFIX_DIGITS + 1, None))
 _UNUSUAL = (b"\\", b"\b", b"\f", b"\r", b"\v")  # an ID without these bytes needs no check of its escapes
 
 
@@ -28,7 +30,12 @@ def row_keys(record_ids: Sequence[bytes]) -> list[bytes]:
 
 def record_id(key: bytes) -> bytes:
     """Return the escaped record ID of a row key."""
-    return key[PREFIX_DIGITS + 1 :]
+    return _without_prefix(key)
+
+
+def record_ids(keys: Iterable[bytes]) -> Iterator[bytes]:
+    """Return the escaped record IDs of row keys."""
+    return map(_without_prefix, keys)
 
 
 def unfit(record_ids: Sequence[bytes]) -> dict[int, str]:

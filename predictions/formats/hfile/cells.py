@@ -7,9 +7,13 @@ first).
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from predictions.formats.byte_strings import NONE, ByteStrings
 
 PUT = 4
 
@@ -18,6 +22,9 @@ LENGTH_BYTES = 8  # the lengths of key and value, which precede the key
 _KEY = struct.Struct(">h")
 _TAIL = struct.Struct(">qB")
 _KEY_OVERHEAD = 2 + 1 + _TAIL.size  # bytes of a key in addition to row key, family and qualifier
+_HEAD = np.dtype([("key", ">i4"), ("value", ">i4"), ("row", ">i2")])  # `_LENGTHS`, of many cells
+_TIME_BYTES = 8
+_MATRIX_BYTES = 1 << 20  # so that it stays in the processor's cache
 
 
 class KeyValue(NamedTuple):
@@ -35,56 +42,77 @@ class KeyValue(NamedTuple):
         return self.row, self.family, self.qualifier, -self.time
 
 
+class EncodedRows(NamedTuple):
+    """Some rows of data blocks.
+
+    Args:
+        data: the rows.
+        sizes: the size of each (shape: rows).
+        cells: the number of their cells.
+        value_bytes: the size of the values.
+    """
+
+    data: memoryview
+    sizes: np.ndarray
+    cells: int
+    value_bytes: int
+
+
 def encode_rows(
-    keys: Sequence[bytes], family: bytes, columns: Mapping[bytes, Sequence[bytes | None]], times: Sequence[int]
-) -> tuple[list[bytes], int, int]:
-    """Encode rows for a data block.
+    keys: ByteStrings, family: bytes, columns: Mapping[bytes, ByteStrings], times: np.ndarray
+) -> Iterator[EncodedRows]:
+    """Encode rows for data blocks, some at a time.
+
+    They are first laid out in a matrix, with room for the longest key and values; then the bytes without meaning are
+    left out. Where that room would be large, the rows are halved, so that a long value costs few rows their room.
 
     Args:
         keys: the row keys.
         family: the column family of all cells.
-        columns: for each qualifier, the value in each row; None if the row has no such cell.
+        columns: for each qualifier, the value in each row; missing if the row has no such cell.
         times: for each row, the timestamp of its cells, in milliseconds since 1970.
-
-    Returns:
-        The encoded rows; the number of their cells; the size of the values in bytes.
     """
-    key_sizes = list(map(len, keys))
-    pieces: list[Iterable[bytes]] = []
-    cells = value_bytes = 0
-    for qualifier in sorted(columns):
-        tails = _tails(bytes([len(family)]) + family + qualifier, times)
-        values = columns[qualifier]
-        absent = values.count(None)
-        filled = [value or b"" for value in values] if absent else cast("Sequence[bytes]", values)
-        value_sizes = list(map(len, filled))
-        heads = _heads(_KEY_OVERHEAD + len(family) + len(qualifier), key_sizes, value_sizes)
-        if not absent:
-            pieces += [heads, keys, tails, filled]
-        elif absent < len(keys):
-            rows = zip(values, zip(heads, keys, tails, filled, strict=False), strict=True)
-            pieces.append([b"" if value is None else b"".join(row) for value, row in rows])
-        cells += len(keys) - absent
-        value_bytes += sum(value_sizes)
-    if not pieces:
-        return [b""] * len(keys), 0, 0
-    return list(map(b"".join, zip(*pieces, strict=False))), cells, value_bytes
+    ordered = sorted(columns.items(), key=itemgetter(0))
+    key_width, *value_widths = (int(strings.sizes.max(initial=0)) for strings in (keys, *dict(ordered).values()))
+    tails = [bytes([len(family)]) + family + qualifier + _TAIL.pack(0, PUT) for qualifier, _values in ordered]
+    rows, width = len(times), sum(_HEAD.itemsize + key_width + len(tail) for tail in tails) + sum(value_widths)
+    if rows > 1 and rows * width > _MATRIX_BYTES:
+        for part in (slice(rows // 2), slice(rows // 2, rows)):
+            some = {qualifier: values.part(part) for qualifier, values in ordered}
+            yield from encode_rows(keys.part(part), family, some, times[part])
+        return
+    matrix, filled = np.empty((rows, width), np.uint8), np.ones((rows, width), bool)
+    key_bytes, key_filled = keys.padded(key_width), _within(keys.sizes, key_width)
+    time_bytes = times.astype(">i8").view(np.uint8).reshape(rows, _TIME_BYTES)
+    sizes, cells, value_bytes, end = np.zeros(rows, np.int64), 0, 0, 0
+    for tail, value_width, (_qualifier, values) in zip(tails, value_widths, ordered, strict=True):
+        is_there = values.sizes != NONE
+        heads = np.empty(rows, _HEAD)
+        heads["key"] = keys.sizes + (_KEY.size + len(tail))
+        heads["value"], heads["row"] = values.sizes, keys.sizes
+        cell = end
+        for piece, within in (
+            (heads.view(np.uint8).reshape(rows, _HEAD.itemsize), None),
+            (key_bytes, key_filled),
+            (np.frombuffer(tail, np.uint8), None),
+            (values.padded(value_width), _within(values.sizes, value_width)),
+        ):
+            start, end = end, end + piece.shape[-1]
+            matrix[:, start:end] = piece
+            if within is not None:
+                filled[:, start:end] = within
+        time = end - value_width - _TAIL.size
+        matrix[:, time : time + _TIME_BYTES] = time_bytes
+        filled[~is_there, cell:end] = False
+        sizes += is_there * (_HEAD.itemsize + len(tail) + keys.sizes + values.sizes)
+        cells += int(is_there.sum())
+        value_bytes += int(values.sizes[is_there].sum())
+    yield EncodedRows(matrix[filled].data, sizes, cells, value_bytes)
 
 
-def _heads(overhead: int, key_sizes: Sequence[int], value_sizes: Sequence[int]) -> Iterator[bytes]:
-    """Return the bytes before the row key, for each row. Few lengths differ, so each head is packed only once."""
-    if len(set(value_sizes)) == 1:
-        by_key_size = {size: _LENGTHS.pack(overhead + size, value_sizes[0], size) for size in set(key_sizes)}
-        return map(by_key_size.__getitem__, key_sizes)
-    sizes = list(zip(key_sizes, value_sizes, strict=True))
-    by_sizes = {(key, value): _LENGTHS.pack(overhead + key, value, key) for key, value in set(sizes)}
-    return map(by_sizes.__getitem__, sizes)
-
-
-def _tails(column: bytes, times: Sequence[int]) -> Iterator[bytes]:
-    """Return the bytes between row key and value, for each row. Mostly all times are the same."""
-    by_time = {time: column + _TAIL.pack(time, PUT) for time in set(times)}
-    return repeat(by_time[times[0]]) if len(by_time) == 1 else map(by_time.__getitem__, times)
+def _within(sizes: np.ndarray, width: int) -> np.ndarray | None:
+    """Return which bytes of a matrix are those of byte strings; None if all are."""
+    return None if (sizes == width).all() else np.arange(width) < sizes[:, np.newaxis]
 
 
 def split_cells(rows: bytes) -> Iterator[bytes]:

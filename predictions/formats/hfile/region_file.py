@@ -19,7 +19,7 @@ from predictions.formats.hfile.writer import HFileWriter
 from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.names import part_name
 from predictions.formats.prediction_line import COLUMNS, FAMILY, columns
-from predictions.formats.row_key import record_id
+from predictions.formats.row_key import record_ids
 
 
 @dataclass(frozen=True)
@@ -130,4 +130,4 @@ class RegionFile:
             keys, values_by_column, times = columns(block, self._columns)
             qualifiers = {column.removeprefix(FAMILY + b":"): values for column, values in values_by_column.items()}
             self._hfile.write(keys, qualifiers, times)
-            self._digest += IdDigest.of(map(record_id, keys))
+            self._digest += IdDigest.of(record_ids(keys.values))

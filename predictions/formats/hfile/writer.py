@@ -3,16 +3,18 @@
 import hashlib
 import os
 import struct
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from operator import lt
 from types import TracebackType
 from typing import BinaryIO, Self
 
+import numpy as np
+
 from predictions.errors import InputError
+from predictions.formats.byte_strings import ByteStrings
 from predictions.formats.hfile.blocks import (
     DATA,
     FILE_INFO,
@@ -30,7 +32,6 @@ from predictions.formats.row_key import MAX_KEY_BYTES
 
 BLOCK_BYTES = 64 << 10
 INDEX_BYTES = 128 << 10
-MAX_TIME = (1 << 63) - 1
 MIN_INDEX_ENTRIES = 16  # of an inner index block, so that each level is smaller than the one below
 LAST_KEY = b"hfile.LASTKEY"
 
@@ -83,9 +84,9 @@ class HFileWriter:
         self._block_bytes = block_bytes
         self._rows = self._cells = self._data_bytes = self._value_bytes = self._newest = 0
         self._first = self._last = b""
-        self._pieces: list[bytes] = []  # the next data block: rows, or cells of a large row
+        self._pieces: list[memoryview] = []  # the next data block
         self._size = 0  # bytes of these pieces
-        self._last_piece = b""
+        self._last_piece = b""  # the last row, or the last cell of a large one
         with suppress(FileNotFoundError):
             os.unlink(path)  # of an earlier run
         self._file = open(f"{path}.part", "wb")  # noqa: SIM115, __exit__ closes it
@@ -108,73 +109,75 @@ class HFileWriter:
             if os.path.exists(self._file.name):
                 os.unlink(self._file.name)
 
-    def write(
-        self, keys: Sequence[bytes], columns: Mapping[bytes, Sequence[bytes | None]], times: Sequence[int]
-    ) -> None:
+    def write(self, keys: ByteStrings, columns: Mapping[bytes, ByteStrings], times: np.ndarray) -> None:
         """Write rows, column by column.
 
         Args:
             keys: the row keys, ascending, and greater than all keys written before.
-            columns: for each qualifier, the value in each row; None if the row has no such cell.
-            times: for each row, the timestamp of its cells, in milliseconds since 1970.
+            columns: for each qualifier, the value in each row; missing if the row has no such cell.
+            times: for each row, the timestamp of its cells, in milliseconds since 1970 (shape: rows; int64).
 
         Raises:
-            InputError: a row key is out of order, empty or too long, a row has no cells, or HBase cannot store its
-                time; the message names the row.
+            InputError: a row key is out of order, empty or too long, a row has no cells, or its time is before 1970;
+                the message names the row.
             ValueError: the number of values or times differs from the number of keys.
         """
-        if {len(times), *map(len, columns.values())} != {len(keys)}:
-            raise ValueError(f"{len(keys)} keys need {len(keys)} times, and {len(keys)} values in each column")
-        if not keys:
+        rows, rows_before = len(keys.sizes), self._rows
+        if {len(times), *(len(values.sizes) for values in columns.values())} != {rows}:
+            raise ValueError(f"{rows} keys need {rows} times, and {rows} values in each column")
+        if not rows:
             return
         self._check_keys(keys)
-        self._check_times(keys, times)
-        rows, cells, value_bytes = encode_rows(keys, self._family, columns, times)
-        if not all(rows):
-            raise InputError(f"row {keys[rows.index(b'')]!r} has no cells, so an HFile cannot hold it")
-        self._append(rows)
-        self._rows += len(rows)
-        self._cells += cells
-        self._value_bytes += value_bytes
-        self._newest = max(self._newest, *set(times))
-        self._first, self._last = self._first or keys[0], keys[-1]
+        if times.min() < 0:
+            row = int(times.argmin())
+            raise InputError(f"row {keys.value(row)!r}: {times[row]} is not a time in milliseconds since 1970")
+        for encoded in encode_rows(keys, self._family, columns, times):
+            if not encoded.sizes.all():
+                row = self._rows - rows_before + int(encoded.sizes.argmin())
+                raise InputError(f"row {keys.value(row)!r} has no cells, so an HFile cannot hold it")
+            self._append(encoded.data, encoded.sizes)
+            self._rows += len(encoded.sizes)
+            self._cells += encoded.cells
+            self._value_bytes += encoded.value_bytes
+        self._newest = max(self._newest, int(times.max()))
 
-    def _check_keys(self, keys: Sequence[bytes]) -> None:
+    def _check_keys(self, strings: ByteStrings) -> None:
+        keys = strings.values
         if not (self._last < keys[0] and all(map(lt, keys, keys[1:]))):
             previous, key = next(pair for pair in pairwise([self._last, *keys]) if not pair[0] < pair[1])
             if not key:
                 raise InputError(f"the row after {previous!r} has an empty key")
             raise InputError(f"row {key!r} comes after {previous!r}: sort the rows, and keep one row per key")
-        if max(map(len, keys)) > MAX_KEY_BYTES:
+        if strings.sizes.max() > MAX_KEY_BYTES:
             key = max(keys, key=len)
             raise InputError(
                 f"row {key[:80]!r}...: its key has {len(key):,} bytes, but HBase allows at most {MAX_KEY_BYTES:,}"
             )
+        self._first, self._last = self._first or keys[0], keys[-1]
 
-    def _check_times(self, keys: Sequence[bytes], times: Sequence[int]) -> None:
-        for time in set(times):
-            if not 0 <= time <= MAX_TIME:
-                key = keys[times.index(time)]
-                raise InputError(f"row {key!r}: {time} is not a time in milliseconds since 1970 that HBase can store")
-
-    def _append(self, pieces: list[bytes]) -> None:
-        limit = self._block_bytes
-        if max(map(len, pieces)) > limit:
-            pieces = [piece for row in pieces for piece in (split_cells(row) if len(row) > limit else [row])]
-        ends = list(accumulate(map(len, pieces)))
-        start = added_bytes = 0
-        while start < len(pieces):
-            stop = min(bisect_left(ends, added_bytes + limit - self._size, start) + 1, len(pieces))
-            self._pieces += pieces[start:stop]
-            self._size += ends[stop - 1] - added_bytes
-            start, added_bytes = stop, ends[stop - 1]
+    def _append(self, data: memoryview, sizes: np.ndarray) -> None:
+        """Add encoded rows of these sizes to the data blocks; a row that is larger than a block is split into cells."""
+        limit, ends = self._block_bytes, sizes.cumsum()
+        if (large := sizes > limit).any():
+            bounds = zip((ends - sizes)[large].tolist(), ends[large].tolist(), strict=True)
+            rows = [(start, map(len, split_cells(bytes(data[start:stop])))) for start, stop in bounds]
+            cell_ends = [list(accumulate(cells, initial=start))[1:] for start, cells in rows]
+            ends = np.unique([*ends.tolist(), *chain.from_iterable(cell_ends)])
+        start = 0
+        while start < len(data):
+            piece = min(int(ends.searchsorted(start + limit - self._size)), len(ends) - 1)
+            stop = int(ends[piece])
+            self._pieces.append(data[start:stop])
+            self._size += stop - start
+            self._last_piece = bytes(data[int(ends[piece - 1]) if piece else 0 : stop])
+            start = stop
             if self._size >= limit:
                 self._end_block()
 
     def _end_block(self) -> None:
-        self._index.add(self._blocks.write(DATA, b"".join(self._pieces), first_key(self._pieces[0])))
+        data = b"".join(self._pieces)
+        self._index.add(self._blocks.write(DATA, data, first_key(data)))
         self._data_bytes += self._size
-        self._last_piece = self._pieces[-1]
         self._pieces, self._size = [], 0
 
     def _finish(self) -> None:
