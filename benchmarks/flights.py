@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import psutil
 
 from hadoop.config import ClusterConfig
@@ -163,10 +164,19 @@ def score_local(folder: ReleaseFolder) -> float:
 
 
 @contextmanager
-def running_cluster() -> Iterator[ClusterConfig]:
-    """Start the embedded cluster if it is not running, and stop it at the end if it was started here."""
-    cluster = Cluster(ClusterConfig.from_environment())
+def running_cluster(*region_server_options: str) -> Iterator[ClusterConfig]:
+    """Start the embedded cluster if it is not running, and stop it at the end if it was started here.
+
+    Args:
+        region_server_options: options that its region server must have, so that it must be started here.
+
+    Raises:
+        ClickException: it is running, without these options.
+    """
+    cluster = Cluster(replace(ClusterConfig.from_environment(), region_server_options=region_server_options))
     if all(state.startswith("running") for _daemon, state in cluster.status()):
+        if region_server_options:
+            raise click.ClickException("the cluster is running; this benchmark starts one: hadoop/cluster stop")
         yield cluster.config
         return
     try:

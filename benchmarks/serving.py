@@ -1,9 +1,10 @@
 """Measure lookups while nothing else happens, while a release is made and loaded, and right after it is served.
 
-A release with copies of the flights is served from the embedded cluster (which is started, and stopped again, unless it
-is running). HBase, HDFS, Thrift and the lookups have one CPU; what makes and loads a release has another one: the
-commands, YARN and the containers of its jobs. So the lookups wait for what a job or a load asks of the servers, not for
-its own computing. Disk and memory are shared.
+A release with copies of the flights is served from the embedded cluster, which is started with a cache that holds two
+such releases, and stopped again. HBase, HDFS, Thrift and the lookups have one CPU; what makes and loads a release has
+another one: the commands, YARN and the containers of its jobs. So the lookups wait for what a job or a load asks of the
+servers, not for its own computing. Disk and memory are shared. Before the first phase, two minutes of lookups warm the
+JVMs.
 
 Two processes look up random records of the first copy at a fixed rate, one ID (`Client.get`) and 100 IDs
 (`Client.get_many`), from SQLite and HBase; each answer must be `fresh`. A lookup's time begins when it was due (an open
@@ -21,7 +22,7 @@ Before each switch there is a load; those named `hfiles` are counted together. T
 
 - `nothing`: the switch alone; every block is read from HDFS by the lookup that needs it first;
 - `region`: one key of each region, so that the Thrift server knows where the regions are, and their indexes are read;
-- `sample`: what `predictions activate` does: keys spread evenly over the regions, so many that they reach most blocks;
+- `sample`: what `predictions activate` does: keys spread evenly over the regions, about one for each block;
 - `prefetch`: nothing, but the table has HBase's PREFETCH_BLOCKS_ON_OPEN, which is `hbase.rs.prefetchblocksonopen` for
   one table: the region server reads all blocks when it opens a file. Needs `hbase-driver`, which makes such a table.
 """
@@ -62,11 +63,12 @@ from hadoop.config import ClusterConfig
 from predictions.cli import exits
 from predictions.formats.names import release_table
 from predictions.formats.prediction_line import FAMILY
-from predictions.formats.row_key import PREFIX_DIGITS, split_points
+from predictions.formats.row_key import split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import Releases
 from predictions.progress import say
 from predictions.settings import Settings, load_settings
+from predictions.stages.warm import warm
 from predictions.storage import HFILES, ReleaseFolder, Storage
 
 HOST = "127.0.0.1"
@@ -75,40 +77,11 @@ MANY = 100  # IDs of a lookup
 YARN = ("resourcemanager", "nodemanager")  # whose containers get the CPU of the NodeManager
 WARMING = ("nothing", "region", "sample", "prefetch")
 TABLE_SECONDS = 60.0  # until HBase has made a table
-# The sample of a release that `warm` reads.
-WARM_ROWS = 200  # rows for each key: half a block of a model with two cells
-WARM_KEYS = 16_384  # at most: more blocks would push those of the served release out of the cache
-WARM_SECONDS = 30.0  # at most
-WARM_REQUEST_KEYS = 64  # whose blocks the region server reads one after another, in some 0.1 s
+WARM_UP_SECONDS = 120.0  # of lookups before the first phase: a JVM compiles its code while it runs
 REST_SECONDS = 2.0  # after a command, before what follows it is measured
-
-
-def warm(connection: Connection, table: str, rows: int) -> int:
-    """Read a sample of a table, so that the first lookups find its blocks in HBase's cache; return the number of keys.
-
-    The keys are spread evenly over the regions. They are bare prefixes, which no row has as its key: HBase reads the
-    block in which each would be, and returns nothing. (A file that HBase wrote itself, after puts, has a Bloom filter,
-    which answers instead; HFiles of this package have none.) After each request it waits as long as that took, so that
-    lookups get half of the servers' time.
-
-    Args:
-        connection: to HBase.
-        table: the release's table.
-        rows: its number of rows.
-
-    Raises:
-        ServiceError: HBase does not answer.
-    """
-    count, prefixes = min(max(rows // WARM_ROWS, WARM_REQUEST_KEYS), WARM_KEYS), 16**PREFIX_DIGITS
-    keys = [b"%0*x" % (PREFIX_DIGITS, number * prefixes // count) for number in range(count)]
-    end = time.monotonic() + WARM_SECONDS
-    for start in range(0, count, WARM_REQUEST_KEYS):
-        began = time.monotonic()
-        if began > end:
-            return start
-        connection.receive(connection.send_rows(table, keys[start : start + WARM_REQUEST_KEYS]))
-        time.sleep(time.monotonic() - began)
-    return count
+SETTLE_SECONDS = 15.0  # after a switch has been measured, in which lookups warm the release that is served now
+# A cache that holds both releases, outside of the JVM's heap, as on servers. In the heap, a third of a release fits.
+CACHE = ("-Dhbase.bucketcache.ioengine=offheap", "-Dhbase.bucketcache.size=1400")  # MB
 
 
 class Phase(NamedTuple):
@@ -126,7 +99,7 @@ class Phase(NamedTuple):
 )
 @click.option("--rate", type=click.FloatRange(1), default=250.0, show_default=True, help="Lookups of one ID a second.")
 @click.option(
-    "--many-rate", type=click.FloatRange(1), default=20.0, show_default=True, help="Lookups of 100 IDs a second."
+    "--many-rate", type=click.FloatRange(1), default=10.0, show_default=True, help="Lookups of 100 IDs a second."
 )
 @click.option(
     "--puts-rate", type=click.FloatRange(1), default=10_000.0, show_default=True, help="Rows a second with `--rate`."
@@ -155,7 +128,7 @@ def main(
     """Measure lookups while releases are made, loaded and switched."""
     VAR.mkdir(exist_ok=True)
     cores = Cores.choose()
-    with tempfile.TemporaryDirectory(prefix="serving.", dir=VAR) as name, running_cluster() as cluster:
+    with tempfile.TemporaryDirectory(prefix="serving.", dir=VAR) as name, running_cluster(*CACHE) as cluster:
         local = Path(name)
         with _serving(local, cluster, copies) as serving, ExitStack() as stack:
             processes = cluster_processes(cluster)
@@ -263,7 +236,7 @@ class Serving(NamedTuple):
                 points = split_points(self.settings.hbase.regions)
                 connection.receive(connection.send_rows(table, [b"0", *points]))
             elif warming == "sample":
-                say(f"warmed with {warm(connection, table, self.rows):,} keys")
+                warm(connection, table, self.rows)
             warmed = time.monotonic()
             Releases(connection, NAME).activate(release)
         return warmed, time.monotonic()
@@ -342,11 +315,13 @@ def _phases(serving: Serving, seconds: float, switch_seconds: float, puts_rate: 
         time.sleep(REST_SECONDS)
 
     served, other = serving.releases
+    time.sleep(WARM_UP_SECONDS)
     measure("idle", lambda: time.sleep(seconds))
     measure("job", lambda: serving.command("score", "--release", other, "--runner", "hadoop"))
     for number, warming in enumerate(WARMING):
         if number:
             serving.forget(other)
+            time.sleep(SETTLE_SECONDS)
         if warming == "prefetch":
             serving.make_prefetched(other)
         load = ["load", "--release", other, "--via", "hfiles"]

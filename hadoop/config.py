@@ -61,10 +61,17 @@ _JAVA_OPTIONS = [
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """The folder and the ports of one embedded cluster."""
+    """The folder and the ports of one embedded cluster.
+
+    Args:
+        folder: where its files are.
+        port_offset: added to every port.
+        region_server_options: options of its region servers (`-Dname=value`); a benchmark has some.
+    """
 
     folder: Path
     port_offset: int
+    region_server_options: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls) -> "ClusterConfig":

@@ -75,6 +75,7 @@ def daemons(region_servers: int, config: ClusterConfig) -> list[Daemon]:
                     f"{hbase}.regionserver.HRegionServer",
                     f"-Dhbase.regionserver.port={config.port('regionserver', index)}",
                     f"-Dhbase.regionserver.info.port={config.port('regionserver_web', index)}",
+                    *config.region_server_options,
                     "start",
                 ),
                 ("regionserver", "regionserver_web"),
