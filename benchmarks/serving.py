@@ -59,6 +59,8 @@ from benchmarks.flights import (
 )
 from benchmarks.latency import by_second, due, summary
 from benchmarks.paced import COPY, PacedLookups
+from benchmarks.plots import plot_option
+from benchmarks.serving_plot import draw
 from hadoop.config import ClusterConfig
 from predictions.cli import exits
 from predictions.formats.names import release_table
@@ -110,11 +112,7 @@ class Phase(NamedTuple):
 @click.option(
     "--switch-seconds", type=click.FloatRange(1), default=10.0, show_default=True, help="Seconds around a switch."
 )
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="PNG file to draw the figures into, and beside it NAME-dark.png for dark pages; default: none.",
-)
+@plot_option
 def main(
     as_json: bool,
     copies: int,
@@ -165,8 +163,6 @@ def main(
         "machine": machine(),
     }
     if plot:
-        from benchmarks.serving_plot import draw
-
         draw(result, plot)
     print(json.dumps(result) if as_json else _table(result))
 

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.plots import Colours, draw_twice, milliseconds
+from benchmarks.plots import Colours, draw_twice, milliseconds, note
 
 MARKED = {
     "job": "before",
@@ -55,13 +55,4 @@ def _mark(axes: Axes, phase: dict[str, Any], colours: Colours) -> None:
         axes.axvspan(phase["begin"], phase["end"], color=colour, alpha=0.22, linewidth=0, label=label)
     elif name.startswith(SWITCH):
         axes.axvline(phase["begin"], color=colours.soft, linewidth=1.2, linestyle="--")
-        axes.annotate(
-            f"switch, warmed:\n{name.removeprefix(SWITCH)}",
-            (phase["begin"], 1.0),
-            (2, -1),
-            ("data", "axes fraction"),
-            textcoords="offset points",
-            va="top",
-            color=colours.soft,
-            fontsize=7.5,
-        )
+        note(axes, phase["begin"], f"switch, warmed:\n{name.removeprefix(SWITCH)}", colours.soft)

@@ -52,7 +52,9 @@ from benchmarks.cores import Cores, confined, on_cpu
 from benchmarks.database import Database, Watch
 from benchmarks.flights import VAR, cluster_processes, machine, running_cluster
 from benchmarks.latency import by_second, due, summary
+from benchmarks.plots import plot_option
 from benchmarks.reads import READ, UPDATE, Paced
+from benchmarks.writeback_plot import draw
 from examples.postgresql import running
 from predictions.cli import exits
 from predictions.progress import say
@@ -109,11 +111,7 @@ Figures = dict[str, Any]
     type=click.FloatRange(1),
     help="Records per second that `package` reads, at most; default: no limit.",
 )
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="PNG file to draw the figures into, and beside it NAME-dark.png for dark pages; default: none.",
-)
+@plot_option
 def main(
     as_json: bool,
     rounds: int,
@@ -172,8 +170,6 @@ def main(
         "machine": f"{database.version}, {machine()}",
     }
     if plot:
-        from benchmarks.writeback_plot import draw
-
         draw(result, plot)
     print(json.dumps(result) if as_json else _table(result))
 

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.plots import Colours, draw_twice, milliseconds
+from benchmarks.plots import Colours, draw_twice, milliseconds, note
 
 PHASES = {
     "nothing": ("nothing else happens", "soft"),
@@ -47,16 +47,7 @@ def _latency(axes: Axes, phases: dict[str, Any], colours: Colours) -> None:
     export = phases["package"]["steps"]["export"]
     begin, end = export["begin"], export["begin"] + export["seconds"]
     axes.axvspan(begin, end, color=colours.now, alpha=0.18, linewidth=0)
-    axes.annotate(
-        "export",
-        (begin, 1.0),
-        (3, -3),
-        ("data", "axes fraction"),
-        textcoords="offset points",
-        va="top",
-        color=colours.now,
-        fontsize=9.5,
-    )
+    note(axes, begin, "export", colours.now)
     axes.set_title("reads by primary key, ms from when due: p99 of each second, p50 dotted", fontsize=10)
     axes.set(xlabel="seconds since it began", xlim=(0, None))
 
