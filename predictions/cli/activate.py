@@ -18,8 +18,9 @@ from predictions.storage import Storage
 def command(session: Session, release: str | None, force: str | None) -> None:
     """Serve a release, if its gates pass.
 
-    Checks that a loaded release is complete, which --force does not overrule, and that its gates pass. Then switches
-    the pointer to it, in one write.
+    Checks that a loaded release is complete, which --force does not overrule, and that its gates pass. Then reads a
+    sample of it, for five seconds at most, so that lookups find it in HBase's cache, and switches the pointer to it, in
+    one write.
     """
     run_activate(session.settings, session.storage, release or session.storage.release().release, force)
 

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 from predictions.errors import InputError, PredictionsError, RefusedError
 from predictions.formats.manifest import Manifest, Predicted, mismatches
+from predictions.formats.names import release_table
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import LOADED, REFUSED, Pointer, Releases
 from predictions.settings import GateSettings, Settings
 from predictions.sources import open_database
 from predictions.stages.compare import compare_releases, keep, kept, to_json
+from predictions.stages.warm import warm
 from predictions.storage import Storage
 from predictions.workers import cores
 
@@ -87,6 +89,8 @@ def activate(
         if is_refused:
             names = ", ".join(dict.fromkeys(f"gates.{gate.name}" for gate in failed))
             raise RefusedError(f"release {release} is refused by {names}; pass --force REASON to activate it anyway")
+        if pointer.current:  # else no lookups wait
+            warm(connection, release_table(settings.name, release), manifest.scored.rows)
         return releases.activate(release, force is not None, pointer.serial)
 
 
