@@ -41,7 +41,7 @@ class PostgresSession:
         fields_by_name = {field.name: field for field in self._fields}
         self._columns = Columns(
             {field.name: index for index, field in enumerate(self._fields)},
-            lambda _names, values: values,
+            lambda _names, values: list(values),
             lambda name, value: _value(fields_by_name[name], value),
             self._missing,
         )

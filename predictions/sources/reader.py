@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from predictions.errors import InputError
-from predictions.formats.record_line import SEPARATOR, escape
+from predictions.formats.record_line import SEPARATOR, escape, fingerprints
 from predictions.settings import DatabaseSettings
 from predictions.sources.base import Database
 
@@ -23,21 +23,48 @@ class Columns:
     """
 
     indexes: Mapping[str, int]
-    fields: Callable[[Sequence[str], list[Any]], list[bytes]]
+    fields: Callable[[Sequence[str], Sequence[Any]], list[bytes]]
     plain: Callable[[str, Any], Any]
     missing: Callable[[str, Mapping[str, int]], InputError]
+    _chosen: dict[tuple[str, ...], list[int]] = field(default_factory=dict, repr=False, compare=False)
+
+    def chosen(self, names: tuple[str, ...]) -> list[int]:
+        """Return the indexes of some columns in a row.
+
+        Raises:
+            InputError: a column is missing.
+        """
+        if names not in self._chosen:  # once for all rows
+            try:
+                self._chosen[names] = [self.indexes[name] for name in names]
+            except KeyError as error:
+                raise self.missing(error.args[0], self.indexes) from None
+        return self._chosen[names]
 
 
-class Record(NamedTuple):
-    """A record: its row as the database returned it, and the row's columns."""
+class Record:
+    """A record; what was computed of it is kept.
 
-    columns: Columns
-    row: Sequence[Any]
+    Args:
+        columns: the columns of its row.
+        row: its row as the database returned it.
+    """
+
+    __slots__ = ("_columns", "_fingerprint", "_row", "_values")
+
+    def __init__(self, columns: Columns, row: Sequence[Any]) -> None:
+        self._columns = columns
+        self._row = row
+        self._values: dict[str, Any] | None = None
+        self._fingerprint: tuple[Sequence[str], bytes] | None = None
 
     @property
     def values(self) -> dict[str, Any]:
         """All values by column, for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
-        return {name: self.columns.plain(name, self.row[index]) for name, index in self.columns.indexes.items()}
+        if self._values is None:
+            plain = self._columns.plain
+            self._values = {name: plain(name, self._row[index]) for name, index in self._columns.indexes.items()}
+        return self._values
 
     def features(self, names: Sequence[str]) -> bytes:
         """Return the values of these columns as in the record's line, joined by tabs.
@@ -45,12 +72,18 @@ class Record(NamedTuple):
         Raises:
             InputError: a column is missing.
         """
-        columns = self.columns
-        try:
-            values = [self.row[columns.indexes[name]] for name in names]
-        except KeyError as error:
-            raise columns.missing(error.args[0], columns.indexes) from None
-        return SEPARATOR.join(columns.fields(names, values))
+        row = self._row
+        return SEPARATOR.join(self._columns.fields(names, [row[index] for index in self._columns.chosen(tuple(names))]))
+
+    def fingerprint(self, names: Sequence[str]) -> bytes:
+        """Return the fingerprint of these features (see `record_line.fingerprints`); errors are those of `features`."""
+        if self._fingerprint is None or self._fingerprint[0] != names:
+            self._fingerprint = names, fingerprints([self.features(names)])[0]
+        return self._fingerprint[1]
+
+    def prepare(self, names: Sequence[str]) -> None:
+        """Compute `values` and the fingerprint of these features now; errors are those of `features`."""
+        _values, _fingerprint = self.values, self.fingerprint(names)
 
 
 class Session(Protocol):
