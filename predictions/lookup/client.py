@@ -199,8 +199,7 @@ class Client:
         """Compute, while HBase works, what of the answers needs only the records."""
         features = self._release_rows.served.features if self._release_rows.served else ()
         with suppress(InputError):  # the features are those of a release that may be served no more
-            for record in records.values():
-                record.prepare(features)
+            Record.prepare(records.values(), features)
 
 
 def _scorer(storage: str, name: str) -> "Scorer":

@@ -1,8 +1,9 @@
 """Read single records of a database for lookups, by the exact text of the record ID, as they are now."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from predictions.errors import InputError
@@ -18,15 +19,20 @@ class Columns:
     Args:
         indexes: the index of each column in a row, by column name.
         fields: takes column names and their values, returns the values as fields of a record line.
-        plain: takes a column name and a value, returns the value for JSON.
+        plain: takes column names and their values, returns the values for JSON.
         missing: takes the name of a missing column and `indexes`, returns the error.
     """
 
     indexes: Mapping[str, int]
     fields: Callable[[Sequence[str], Sequence[Any]], list[bytes]]
-    plain: Callable[[str, Any], Any]
+    plain: Callable[[Sequence[str], Sequence[Any]], list[Any]]
     missing: Callable[[str, Mapping[str, int]], InputError]
     _chosen: dict[tuple[str, ...], list[int]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return tuple(self.indexes)
 
     def chosen(self, names: tuple[str, ...]) -> list[int]:
         """Return the indexes of some columns in a row.
@@ -62,8 +68,9 @@ class Record:
     def values(self) -> dict[str, Any]:
         """All values by column, for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
         if self._values is None:
-            plain = self._columns.plain
-            self._values = {name: plain(name, self._row[index]) for name, index in self._columns.indexes.items()}
+            names, row = self._columns.names, self._row
+            values = [row[index] for index in self._columns.chosen(names)]
+            self._values = dict(zip(names, self._columns.plain(names, values), strict=True))
         return self._values
 
     def features(self, names: Sequence[str]) -> bytes:
@@ -78,12 +85,19 @@ class Record:
     def fingerprint(self, names: Sequence[str]) -> bytes:
         """Return the fingerprint of these features (see `record_line.fingerprints`); errors are those of `features`."""
         if self._fingerprint is None or self._fingerprint[0] != names:
-            self._fingerprint = names, fingerprints([self.features(names)])[0]
+            self.prepare([self], names)
+        assert self._fingerprint
         return self._fingerprint[1]
 
-    def prepare(self, names: Sequence[str]) -> None:
-        """Compute `values` and the fingerprint of these features now; errors are those of `features`."""
-        _values, _fingerprint = self.values, self.fingerprint(names)
+    @staticmethod
+    def prepare(records: Collection["Record"], names: Sequence[str]) -> None:
+        """Compute the values of records and the fingerprints of these features, for when they are asked for.
+
+        Errors are those of `features`.
+        """
+        features = [record.features(names) for record in records]
+        for record, fingerprint in zip(records, fingerprints(features), strict=False):  # of no record, there is one
+            record._fingerprint, _values = (names, fingerprint), record.values
 
 
 class Session(Protocol):

@@ -95,9 +95,11 @@ def _fields(_names: Sequence[str], values: Sequence[Any]) -> list[bytes]:
     return list(map(field, values))
 
 
-def _plain(_name: str, value: Any) -> Any:
-    if type(value) is int:
-        return value
+def _plain(_names: Sequence[str], values: Sequence[Any]) -> list[Any]:
+    return [value if type(value) is int else _plain_value(value) for value in values]  # most are integers
+
+
+def _plain_value(value: Any) -> Any:
     if isinstance(value, bytearray):
         return value.decode(errors="replace")
     if isinstance(value, bytes):
