@@ -36,12 +36,17 @@ class Row:
     cells: dict[bytes, Cell]
 
 
-class Service(Hbase):
-    """HBase's Thrift service; the calls whose reply has rows return them as `Row`."""
-
-
 _ROWS = (TType.LIST, "success", (TType.STRUCT, partial(object.__new__, Row)), False)
 
-for _call in ("getRows", "getRowsWithColumns", "scannerGetList"):
-    _result = getattr(Hbase, f"{_call}_result")
-    setattr(Service, f"{_call}_result", type(_call, (_result,), {"thrift_spec": {**_result.thrift_spec, 0: _ROWS}}))
+
+def _result(call: str) -> type:
+    result = getattr(Hbase, f"{call}_result")
+    return type(call, (result,), {"thrift_spec": {**result.thrift_spec, 0: _ROWS}})
+
+
+# HBase's Thrift service; the calls whose reply has rows return them as `Row`.
+Service = type(
+    "Service",
+    (Hbase,),
+    {f"{call}_result": _result(call) for call in ("getRows", "getRowsWithColumns", "scannerGetList")},
+)
