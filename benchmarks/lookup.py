@@ -7,14 +7,20 @@ cluster (which is started, and stopped again, unless it is running).
 - `happybase`: `table.row` for one row key, `table.rows` for more, on a plain HappyBase connection.
 - `database`: `SELECT *` by primary key, on an open connection, with rows as tuples.
 
+Then wide ones, by the client alone: `get_many` of 100,000 IDs, and `predictions get --json`, as a process from its
+start to its end, with 100,000 and with a million IDs on standard input. The peak memory of both shows whether it grows.
+
 Each thread of the plain ways has its own connection. All ways look up the same random IDs. They are measured in turn,
 round after round, each round beginning with another way. A ratio is taken within each round.
 """
 
 import json
+import os
 import random
 import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,7 +33,7 @@ from typing import NamedTuple
 import click
 import happybase
 
-from benchmarks.flights import ROWS, SETTINGS, VAR, machine, make_release, running_cluster, score_local
+from benchmarks.flights import CHECKOUT, ROWS, SETTINGS, VAR, machine, make_release, running_cluster, score_local
 from predictions.cli import exits
 from predictions.formats.names import release_table
 from predictions.formats.row_key import row_keys
@@ -40,9 +46,11 @@ from predictions.stages.load import How, load
 
 HOST = "127.0.0.1"
 NAME = "benchmark_lookup"
-LOOKUPS = {1: 2_000, 10: 800, 100: 240}  # lookups of a round, by the number of IDs of each
+LOOKUPS = {1: 2_000, 10: 800, 100: 240, 1_000: 48}  # lookups of a round, by the number of IDs of each
 THREADS = (1, 8)
 WAYS = ("get", "happybase", "database")
+MANY = 100_000  # IDs of one `get_many`
+STREAMED = (100_000, 1_000_000)  # IDs on standard input
 
 Look = Callable[[Sequence[str]], int]  # looks up IDs, and returns how many were found
 
@@ -74,6 +82,8 @@ def main(as_json: bool, rounds: int) -> None:
             "database": lambda: _database(settings),
         }
         measured = {(ids, threads): _measure(makers, ids, threads, rounds) for threads in THREADS for ids in LOOKUPS}
+        wide = {"get_many": {"ids": MANY, "ids_per_second": _many(client)}}
+        wide |= {f"stdin {ids}": _streamed(Path(local), settings, ids) for ids in STREAMED}
     result = {
         "ratios": {"get_vs_slower_request": round(_ratio(measured[1, 1]), 3)},
         "lookups": [
@@ -85,6 +95,7 @@ def main(as_json: bool, rounds: int) -> None:
             }
             for (ids, threads), rounds_of in measured.items()
         ],
+        "wide": wide,
         "rows": ROWS,
         "rounds": rounds,
         "machine": machine(),
@@ -176,6 +187,43 @@ def _round(make: Callable[[], Look], wanted: Sequence[Sequence[str]], threads: i
         return Figures(milliseconds, time.perf_counter() - began)
 
 
+def _many(client: Client) -> int:
+    """Return the IDs a second of one long list."""
+    ids = _random_ids(MANY)
+    began = time.perf_counter()
+    answers = client.get_many(ids)
+    seconds = time.perf_counter() - began
+    if any(answer.status != "fresh" for answer in answers):
+        raise click.ClickException("not all records were found")
+    return round(MANY / seconds)
+
+
+def _streamed(local: Path, settings: Settings, ids: int) -> dict[str, float]:
+    """Return the IDs a second of `predictions get --json`, and its peak memory in MB."""
+    file = local / SETTINGS.name
+    text = SETTINGS.read_text().replace('name = "flights"', f'name = "{NAME}"').replace("../../", f"{CHECKOUT}/")
+    file.write_text(text)
+    (local / "ids").write_text("".join(f"{record_id}\n" for record_id in _random_ids(ids)))
+    command = [sys.executable, "-m", "predictions", "--settings", file, "get", "--json"]
+    environment = {**os.environ, "PREDICTIONS_HBASE_THRIFT": settings.hbase.thrift}
+    with open(local / "ids", "rb") as stdin, open(local / "answers", "wb") as stdout:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, env=environment)
+        _process_id, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    with open(local / "answers", "rb") as answers:
+        fresh = sum(b'"status": "fresh"' in line for line in answers)
+    if process.returncode or fresh != ids:
+        raise click.ClickException(f"exit code {process.returncode}, {fresh} of {ids} records were found")
+    return {"ids": ids, "ids_per_second": round(ids / seconds), "peak_mb": round((usage.ru_maxrss << 10) / 1e6)}
+
+
+def _random_ids(number: int) -> list[str]:
+    chance = random.Random(number)
+    return [str(chance.randint(1, ROWS)) for _id in range(number)]
+
+
 def _ratio(rounds: list[dict[str, Figures]]) -> float:
     """Return the median lookup over the median of the slower bare request, as the median of the rounds."""
     medians = [{way: statistics.median(figures.milliseconds) for way, figures in ways.items()} for ways in rounds]
@@ -204,6 +252,9 @@ def _table(result: dict) -> str:
             figures = lookup[way]
             speed = f"{figures['ids_per_second']:9,}"
             lines.append(f"{'':9} {way:10} {figures['p50']:8.3f} {figures['p99']:8.3f} {speed}")
+    for name, figures in result["wide"].items():
+        memory = f", peak memory {figures['peak_mb']} MB" if "peak_mb" in figures else ""
+        lines.append(f"{name}: {figures['ids_per_second']:,} IDs/s{memory}")
     return "\n".join([*lines, f"{result['rows']:,} rows; {result['rounds']} rounds; {result['machine']}"])
 
 

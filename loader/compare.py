@@ -8,7 +8,8 @@ from predictions.formats.id_digest import NO_IDS, IdDigest
 from predictions.formats.prediction_line import FAMILY, cells, parse_line
 from predictions.formats.record_line import split_lines
 from predictions.formats.row_key import record_id, record_ids
-from predictions.hbase.connection import Connection, Row
+from predictions.hbase.connection import Connection
+from predictions.hbase.rows import Row
 
 EXAMPLES = 20
 # A line without a row; a row without a line; a row whose cells are not those of its line.

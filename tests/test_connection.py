@@ -24,7 +24,8 @@ from thrift_servers import MODES, Listener, Relay, thrift_servers
 import predictions.hbase.connection
 import predictions.hbase.transport
 from predictions.errors import InputError, ServiceError
-from predictions.hbase.connection import Cell, Connection, RejectedError
+from predictions.hbase.connection import Connection, RejectedError
+from predictions.hbase.rows import Cell, Row
 from predictions.hbase.server import Server
 
 on_cluster = pytest.mark.cluster
@@ -169,7 +170,7 @@ def test_no_answer_of_ten_thousand_is_another_requests_though_many_come_late(tab
 def test_a_reply_that_bears_another_requests_number_is_not_taken(table, relay, connection, reasons):
     relay.reply = first(1, lambda data: data + data)
     assert lookups(connection, table, [1, 2]) == [2, 0, 0]
-    assert reasons == ["reply 1 (getRowWithColumns) arrived for request 2"]
+    assert reasons == ["reply 1 (getRows) arrived for request 2"]
 
 
 # A connection shared by threads or processes.
@@ -355,7 +356,7 @@ def test_requests_that_are_safe_to_repeat_are_repeated(table, relay, connection,
     connection.put_rows(table, rows, 5)
     relay.reply = first(2, lambda _data: b"")
     assert connection.row(table, b"repeated-7") == {COLUMN: Cell(b"7", 5)}
-    assert relay.calls == ["mutateRowsTs"] * 3 + ["getRowWithColumns"] * 3
+    assert relay.calls == ["mutateRowsTs"] * 3 + ["getRows"] * 3
     assert (len(reasons), len(relay.accepted)) == (4, 5)
     [page] = connection.scan(table, b"repeated-", b"repeated.")
     assert [row.key for row in page] == [row for row, _cells in rows]
@@ -510,7 +511,7 @@ def test_rows_that_are_put_twice_with_one_timestamp_are_there_once(table, server
         for _ in range(2):
             connection.put_rows(table, [(b"twice", {COLUMN: b"1"}), (b"twice more", {COLUMN: b"2"})], 7)
         [page] = connection.scan(table, b"twice", b"twicf")
-    assert page == [(b"twice", {COLUMN: Cell(b"1", 7)}), (b"twice more", {COLUMN: Cell(b"2", 7)})]
+    assert page == [Row(b"twice", {COLUMN: Cell(b"1", 7)}), Row(b"twice more", {COLUMN: Cell(b"2", 7)})]
     plain = happybase.Connection(port=server.port, timeout=5000)
     assert plain.table(table).cells(b"twice", COLUMN) == [b"1"]  # though the table keeps up to three versions
 

@@ -27,8 +27,8 @@ from predictions.formats.hfile.reader import HFileReader
 from predictions.formats.manifest import FeatureType, ModelManifest, Package, ReleaseModels, Training
 from predictions.formats.prediction_line import block_bytes, cells, parse_line, place_of
 from predictions.formats.record_line import BLOCK_BYTES, Column, join_lines, split_lines, write_rows
-from predictions.hbase.connection import Cell, Row
 from predictions.hbase.releases import Known, Pointer, listed
+from predictions.hbase.rows import Cell, Row
 from predictions.lookup.answer import Answer, AnswerBuilder, LabelAnswer
 from predictions.lookup.client import Client
 from predictions.lookup.online import Scorer

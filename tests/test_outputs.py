@@ -29,7 +29,7 @@ from predictions.formats.hfile.reader import HFileReader
 from predictions.formats.manifest import ModelManifest
 from predictions.formats.prediction_line import NOT_UNIQUE, cells, names_of, parse_line, qualifier
 from predictions.formats.record_line import Column, escape, split_lines, write_rows
-from predictions.hbase.connection import Cell, Row
+from predictions.hbase.rows import Cell, Row
 from predictions.hbase.server import Server
 from predictions.lookup.answer import AnswerBuilder
 from predictions.lookup.served import ServedRelease

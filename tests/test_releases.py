@@ -14,7 +14,7 @@ from conftest import make_orders, manifest_of
 
 from predictions.errors import RefusedError
 from predictions.formats.names import release_table
-from predictions.formats.prediction_line import texts
+from predictions.formats.prediction_line import PREDICTION, PROBABILITY, cell_column
 from predictions.formats.record_line import join_lines, split_lines
 from predictions.formats.row_key import row_keys
 from predictions.hbase.connection import Connection
@@ -101,7 +101,9 @@ class Operated:
         """Return a release's predictions from its table, by record ID."""
         pages = self.connection.scan(release_table(self.name, release), b"", b"")
         return {
-            row.key.decode().partition(":")[2]: texts({column: cell.value for column, cell in row.cells.items()})
+            row.key.decode().partition(":")[2]: [
+                row.cells[cell_column(name)].value.decode() for name in (PREDICTION, PROBABILITY)
+            ]
             for page in pages
             for row in page
         }
@@ -317,10 +319,8 @@ def test_readers_without_pause_while_releases_switch(operated, two, full):
             if not expected or answer.status not in ("fresh", "changed"):
                 is_right = False
             else:
-                is_right = (str(answer.prediction), answer.probability) == (
-                    expected["prediction"],
-                    float(expected["probability"]),
-                )
+                prediction, probability = expected
+                is_right = (str(answer.prediction), answer.probability) == (prediction, float(probability))
             if not is_right:
                 wrong_answers.append(answer)
             last_seen[reader][answer.release] = began

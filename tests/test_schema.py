@@ -10,7 +10,6 @@ from predictions.formats.prediction_line import (
     cells,
     not_unique,
     parse_line,
-    texts,
 )
 from predictions.formats.record_line import NULL, escape, write_rows
 
@@ -25,12 +24,6 @@ def test_cells_of_a_scored_record():
 def test_cells_of_a_failed_record_and_of_a_text():
     failed = parse_line(b"k\t\\N\t\\N\tf\t1\tamount: not a\\tnumber")
     assert cells(failed) == {b"p:record": b"f", b"p:error": b"amount: not a\tnumber"}
-    assert texts(cells(failed)) == {
-        "prediction": None,
-        "probability": None,
-        "record": "f",
-        "error": "amount: not a\tnumber",
-    }
 
 
 def test_a_line_of_another_shape_is_refused():

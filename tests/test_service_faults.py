@@ -25,7 +25,7 @@ from thriftpy2.thrift import TException
 
 from predictions.errors import ServiceError
 from predictions.formats.names import release_table
-from predictions.formats.prediction_line import texts
+from predictions.formats.prediction_line import PREDICTION, PROBABILITY, cell_column
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import Releases
 
@@ -80,12 +80,12 @@ def read_truth(project, database):
         predictions = {}
         for release in project.storage.releases():
             rows = [row for page in connection.scan(release_table(project.name, release), b"", b"") for row in page]
-            values = {
-                row.key.decode().partition(":")[2]: texts({column: cell.value for column, cell in row.cells.items()})
-                for row in rows
-            }
             predictions[release] = {
-                record_id: (int(row["prediction"]), float(row["probability"])) for record_id, row in values.items()
+                row.key.decode().partition(":")[2]: (
+                    int(row.cells[cell_column(PREDICTION)].value),
+                    float(row.cells[cell_column(PROBABILITY)].value),
+                )
+                for row in rows
             }
     with closing(sqlite3.connect(database)) as connection:
         connection.row_factory = sqlite3.Row

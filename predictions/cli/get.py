@@ -36,7 +36,7 @@ def command(session: Session, ids: Sequence[str], as_json: bool) -> int:
         raise click.UsageError("no IDs: pass them as arguments, or on stdin, one per line")
     code = DONE
     with Client(session.settings) as client:
-        answers = look_up(client, ids or read_ids(sys.stdin.buffer))
+        answers = client.stream(ids or read_ids(sys.stdin.buffer))
         for answer in print_json(answers) if as_json else print_table(answers):
             if answer.status == "unavailable":
                 code = UNAVAILABLE
@@ -49,29 +49,32 @@ def read_ids(stream: IO[bytes]) -> Iterator[str]:
         yield line.removesuffix(b"\n").decode(errors="surrogateescape")
 
 
-def look_up(client: Client, record_ids: Iterable[str]) -> Iterator[Answer]:
-    """Yield the answers to IDs, in their order; IDs are looked up in the client's blocks."""
-    remaining = iter(record_ids)
-    while block := list(islice(remaining, BLOCK_IDS)):
-        yield from client.get_many(block)
-
-
 def print_json(answers: Iterable[Answer]) -> Iterator[Answer]:
     """Print answers to stdout, one JSON object per line, and yield them."""
-    for answer in answers:
+    for block in _blocks(answers):
         # An ID of invalid UTF-8 can be printed only in ASCII escapes.
-        click.echo(json.dumps(answer.as_json(), ensure_ascii=not answer.id.isprintable()))
-        yield answer
+        lines = [json.dumps(answer.as_json(), ensure_ascii=not answer.id.isprintable()) for answer in block]
+        click.echo("\n".join(lines))
+        yield from block
 
 
 def print_table(answers: Iterable[Answer]) -> Iterator[Answer]:
-    """Print answers to stdout, and yield them: a single one with its record, several as a table."""
-    all_answers = list(answers)
-    if len(all_answers) == 1:
-        _print_one(all_answers[0])
-    elif all_answers:
-        _print_all(all_answers)
-    yield from all_answers
+    """Print answers to stdout, and yield them: a single one with its record, several as a table for each block."""
+    is_first = True
+    for block in _blocks(answers):
+        if is_first and len(block) == 1:
+            _print_one(block[0])
+        else:
+            _print_all(block)
+        is_first = False
+        yield from block
+
+
+def _blocks(answers: Iterable[Answer]) -> Iterator[list[Answer]]:
+    """Cut answers into the blocks in which they were looked up, so that only one of them is in memory."""
+    remaining = iter(answers)
+    while block := list(islice(remaining, BLOCK_IDS)):
+        yield block
 
 
 def _print_one(answer: Answer) -> None:

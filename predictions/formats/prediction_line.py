@@ -14,7 +14,7 @@ the cells. The manifest of the release has the columns of the fields between the
 default. What only passes lines on takes them with any columns.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -194,10 +194,15 @@ def split_block(block: bytes, fields: int | None = None) -> list[list[bytes]]:
     return split_columns(block, fields_of(block, fields).shape[1])
 
 
+def cell_column(name: str) -> bytes:
+    """Return the column of a cell in HBase, with its family, for a column's name."""
+    return b"%b:%b" % (FAMILY, name.encode())
+
+
 @lru_cache
 def _cell_columns(columns: tuple[str, ...]) -> tuple[bytes, ...]:
     """Return the columns of a line's cells, with their family: the given ones, `record` and `error`."""
-    return tuple(b"%b:%b" % (FAMILY, name.encode()) for name in (*columns, RECORD, ERROR))
+    return tuple(map(cell_column, (*columns, RECORD, ERROR)))
 
 
 def cells(line: PredictionLine, columns: Sequence[str] = COLUMNS) -> dict[bytes, bytes]:
@@ -278,10 +283,3 @@ def _times(keys: ByteStrings, scored: ByteStrings) -> np.ndarray:
         times[row] = int(text)
     times[same] = times[0]
     return times
-
-
-def texts(row: Mapping[bytes, bytes]) -> dict[str, str | None]:
-    """Return the cells of a row as text, by plain name (`prediction`, ...); None for one of `COLUMNS` that it lacks."""
-    start = len(FAMILY) + 1
-    found = {column[start:].decode(errors="replace"): value.decode(errors="replace") for column, value in row.items()}
-    return dict.fromkeys((*COLUMNS, RECORD, ERROR)) | found

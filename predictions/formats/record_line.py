@@ -63,6 +63,8 @@ class Column:
 
 def escape(value: bytes) -> bytes:
     """Escape a value for a line. NULL is not a value: write `NULL` as it is."""
+    if _TO_ESCAPE.search(value) is None:
+        return value
     return _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0]], value)
 
 

@@ -20,6 +20,7 @@ from thriftpy2.transport import TTransportException
 
 from predictions.errors import RefusedError, ServiceError
 from predictions.hbase.reasons import may_pass, reason_of
+from predictions.hbase.rows import Cell, Row
 from predictions.hbase.server import Server
 from predictions.hbase.transport import Channel
 
@@ -64,20 +65,6 @@ class Region(NamedTuple):
     def encoded_name(self) -> str:
         """The name of its folder on HDFS."""
         return self.name.rstrip(b".").rpartition(b".")[2].decode()
-
-
-class Cell(NamedTuple):
-    """A cell's value and its timestamp, in milliseconds since 1970."""
-
-    value: bytes
-    timestamp: int
-
-
-class Row(NamedTuple):
-    """A row: its key and its cells by column (`FAMILY:QUALIFIER`)."""
-
-    key: bytes
-    cells: dict[bytes, Cell]
 
 
 class Connection:
@@ -146,10 +133,10 @@ class Connection:
             for region in regions
         ]
 
-    def row(self, table: str, key: bytes, columns: Sequence[bytes] | None = None) -> dict[bytes, Cell]:
+    def row(self, table: str, key: bytes, columns: Sequence[bytes] = ()) -> dict[bytes, Cell]:
         """Return a row's cells by column; an empty dictionary if there is no such row."""
-        cells = self._request(lambda hbase: hbase.table(table).row(key, columns=columns, include_timestamp=True))
-        return {column: Cell(*cell) for column, cell in cells.items()}
+        rows = self.receive(self.send_rows(table, [key], columns))
+        return rows[0].cells if rows else {}
 
     def send_rows(self, table: str, keys: Sequence[bytes], columns: Sequence[bytes] = ()) -> "Sent":
         """Send a request for rows, and let `receive` wait for them; the connection takes no other request in between.
@@ -176,19 +163,18 @@ class Connection:
     def receive(self, sent: "Sent") -> list[Row]:
         """Wait for the rows that `send_rows` requested, and return them."""
 
-        def receive_reply() -> Any:
+        def receive_reply() -> list[Row]:
             if sent.error or not self._channel:
                 raise sent.error or TTransportException()
             deadline = sent.time + self._attempt_seconds(sent.time)
             self._channel.until(max(deadline, time.monotonic() + GRACE_SECONDS))
             return self._channel.client.end(sent.call)
 
-        rows = self._request(
+        return self._request(
             lambda hbase: getattr(hbase.client, sent.call)(**sent.arguments),
             first_attempt=receive_reply,
             started=sent.time,
         )
-        return list(map(_row, rows))
 
     def put(self, table: str, key: bytes, cells: Mapping[bytes, bytes], timestamp: int | None = None) -> None:
         """Write a row's cells, all of them or none."""
@@ -246,22 +232,21 @@ class Connection:
             columns: columns or families; all by default.
             page_rows: number of rows in a page.
         """
-        for page in self._pages(table, start, stop, columns, page_rows, None):
-            yield list(map(_row, page))
+        yield from self._pages(table, start, stop, columns, page_rows, None)
 
     def keys(
         self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes] = (), page_rows: int = 5_000
     ) -> Iterator[list[bytes]]:
         """Yield the row keys of a range, in pages as `scan` does; the server sends no values."""
         for page in self._pages(table, start, stop, columns, page_rows, _KEYS_ONLY):
-            yield [row.row for row in page]
+            yield [row.key for row in page]
 
     def _pages(
         self, table: str, start: bytes, stop: bytes, columns: Sequence[bytes], page_rows: int, row_filter: bytes | None
-    ) -> Iterator[list[Any]]:
+    ) -> Iterator[list[Row]]:
         scanner: tuple[happybase.Connection, int] | None = None
 
-        def next_page(hbase: happybase.Connection) -> list[Any]:
+        def next_page(hbase: happybase.Connection) -> list[Row]:
             nonlocal scanner
             if scanner is None or scanner[0] is not hbase:  # a scanner ends with its connection
                 scan = TScan(
@@ -276,7 +261,7 @@ class Connection:
 
         while page := self._request(next_page):
             yield page
-            start = page[-1].row + b"\0"
+            start = page[-1].key + b"\0"
         if scanner and self._channel and self._channel.happybase is scanner[0]:
             with suppress(ServiceError):  # all rows were read, and the server drops unused scanners anyway
                 self._request(lambda hbase: hbase.client.scannerClose(scanner[1]), repeat=False)
@@ -364,7 +349,3 @@ class Sent(NamedTuple):
     arguments: dict[str, Any]
     time: float  # by the monotonic clock
     error: Exception | None
-
-
-def _row(result: Any) -> Row:
-    return Row(result.row, {column: Cell(cell.value, cell.timestamp) for column, cell in result.columns.items()})

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from predictions.errors import InputError, RefusedError, ServiceError
 from predictions.formats import document
 from predictions.formats.manifest import Manifest
-from predictions.hbase.connection import Connection, RejectedError, Row, Sent
+from predictions.hbase.connection import Connection, RejectedError, Sent
+from predictions.hbase.rows import Row
 
 FAMILY = "r"
 BUILDING, LOADED, REFUSED, DROPPED = "building", "loaded", "refused", "dropped"

@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import happybase
-from Hbase_thrift import Hbase
 from thriftpy2.protocol.compact import TCompactProtocol
 from thriftpy2.protocol.cybin import TCyBinaryProtocol
 from thriftpy2.protocol.exc import TProtocolException
@@ -22,8 +21,10 @@ from thriftpy2.transport.buffered import TCyBufferedTransport
 from thriftpy2.transport.framed import TCyFramedTransport
 
 from predictions.errors import InputError
+from predictions.hbase.rows import Service
 from predictions.hbase.server import Server
 
+BUFFER_BYTES = 64 << 10  # read or written at once; with thriftpy2's 4 KB, the reply to a lookup came in many pieces
 _NUMBERS = 1 << 31  # a request's number is a signed 32-bit integer
 
 
@@ -152,8 +153,8 @@ class Channel:
         self.until(deadline)
         self.happybase = happybase.Connection(server.host, server.port, autoconnect=False)
         # HappyBase's own transport and client are slower (pure Python), without deadlines and numbers.
-        self.happybase.transport = _TRANSPORTS[server.transport](self._socket)
-        self.client = _Client(Hbase, _PROTOCOLS[server.protocol](self.happybase.transport, decode_response=False))
+        self.happybase.transport = _TRANSPORTS[server.transport](self._socket, BUFFER_BYTES)
+        self.client = _Client(Service, _PROTOCOLS[server.protocol](self.happybase.transport, decode_response=False))
         self.happybase.client = self.client
         self.happybase.open()
 

@@ -1,32 +1,19 @@
 """The answer to a record ID: the record, its prediction, and the state of both."""
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from predictions.formats.manifest import Predicted
-from predictions.formats.prediction_line import (
-    COLUMNS,
-    CONTRIBUTIONS,
-    ERROR,
-    PREDICTION,
-    PROBABILITIES,
-    PROBABILITY,
-    RECORD,
-    names_of,
-    qualifier,
-    texts,
-)
-from predictions.formats.record_line import fingerprints
-from predictions.hbase.connection import Row
+from predictions.formats.prediction_line import ERROR, RECORD, cell_column
+from predictions.hbase.rows import Row
+from predictions.lookup.labels import text_of
 from predictions.lookup.served import ServedRelease
 from predictions.sources.reader import Record
 
 ONLINE = "online"
+_RECORD, _ERROR = cell_column(RECORD), cell_column(ERROR)
 
 
 @dataclass(frozen=True)
@@ -115,21 +102,18 @@ class AnswerBuilder:
     """
 
     def __init__(self, served: ServedRelease | None, unavailable: dict[str, str], max_age: float | None) -> None:
-        self._now = time.time()
+        self.now = time.time()
         self._unavailable = unavailable
         self._max_age = max_age
-        self._release_fields: dict[str, Any] = {}
-        self._features: list[str] = []
-        self._labels: list[_Cells] = []
+        self._served = served
+        self._times: dict[int, dict[str, Any]] = {}  # `scored` and `age` by timestamp: mostly one for all rows
+        self._release_fields = dict(_UNKNOWN)
         if served and served.manifest:
-            manifest = served.manifest
-            self._labels = [_Cells(manifest.columns, predicted) for predicted in manifest.predicted]
-            self._release_fields = {"release": served.release}
-            if len(self._labels) == 1:
+            self._release_fields["release"] = served.release
+            if len(served.labels) == 1:
                 self._release_fields["model"] = served.model
             else:
-                self._release_fields["labels"] = {label.name: LabelAnswer(model=label.model) for label in self._labels}
-            self._features = [column.name for column in manifest.features]
+                self._release_fields["labels"] = {label.name: LabelAnswer(model=label.model) for label in served.labels}
 
     def answer(self, record_id: str, record: Record | None, row: Row | None) -> Answer:
         """Return the answer to one record ID.
@@ -139,111 +123,67 @@ class AnswerBuilder:
             record: the record in the database; None if it does not exist, or the database did not answer.
             row: the row in HBase; None if it does not exist, or HBase did not answer.
         """
-        fields, fingerprint = self._release_fields, None
-        if row:
-            cells = texts({column: cell.value for column, cell in row.cells.items()})
-            fingerprint = cells[RECORD] or ""
-            scored = next(iter(row.cells.values())).timestamp  # the same for all cells of a row
-            fields = fields | self._prediction(cells, scored / 1000)
         if self._unavailable:
             values, error = record.values if record else None, "; ".join(self._unavailable.values())
-            return Answer(
-                record_id, "unavailable", values, unavailable=list(self._unavailable), **fields | {"error": error}
-            )
+            further = {"error": error, "unavailable": list(self._unavailable)}
+            return _answer(record_id, "unavailable", values, self._fields(row) | further)
         if record is None:
-            return Answer(record_id, "missing", **self._release_fields)
-        if fingerprint is None:
-            return Answer(record_id, "unscored", record.values, **fields)
-        return Answer(record_id, self._status(record, fingerprint, fields), record.values, **fields)
+            return _answer(record_id, "missing", None, self._release_fields)
+        fields = self._fields(row)
+        status = self._status(record, row, fields) if row else "unscored"
+        return _answer(record_id, status, record.values, fields)
 
-    def online_answer(self, answer: Answer, cells: Mapping[str, str | None]) -> Answer:
+    def online_answer(self, answer: Answer, row: Row) -> Answer:
         """Return an answer to the same record ID with a prediction for the record as it is now.
 
         Args:
             answer: the answer without this prediction.
-            cells: the cells of the prediction, as text by their columns, and `error`.
+            row: the prediction, as a row of the release would have it.
         """
-        fields = self._release_fields | self._prediction(cells, self._now)
-        return Answer(answer.id, "failed" if fields["error"] else "fresh", answer.record, source=ONLINE, **fields)
+        fields = self._fields(row) | {"source": ONLINE}
+        return _answer(answer.id, "failed" if fields["error"] else "fresh", answer.record, fields)
 
     def features(self, record: Record) -> bytes:
         """Return the features of a record for the release's model, in the form of a record line."""
-        return record.features(self._features)
+        assert self._served
+        return record.features(self._served.features)
 
-    def _status(self, record: Record, fingerprint: str, fields: dict[str, Any]) -> str:
-        if fingerprints([self.features(record)]) != [fingerprint.encode()]:
+    def _status(self, record: Record, row: Row, fields: dict[str, Any]) -> str:
+        assert self._served
+        scored = row.cells.get(_RECORD)
+        if scored is None or record.fingerprint(self._served.features) != scored.value:
             return "changed"
         if fields["error"]:
             return "failed"
         return "expired" if self._max_age is not None and fields["age"] > self._max_age else "fresh"
 
-    def _prediction(self, cells: Mapping[str, str | None], seconds: float) -> dict[str, Any]:
-        fields = {"error": cells[ERROR], "scored": _iso(int(seconds)), "age": max(0, int(self._now - seconds))}
-        if len(self._labels) == 1:
-            return fields | self._labels[0].values(cells)
-        return fields | {"labels": {label.name: LabelAnswer(**label.values(cells)) for label in self._labels}}
+    def _fields(self, row: Row | None) -> dict[str, Any]:
+        """Return an answer's fields that do not depend on the record."""
+        if row is None:
+            return self._release_fields
+        assert self._served
+        timestamp = next(iter(row.cells.values())).timestamp  # the same for all cells of a row
+        if timestamp not in self._times:
+            seconds = timestamp / 1000
+            self._times[timestamp] = {"scored": _iso(int(seconds)), "age": max(0, int(self.now - seconds))}
+        fields = self._release_fields | self._times[timestamp]
+        fields["error"] = text_of(row.cells.get(_ERROR))
+        if len(self._served.labels) == 1:
+            return fields | self._served.labels[0].values(row.cells)
+        fields["labels"] = {label.name: LabelAnswer(**label.values(row.cells)) for label in self._served.labels}
+        return fields
 
 
-class _Cells:
-    """Where a label's values are among the cells of a row.
-
-    Args:
-        columns: the columns of the release.
-        predicted: the label.
-    """
-
-    def __init__(self, columns: Sequence[str], predicted: Predicted) -> None:
-        self.name = predicted.name or ""
-        prefix = [] if predicted.name is None else [predicted.name]
-        self._type = _type_of(predicted)
-        self._prediction, self._probability = (qualifier(*prefix, name) for name in COLUMNS)
-        self._probabilities: dict[str, Any] = {}  # by column, the class
-        self._predictions: dict[str, str] = {}  # by column, the name of the value
-        self._most_probable = qualifier(*prefix, PROBABILITIES)
-        self._contributions = qualifier(*prefix, CONTRIBUTIONS)
-        self.model = predicted.model.sha256
-        self._error = qualifier(*prefix, ERROR) if prefix else None
-        for column in columns:
-            *group, name = names_of(column)
-            if group == [*prefix, PROBABILITY]:
-                self._probabilities[column] = self._type(name)
-            elif group == [*prefix, PREDICTION]:
-                self._predictions[column] = name
-
-    def values(self, cells: Mapping[str, str | None]) -> dict[str, Any]:
-        """Return the values that cells have, given as text by their columns, in Python's types."""
-        label, probability = cells.get(self._prediction), cells.get(self._probability)
-        values: dict[str, Any] = {
-            "prediction": None if label is None else self._type(label),
-            "probability": float(probability) if probability else None,
-        }
-        if most_probable := cells.get(self._most_probable):
-            shares = json.loads(most_probable)
-            values["probabilities"] = {self._type(name): float(share) for name, share in shares.items()}
-        elif label is not None and self._probabilities:
-            values["probabilities"] = _numbers(cells, self._probabilities)
-        elif label is not None and self._predictions:
-            values["predictions"] = _numbers(cells, self._predictions)
-        if contributions := cells.get(self._contributions):
-            values["contributions"] = json.loads(contributions)
-        if self._error:
-            values |= {"error": cells.get(self._error), "model": self.model}
-        return values
-
-
-def _numbers(cells: Mapping[str, str | None], columns: Mapping[str, Any]) -> dict[Any, float]:
-    """Return the numbers in some columns, by what the columns stand for."""
-    texts = {name: cells.get(column) for column, name in columns.items()}
-    return {name: float(text) for name, text in texts.items() if text is not None}
-
-
-def _type_of(predicted: Predicted) -> Callable[[str], Any]:
-    """Return the type of the predictions: the label's, but a float for every regressor."""
-    if predicted.task == "regression" or predicted.label.type == "real":
-        return float
-    return int if predicted.label.type == "integer" else str
+def _answer(record_id: str, status: str, values: dict[str, Any] | None, fields: dict[str, Any]) -> Answer:
+    """Make an answer; the `__init__` of a frozen dataclass takes three times as long."""
+    answer = object.__new__(Answer)
+    vars(answer).update(fields, id=record_id, status=status, record=values)
+    return answer
 
 
 @lru_cache(8)  # most predictions of a release have the same time
 def _iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+_UNKNOWN = vars(Answer("", ""))  # all fields, in their order

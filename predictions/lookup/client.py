@@ -1,7 +1,8 @@
 """The client: it reads records from the database and their predictions from HBase, both at the same time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from itertools import islice
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -108,9 +109,17 @@ class Client:
         """
         if isinstance(record_ids, str):
             raise InputError(f"{record_ids!r} is one record ID, not several; pass a list of IDs, or use get")
-        ids = [_as_text(record_id) for record_id in record_ids]
-        blocks = [ids[start : start + BLOCK_IDS] for start in range(0, len(ids), BLOCK_IDS)]
-        return [answer for block in blocks for answer in self._answers(block)]
+        return list(self.stream([_as_text(record_id) for record_id in record_ids]))
+
+    def stream(self, record_ids: Iterable[str | int]) -> Iterator[Answer]:
+        """Look up any number of records: yield the answers as `get_many` returns them, a block at a time.
+
+        Args:
+            record_ids: record IDs, as in `get_many`; only one block of them and its answers are in memory.
+        """
+        remaining = map(_as_text, record_ids)
+        while block := list(islice(remaining, BLOCK_IDS)):
+            yield from self._answers(block)
 
     def unavailable(self) -> dict[str, str]:
         """Return which of `hbase` and `database` does not answer now, with the error message."""
@@ -178,12 +187,19 @@ class Client:
                 try:
                     with self._readers.lend() as reader:
                         records = reader.records(ids)
+                    self._prepare(records)
                 except ServiceError as error:
                     unavailable["database"] = str(error)
                 served_rows = lookup.receive()
         except ServiceError as error:
             unavailable = {"hbase": str(error), **unavailable}
         return unavailable, records, served_rows
+
+    def _prepare(self, records: Mapping[str, Record]) -> None:
+        """Compute, while HBase works, what of the answers needs only the records."""
+        features = self._release_rows.served.features if self._release_rows.served else ()
+        with suppress(InputError):  # the features are those of a release that may be served no more
+            Record.prepare(records.values(), features)
 
 
 def _scorer(storage: str, name: str) -> "Scorer":

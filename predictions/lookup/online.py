@@ -12,8 +12,9 @@ from threading import Thread
 
 from predictions.errors import InputError, PredictionsError, ServiceError
 from predictions.formats.manifest import MODEL_MANIFEST
-from predictions.formats.prediction_line import ERROR
+from predictions.formats.prediction_line import ERROR, cell_column
 from predictions.formats.record_line import NULL, SEPARATOR, escape, join_lines, unescape
+from predictions.hbase.rows import Cell, Row
 from predictions.lookup.answer import Answer, AnswerBuilder
 from predictions.lookup.served import ServedRelease
 from predictions.scoring.files import load_models
@@ -100,12 +101,9 @@ class Scorer:
         # One thread only: a process forked after the libraries have started more would wait for those for ever.
         with model.one_thread():
             scores = model.score(join_lines(lines))
-        columns = *model.columns, ERROR
+        columns, timestamp = list(map(cell_column, (*model.columns, ERROR))), int(1000 * builder.now)
         rows = zip(answers.values(), *scores.cells, scores.errors, strict=True)
-        return {
-            answer.id: builder.online_answer(answer, dict(zip(columns, map(_text, fields), strict=True)))
-            for answer, *fields in rows
-        }
+        return {answer.id: builder.online_answer(answer, _row(columns, fields, timestamp)) for answer, *fields in rows}
 
     def _loading(self, served: ServedRelease) -> _Loading:
         """Return the loading of a release's model; start it if needed. No lock: a fork could inherit it locked."""
@@ -141,5 +139,6 @@ class Scorer:
         return model
 
 
-def _text(value: bytes) -> str | None:
-    return None if value == NULL else unescape(value).decode(errors="replace")
+def _row(columns: Sequence[bytes], fields: Sequence[bytes], timestamp: int) -> Row:
+    pairs = zip(columns, fields, strict=True)
+    return Row(b"", {column: Cell(unescape(field), timestamp) for column, field in pairs if field != NULL})

@@ -4,31 +4,46 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from predictions.formats.manifest import Manifest
 from predictions.formats.names import release_table
-from predictions.hbase.connection import GRACE_SECONDS, Connection, RejectedError, Row, Sent
+from predictions.hbase.connection import GRACE_SECONDS, Connection, RejectedError, Sent
 from predictions.hbase.pool import Pool
 from predictions.hbase.releases import Releases
+from predictions.hbase.rows import Row
+from predictions.lookup.labels import LabelCells
 from predictions.settings import Settings
 
 POINTER_SECONDS = 0.5  # a pointer is used for that long before it is read again
 MIN_ROWS = 250  # a lookup is split into parallel requests of at least that many rows; below, one request is faster
 
 
-class ServedRelease(NamedTuple):
+@dataclass(frozen=True)
+class ServedRelease:
     """The served release, None before the first activation, and the time at which its pointer was requested."""
 
     release: str | None
     manifest: Manifest | None
     requested: float  # by the monotonic clock
 
-    @property
+    @cached_property
     def model(self) -> str:
         """The SHA-256 of the release's models, as `ReleaseModels.sha256`."""
+        return ",".join(label.model for label in self.labels)
+
+    @cached_property
+    def labels(self) -> list[LabelCells]:
+        """The release's labels."""
         assert self.manifest
-        return ",".join(predicted.model.sha256 for predicted in self.manifest.predicted)
+        return [LabelCells(self.manifest.columns, predicted) for predicted in self.manifest.predicted]
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """The columns that the release's models predict from; none before the first activation."""
+        return tuple(column.name for column in self.manifest.features) if self.manifest else ()
 
     @property
     def split_points(self) -> list[str]:

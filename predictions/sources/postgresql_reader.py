@@ -41,8 +41,10 @@ class PostgresSession:
         fields_by_name = {field.name: field for field in self._fields}
         self._columns = Columns(
             {field.name: index for index, field in enumerate(self._fields)},
-            lambda _names, values: values,
-            lambda name, value: _value(fields_by_name[name], value),
+            lambda _names, values: list(values),
+            lambda names, values: [
+                _value(fields_by_name[name], value) for name, value in zip(names, values, strict=True)
+            ],
             self._missing,
         )
         if self._id not in fields_by_name:

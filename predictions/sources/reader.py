@@ -1,12 +1,13 @@
 """Read single records of a database for lookups, by the exact text of the record ID, as they are now."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
 
 from predictions.errors import InputError
-from predictions.formats.record_line import SEPARATOR, escape
+from predictions.formats.record_line import SEPARATOR, escape, fingerprints
 from predictions.settings import DatabaseSettings
 from predictions.sources.base import Database
 
@@ -18,26 +19,59 @@ class Columns:
     Args:
         indexes: the index of each column in a row, by column name.
         fields: takes column names and their values, returns the values as fields of a record line.
-        plain: takes a column name and a value, returns the value for JSON.
+        plain: takes column names and their values, returns the values for JSON.
         missing: takes the name of a missing column and `indexes`, returns the error.
     """
 
     indexes: Mapping[str, int]
-    fields: Callable[[Sequence[str], list[Any]], list[bytes]]
-    plain: Callable[[str, Any], Any]
+    fields: Callable[[Sequence[str], Sequence[Any]], list[bytes]]
+    plain: Callable[[Sequence[str], Sequence[Any]], list[Any]]
     missing: Callable[[str, Mapping[str, int]], InputError]
+    _chosen: dict[tuple[str, ...], list[int]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of all columns."""
+        return tuple(self.indexes)
+
+    def chosen(self, names: tuple[str, ...]) -> list[int]:
+        """Return the indexes of some columns in a row.
+
+        Raises:
+            InputError: a column is missing.
+        """
+        if names not in self._chosen:  # once for all rows
+            try:
+                self._chosen[names] = [self.indexes[name] for name in names]
+            except KeyError as error:
+                raise self.missing(error.args[0], self.indexes) from None
+        return self._chosen[names]
 
 
-class Record(NamedTuple):
-    """A record: its row as the database returned it, and the row's columns."""
+class Record:
+    """A record; what was computed of it is kept.
 
-    columns: Columns
-    row: Sequence[Any]
+    Args:
+        columns: the columns of its row.
+        row: its row as the database returned it.
+    """
+
+    __slots__ = ("_columns", "_fingerprint", "_row", "_values")
+
+    def __init__(self, columns: Columns, row: Sequence[Any]) -> None:
+        self._columns = columns
+        self._row = row
+        self._values: dict[str, Any] | None = None
+        self._fingerprint: tuple[Sequence[str], bytes] | None = None
 
     @property
     def values(self) -> dict[str, Any]:
         """All values by column, for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
-        return {name: self.columns.plain(name, self.row[index]) for name, index in self.columns.indexes.items()}
+        if self._values is None:
+            names, row = self._columns.names, self._row
+            values = [row[index] for index in self._columns.chosen(names)]
+            self._values = dict(zip(names, self._columns.plain(names, values), strict=True))
+        return self._values
 
     def features(self, names: Sequence[str]) -> bytes:
         """Return the values of these columns as in the record's line, joined by tabs.
@@ -45,12 +79,25 @@ class Record(NamedTuple):
         Raises:
             InputError: a column is missing.
         """
-        columns = self.columns
-        try:
-            values = [self.row[columns.indexes[name]] for name in names]
-        except KeyError as error:
-            raise columns.missing(error.args[0], columns.indexes) from None
-        return SEPARATOR.join(columns.fields(names, values))
+        row = self._row
+        return SEPARATOR.join(self._columns.fields(names, [row[index] for index in self._columns.chosen(tuple(names))]))
+
+    def fingerprint(self, names: Sequence[str]) -> bytes:
+        """Return the fingerprint of these features (see `record_line.fingerprints`); errors are those of `features`."""
+        if self._fingerprint is None or self._fingerprint[0] != names:
+            self.prepare([self], names)
+        assert self._fingerprint
+        return self._fingerprint[1]
+
+    @staticmethod
+    def prepare(records: Collection["Record"], names: Sequence[str]) -> None:
+        """Compute the values of records and the fingerprints of these features, for when they are asked for.
+
+        Errors are those of `features`.
+        """
+        features = [record.features(names) for record in records]
+        for record, fingerprint in zip(records, fingerprints(features), strict=False):  # of no record, there is one
+            record._fingerprint, _values = (names, fingerprint), record.values
 
 
 class Session(Protocol):

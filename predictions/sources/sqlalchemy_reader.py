@@ -89,7 +89,7 @@ class SqlalchemySession:
         try:
             result = self._connection.execute(self._statement, {"ids": values})
             indexes = {name: index for index, name in enumerate(result.keys())}
-            columns = Columns(indexes, fields, plain, self._missing)
+            columns = Columns(indexes, fields, lambda names, values: list(map(plain, names, values)), self._missing)
             return [Record(columns, row) for row in result]
         except exc.DBAPIError as error:
             is_data_error = isinstance(error, exc.DataError) or sqlstate(error)[:2] == "22"

@@ -3,62 +3,45 @@
 import base64
 import math
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from predictions.settings import DatabaseSettings
 from predictions.sources.reader import Columns, Record
 from predictions.sources.sqlite import SqliteDatabase, field, quote_name
 
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 STEPS = 1_000  # instructions of SQLite's virtual machine between two checks of the deadline
 
 
-class _ForkLock:
-    """Let any number of threads read at once, and make a fork wait until none of them reads.
-
-    SQLite has locks for the whole process. One that another thread holds at a fork would stay locked in the child.
-    """
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._readers = 0
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Count as a reader while the context is open: a fork waits for its end."""
-        with self._condition:
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._readers -= 1
-                self._condition.notify_all()
-
-    def before_fork(self) -> None:
-        """Wait for the readers, and keep new ones out."""
-        self._condition.acquire()
-        while self._readers:
-            self._condition.wait()
-
-    def after_in_parent(self) -> None:
-        """Let readers in again."""
-        self._condition.release()
-
-    def after_in_child(self) -> None:
-        """Start afresh: a forked process has no other thread."""
-        self.__init__()  # type: ignore[misc]
+# SQLite has locks for the whole process. One that another thread holds at a fork would stay locked in the child. So a
+# session holds a lock of its own while it reads, and a fork waits for all of these.
+_opening = threading.Lock()  # held while a session is entered here
+_sessions: WeakSet["SqliteSession"] = WeakSet()
+_locked: list[threading.Lock] = []  # during a fork
 
 
-_fork_lock = _ForkLock()
-os.register_at_fork(
-    before=_fork_lock.before_fork,
-    after_in_parent=_fork_lock.after_in_parent,
-    after_in_child=_fork_lock.after_in_child,
-)
+def _before_fork() -> None:
+    """Wait for the sessions that are reading, and keep the others from it."""
+    _opening.acquire()
+    for session in list(_sessions):
+        session.lock.acquire()
+        _locked.append(session.lock)
+
+
+def _after_fork() -> None:
+    """Let sessions read again; in the child, none of them is used."""
+    while _locked:
+        _locked.pop().release()
+    _opening.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 class SqliteSession:
@@ -68,7 +51,10 @@ class SqliteSession:
         self._database = database
         self._id = settings.id
         self._deadline = deadline
-        with _fork_lock.reading():
+        self.lock = threading.Lock()  # held while it reads
+        with _opening:
+            _sessions.add(self)
+        with self.lock:
             self._open()
 
     def _open(self) -> None:
@@ -83,16 +69,17 @@ class SqliteSession:
         values = [value for record_id in record_ids for value in _id_values(record_id)]
         parameters = ", ".join("?" * len(values))
         query = f"SELECT * FROM {self._database.source} WHERE {quote_name(self._id)} IN ({parameters})"
-        with _fork_lock.reading():
+        with self.lock:
             if self._database.identity() != self._file_identity:  # the file was replaced
                 self._connection.close()
                 self._open()
             cursor = self._connection.execute(query, values)
-            indexes = {column[0]: index for index, column in enumerate(cursor.description)}
-            if self._id not in indexes:  # the column is gone, and SQLite took its quoted name for a string
-                raise self._database.no_column(self._id, indexes)
-            columns = Columns(indexes, _fields, _plain, self._database.no_column)
-            return [Record(columns, row) for row in cursor]
+            rows = cursor.fetchall()
+        indexes = {column[0]: index for index, column in enumerate(cursor.description)}
+        if self._id not in indexes:  # the column is gone, and SQLite took its quoted name for a string
+            raise self._database.no_column(self._id, indexes)
+        columns = Columns(indexes, _fields, _plain, self._database.no_column)
+        return [Record(columns, row) for row in rows]
 
     def is_over(self, _error: Exception) -> bool:
         """Return False: an open file stays readable, even after it was replaced or removed."""
@@ -100,15 +87,19 @@ class SqliteSession:
 
     def close(self) -> None:
         """See `predictions.sources.reader.Session`."""
-        with _fork_lock.reading():
+        with self.lock:
             self._connection.close()
 
 
-def _fields(_names: Sequence[str], values: list[Any]) -> list[bytes]:
+def _fields(_names: Sequence[str], values: Sequence[Any]) -> list[bytes]:
     return list(map(field, values))
 
 
-def _plain(_name: str, value: Any) -> Any:
+def _plain(_names: Sequence[str], values: Sequence[Any]) -> list[Any]:
+    return [value if type(value) is int else _plain_value(value) for value in values]  # most are integers
+
+
+def _plain_value(value: Any) -> Any:
     if isinstance(value, bytearray):
         return value.decode(errors="replace")
     if isinstance(value, bytes):
@@ -120,10 +111,9 @@ def _plain(_name: str, value: Any) -> Any:
 
 def _id_values(record_id: str) -> list[Any]:
     """Return the values of any type that are written as this text: an ID may be stored as text, number or blob."""
-    values: list[Any] = [record_id]
-    with suppress(ValueError):
+    if _INTEGER.fullmatch(record_id):
         number = int(record_id)
-        if -(1 << 63) <= number < 1 << 63 and str(number) == record_id:  # SQLite's integers have 64 bits
+        if -(1 << 63) <= number < 1 << 63:  # SQLite's integers have 64 bits
             return [record_id, number]
     with suppress(ValueError):
         real = float(record_id)
@@ -131,5 +121,5 @@ def _id_values(record_id: str) -> list[Any]:
             return [record_id, real]
     if record_id.startswith("\\x"):
         with suppress(ValueError):
-            values.append(bytes.fromhex(record_id[2:]))
-    return values
+            return [record_id, bytes.fromhex(record_id[2:])]
+    return [record_id]
