@@ -33,10 +33,10 @@ class Service:
 
 
 @contextmanager
-def service(settings, folder, *options, **environment):
-    """Run `predictions serve`; its stderr goes to a file in the folder."""
+def service(settings, folder, *options, program=("-m", "predictions"), **environment):
+    """Run `predictions serve`, or what else the program is; its stderr goes to a file in the folder."""
     log = folder / f"serve-{time.monotonic_ns()}.log"
-    command = [sys.executable, "-m", "predictions", "--settings", str(settings), "serve", "--port", "0", *options]
+    command = [sys.executable, *program, "--settings", str(settings), "serve", "--port", "0", *options]
     with open(log, "wb") as stderr:
         process = subprocess.Popen(
             command, stderr=stderr, env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}, cwd=folder
