@@ -13,15 +13,27 @@ import click
 from benchmarks.flights import CHECKOUT, VAR
 from predictions.task.environment import ONE_THREAD
 
-SHARES = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "xxhash")  # in the versions of this environment
+SPARK = ("pyspark>=4.3", "pyarrow")
+SPARK_SHARES = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "xxhash")
 
 
-def install(name: str, *requires: str) -> Path:
-    """Make an environment with packages and with this one's libraries, if it is missing; return its Python's path."""
+def install_spark() -> Path:
+    """Make the environment with Spark and what a model needs, if it is missing, and return the path of its Python."""
+    return install("spark-venv", SPARK, SPARK_SHARES)
+
+
+def install(name: str, requires: Sequence[str], shares: Sequence[str]) -> Path:
+    """Make an environment if it is missing, and return the path of its Python.
+
+    Args:
+        name: the name of its folder.
+        requires: packages, with the versions that are needed.
+        shares: packages in the versions of this environment.
+    """
     python = VAR / name / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", VAR / name], check=True)
-    shared = [f"{name}=={importlib.metadata.version(name)}" for name in SHARES]
+    shared = [f"{package}=={importlib.metadata.version(package)}" for package in shares]
     options = ("--quiet", "--disable-pip-version-check")
     # If all is installed, pip only checks. Without -I, it would find this package in PYTHONPATH and miss what it needs.
     subprocess.run([python, "-I", "-m", "pip", "install", *options, *requires, *shared], check=True)
@@ -41,7 +53,7 @@ def variables(python: Path, local: Path) -> dict[str, str]:
         "PYSPARK_PYTHON": str(python),
         "SPARK_LOCAL_DIRS": str(local),
         "SPARK_LOCAL_IP": "127.0.0.1",
-        "PYTHONPATH": str(CHECKOUT),  # of this package, they import what needs no more than `SHARES`
+        "PYTHONPATH": str(CHECKOUT),  # of this package, they import modules that need little
     }
 
 

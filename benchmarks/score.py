@@ -41,7 +41,7 @@ os.environ.update(THREADS)  # before numpy is imported, here and in the measured
 import click
 import pandas as pd
 
-from benchmarks.environments import install, run, variables
+from benchmarks.environments import install_spark, run, variables
 from benchmarks.flights import LABELS, ROWS, SETTINGS, VAR, machine, make_copies, make_release, score_local
 from predictions.cli import exits
 from predictions.formats.manifest import MODEL_FILE, MODEL_MANIFEST, ReleaseModels
@@ -54,7 +54,6 @@ from predictions.scoring.frame import FrameReader
 from predictions.storage import ReleaseFolder
 
 SPARK = Path(__file__).with_name("spark.py")
-SPARK_REQUIRES = ("pyspark>=4.3", "pyarrow")
 SPARK_COPIES = 10  # copies of the flights
 REPEATS = 5  # how often a round scores the flights, so that the start-up is the smaller part
 LINE_BY_LINE_ROWS = 300
@@ -101,7 +100,7 @@ MODELS: dict[str, dict[str, str]] = {
 def main(as_json: bool, rounds: int) -> None:
     """Measure the mapper with several models on the flights, and the local runner against Spark."""
     VAR.mkdir(exist_ok=True)
-    spark = install("spark-venv", *SPARK_REQUIRES)
+    spark = install_spark()
     models = {}
     with tempfile.TemporaryDirectory(prefix="score.", dir=VAR) as name:
         local = Path(name)
