@@ -40,20 +40,20 @@ def install(name: str, requires: Sequence[str], shares: Sequence[str]) -> Path:
     return python
 
 
-def variables(python: Path, local: Path) -> dict[str, str]:
-    """Return the environment variables for programs of an environment, with or without Spark.
+def spark_variables(python: Path, local: Path) -> dict[str, str]:
+    """Return the environment variables for a program with Spark.
 
     Args:
-        python: what `install` has returned.
-        local: a folder for Spark's temporary files.
+        python: what `install_spark` has returned.
+        local: a folder for temporary files.
     """
     return {
         **os.environ,
-        **ONE_THREAD,  # each worker of Spark has one core
+        **ONE_THREAD,  # each worker has one core
         "PYSPARK_PYTHON": str(python),
         "SPARK_LOCAL_DIRS": str(local),
         "SPARK_LOCAL_IP": "127.0.0.1",
-        "PYTHONPATH": str(CHECKOUT),  # of this package, they import modules that need little
+        "PYTHONPATH": str(CHECKOUT),  # of this package, it imports modules that need little
     }
 
 

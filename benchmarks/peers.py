@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import click
 import happybase
 
-from benchmarks.environments import install, install_spark, run, variables
+from benchmarks.environments import install, install_spark, run, spark_variables
 from benchmarks.flights import (
     ROWS,
     SETTINGS,
@@ -123,9 +123,14 @@ class Job(NamedTuple):
         """The folder with PySpark's predictions."""
         return self.local / "scored"
 
-    def seconds(self, python: Path, *arguments: str | Path) -> float:
-        """Run a step of `peers_jobs.py`, and return its seconds."""
-        return run([python, JOBS, *arguments], variables(python, self.local))[0]
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables for programs of `feast`."""
+        return environment(self.settings)
+
+    def seconds(self, *arguments: str | Path) -> float:
+        """Run a step of `peers_jobs.py` with HappyBase or Feast, and return its seconds."""
+        return run([self.feast, JOBS, *arguments], self.environment)[0]
 
 
 @click.command()
@@ -178,18 +183,19 @@ def _package(job: Job, runner: str) -> Iterator[Way]:
             "load": ("load", "--via", "hfiles"),
             "serve": ("activate",),
         }
-        own = environment(settings)
-        seconds = {step: run(predictions_command(job.storage, *command), own)[0] for step, command in commands.items()}
+        variables = environment(settings)
+        seconds = {
+            step: run(predictions_command(job.storage, *command), variables)[0] for step, command in commands.items()
+        }
         table = release_table(settings.name, folder.release)
-        yield Way(seconds, table, (Path(sys.executable), "package", str(SETTINGS)), own)
+        yield Way(seconds, table, (Path(sys.executable), "package", str(SETTINGS)), variables)
 
 
 def _spark(job: Job) -> float:
-    folder = job.release
-    return job.seconds(
-        *(job.spark, "spark", f"{folder.path}/model/model.json", scored_at(folder.release).decode()),
-        *(f"{folder.path}/export", job.scored),
-    )
+    """Score the lines with PySpark, and return the seconds."""
+    folder, scored = job.release, scored_at(job.release.release).decode()
+    step = ["spark", f"{folder.path}/model/model.json", scored, f"{folder.path}/export", job.scored]
+    return run([job.spark, JOBS, *step], spark_variables(job.spark, job.local))[0]
 
 
 @contextmanager
@@ -201,9 +207,9 @@ def _happybase(job: Job, scored: float) -> Iterator[Way]:
         with Connection(hbase.server(loading=True)) as connection:
             points = [point.decode() for point in split_points(hbase.regions)]
             make_table(connection, table, points, job.settings.hadoop.bin, say)
-        seconds = time.perf_counter() - started + job.seconds(job.feast, "happybase", job.port, table, job.scored)
+        seconds = time.perf_counter() - started + job.seconds("happybase", job.port, table, job.scored)
         client = (job.feast, "happybase", f"{job.port},{table}")
-        yield Way({"score": scored, "load": seconds}, table, client, variables(job.feast, job.local))
+        yield Way({"score": scored, "load": seconds}, table, client, job.environment)
 
 
 @contextmanager
@@ -211,9 +217,9 @@ def _feast(job: Job, scored: float) -> Iterator[Way]:
     """Provide a feature view with Spark's predictions, materialized into HBase, and remove it at the end."""
     view = f"{NAME}_feast"
     with _dropped(job, view):
-        seconds = job.seconds(job.feast, "feast", job.port, view, job.scored)
+        seconds = job.seconds("feast", job.port, view, job.scored)
         client = (job.feast, "feast", f"{job.port},{view},{job.scored}")
-        yield Way({"score": scored, "load": seconds}, view, client, variables(job.feast, job.local))
+        yield Way({"score": scored, "load": seconds}, view, client, job.environment)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ os.environ.update(THREADS)  # before numpy is imported, here and in the measured
 import click
 import pandas as pd
 
-from benchmarks.environments import install_spark, run, variables
+from benchmarks.environments import install_spark, run, spark_variables
 from benchmarks.flights import LABELS, ROWS, SETTINGS, VAR, machine, make_copies, make_release, score_local
 from predictions.cli import exits
 from predictions.formats.manifest import MODEL_FILE, MODEL_MANIFEST, ReleaseModels
@@ -228,7 +228,7 @@ def _local_and_spark(folder: ReleaseFolder, spark: Path, local: Path) -> dict[st
         output = local / f"spark-{engine}"
         model, export = f"{folder.path}/model/model.json", f"{folder.path}/export"
         command = [spark, SPARK, engine, model, scored_at(folder.release).decode(), export, output]
-        seconds[f"Spark, {engine}"], _text = run(command, variables(spark, local))
+        seconds[f"Spark, {engine}"], _text = run(command, spark_variables(spark, local))
         for own, other in zip_longest(_lines(Path(folder.path) / "scored"), _lines(output)):
             if own != other:
                 raise click.ClickException(f"Spark wrote {other!r}, the runner local {own!r}")
