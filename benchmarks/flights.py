@@ -3,11 +3,12 @@
 import os
 import platform
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,11 +42,25 @@ def flights_database() -> Path:
     return database
 
 
+def copies_database(path: Path, copies: int) -> str:
+    """Make a SQLite database with copies of the flights, under the IDs of `make_copies`, and return its URL."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ATTACH ? AS source", [str(flights_database())])
+        described = connection.execute("SELECT name, type FROM source.pragma_table_info('flights')").fetchall()
+        others = described[1:]  # the ID is the first
+        columns = ", ".join(f"{name} {kind}" for name, kind in others)
+        connection.execute(f"CREATE TABLE flights (flight_id TEXT PRIMARY KEY, {columns})")
+        names = ", ".join(name for name, _kind in others)
+        for copy in range(copies):
+            connection.execute(f"INSERT INTO flights SELECT '{copy}-' || flight_id, {names} FROM source.flights")
+    return f"sqlite:///{path}"
+
+
 def make_release(storage: Path, settings: Path = SETTINGS) -> ReleaseFolder:
     """Export the flights and train their model, in child processes."""
     flights_database()
     for stage in ("export", "train"):
-        subprocess.run(_command(storage, stage, settings=settings), stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(predictions_command(storage, stage, settings=settings), stdout=subprocess.DEVNULL, check=True)
     return Storage(str(storage), load_settings(settings).name).release()
 
 
@@ -125,11 +140,17 @@ def release_on_hdfs(
         copies: the number of copies of each record.
         file: the settings file for export and training.
     """
-    local_release = make_copies(make_release(local, file), copies)
-    folder = ReleaseFolder(storage, local_release.release)
+    with put_release(settings, make_copies(make_release(local, file), copies), storage) as folder:
+        yield folder
+
+
+@contextmanager
+def put_release(settings: Settings, release: ReleaseFolder, storage: Storage) -> Iterator[ReleaseFolder]:
+    """Provide a copy on HDFS of a local release, exported and with a model; at the end, see `release_on_hdfs`."""
+    folder = ReleaseFolder(storage, release.release)
     try:
-        put_folders(local_release, folder, "export", "model")
-        folder.write_manifest(local_release.manifest)
+        put_folders(release, folder, "export", "model")
+        folder.write_manifest(release.manifest)
         yield folder
     finally:
         remove_release(settings, storage)
@@ -153,10 +174,25 @@ def remove_release(settings: Settings, storage: Storage) -> None:
                 connection.delete_table(table.decode())
 
 
+def predictions_command(storage: Path | str, *arguments: str, settings: Path = SETTINGS) -> list[str]:
+    """Return a command line of this package, which takes the storage and a settings file."""
+    return [sys.executable, "-m", "predictions", "--settings", str(settings), "--storage", str(storage), *arguments]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return environment variables with which a process gets the name, HBase and the database of settings."""
+    return os.environ | {
+        "PREDICTIONS_NAME": settings.name,
+        "PREDICTIONS_HBASE_THRIFT": settings.hbase.thrift,
+        "PREDICTIONS_DATABASE_URL": settings.database.url,
+        "PYTHONPATH": str(CHECKOUT),
+    }
+
+
 def score_local(folder: ReleaseFolder) -> float:
     """Score a release with `predictions score --runner local`, as a process, and return the seconds."""
     storage = Path(folder.storage.folder).parent
-    command = _command(storage, "score", "--runner", "local", "--release", folder.release)
+    command = predictions_command(storage, "score", "--runner", "local", "--release", folder.release)
     os.sync()  # else the disk would still be busy with earlier writes
     started = time.perf_counter()
     subprocess.run(command, check=True)
@@ -196,7 +232,3 @@ def cluster_processes(cluster: ClusterConfig) -> dict[str, psutil.Process]:
 def machine() -> str:
     """Return a line about the machine."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def _command(storage: Path, *arguments: str, settings: Path = SETTINGS) -> list[str]:
-    return [sys.executable, "-m", "predictions", "--settings", str(settings), "--storage", str(storage), *arguments]

@@ -20,7 +20,6 @@ to its end:
   the compiled model. Both must write the same bytes as `local`.
 """
 
-import importlib.metadata
 import io
 import json
 import os
@@ -42,7 +41,8 @@ os.environ.update(THREADS)  # before numpy is imported, here and in the measured
 import click
 import pandas as pd
 
-from benchmarks.flights import CHECKOUT, LABELS, ROWS, SETTINGS, VAR, machine, make_copies, make_release, score_local
+from benchmarks.environments import install_spark, run, spark_variables
+from benchmarks.flights import LABELS, ROWS, SETTINGS, VAR, machine, make_copies, make_release, score_local
 from predictions.cli import exits
 from predictions.formats.manifest import MODEL_FILE, MODEL_MANIFEST, ReleaseModels
 from predictions.formats.names import scored_at
@@ -54,9 +54,6 @@ from predictions.scoring.frame import FrameReader
 from predictions.storage import ReleaseFolder
 
 SPARK = Path(__file__).with_name("spark.py")
-SPARK_ENVIRONMENT = VAR / "spark-venv"
-SPARK_REQUIRES = ("pyspark>=4.3", "pyarrow")
-SPARK_SHARES = ("numpy", "pandas", "scikit-learn", "scipy", "skops", "xxhash")  # in the versions of this environment
 SPARK_COPIES = 10  # copies of the flights
 REPEATS = 5  # how often a round scores the flights, so that the start-up is the smaller part
 LINE_BY_LINE_ROWS = 300
@@ -103,7 +100,7 @@ MODELS: dict[str, dict[str, str]] = {
 def main(as_json: bool, rounds: int) -> None:
     """Measure the mapper with several models on the flights, and the local runner against Spark."""
     VAR.mkdir(exist_ok=True)
-    spark = _install_spark()
+    spark = install_spark()
     models = {}
     with tempfile.TemporaryDirectory(prefix="score.", dir=VAR) as name:
         local = Path(name)
@@ -224,48 +221,18 @@ def _predict(manifest: Path, lines: Path) -> None:
     print(json.dumps([(predicted - started) / REPEATS, line_by_line]))
 
 
-def _install_spark() -> Path:
-    """Make an environment with Spark and this one's libraries, if it is missing, and return the path of its Python."""
-    python = SPARK_ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", SPARK_ENVIRONMENT], check=True)
-    shared = [f"{name}=={importlib.metadata.version(name)}" for name in SPARK_SHARES]
-    options = ("--quiet", "--disable-pip-version-check")
-    # If all is installed, pip only checks. Without -I, it would find this package in PYTHONPATH and miss what it needs.
-    subprocess.run([python, "-I", "-m", "pip", "install", *options, *SPARK_REQUIRES, *shared], check=True)
-    return python
-
-
 def _local_and_spark(folder: ReleaseFolder, spark: Path, local: Path) -> dict[str, float]:
     """Return the seconds of the runner `local` and of Spark for a release; all must write the same lines."""
     seconds = {"local": score_local(folder)}
     for engine in ("scikit-learn", "compiled"):
         output = local / f"spark-{engine}"
-        seconds[f"Spark, {engine}"] = _seconds_of_spark(engine, folder, spark, local, output)
+        model, export = f"{folder.path}/model/model.json", f"{folder.path}/export"
+        command = [spark, SPARK, engine, model, scored_at(folder.release).decode(), export, output]
+        seconds[f"Spark, {engine}"], _text = run(command, spark_variables(spark, local))
         for own, other in zip_longest(_lines(Path(folder.path) / "scored"), _lines(output)):
             if own != other:
                 raise click.ClickException(f"Spark wrote {other!r}, the runner local {own!r}")
     return seconds
-
-
-def _seconds_of_spark(engine: str, folder: ReleaseFolder, spark: Path, local: Path, output: Path) -> float:
-    command = [
-        *(spark, SPARK, engine, f"{folder.path}/model/model.json", scored_at(folder.release)),
-        *(f"{folder.path}/export", output),
-    ]
-    # os.environ has THREADS: each worker has one core.
-    environment = os.environ | {
-        "PYSPARK_PYTHON": str(spark),
-        "SPARK_LOCAL_DIRS": str(local),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "PYTHONPATH": str(CHECKOUT),  # of this package, `compiled` imports what needs numpy alone
-    }
-    os.sync()
-    started = time.perf_counter()
-    process = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if process.returncode:
-        raise click.ClickException(f"Spark failed: {process.stderr[-4000:]}")
-    return time.perf_counter() - started
 
 
 def _lines(folder: Path) -> Iterator[bytes]:

@@ -28,14 +28,11 @@ Before each switch there is a load; those named `hfiles` are counted together. T
 """
 
 import json
-import os
-import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,21 +41,22 @@ import click
 
 from benchmarks.cores import Cores, confined, on_cpu
 from benchmarks.flights import (
-    CHECKOUT,
     SETTINGS,
     VAR,
     cluster_processes,
-    flights_database,
+    copies_database,
+    environment,
     machine,
     make_copies,
     make_release,
+    predictions_command,
     put_folders,
     remove_release,
     running_cluster,
     score_local,
 )
 from benchmarks.latency import by_second, due, summary
-from benchmarks.paced import COPY, PacedLookups
+from benchmarks.paced import PacedLookups
 from benchmarks.plots import plot_option
 from benchmarks.serving_plot import draw
 from hadoop.config import ClusterConfig
@@ -187,12 +185,7 @@ class Serving(NamedTuple):
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables with which commands and lookups get the settings."""
-        return os.environ | {
-            "PREDICTIONS_NAME": NAME,
-            "PREDICTIONS_HBASE_THRIFT": self.settings.hbase.thrift,
-            "PREDICTIONS_DATABASE_URL": self.settings.database.url,
-            "PYTHONPATH": str(CHECKOUT),
-        }
+        return environment(self.settings)
 
     def command(self, *arguments: str, seconds: float | None = None) -> None:
         """Run a command of this package, for so many seconds at most.
@@ -200,7 +193,7 @@ class Serving(NamedTuple):
         Raises:
             ClickException: it failed.
         """
-        command = [sys.executable, "-m", "predictions", "--settings", str(SETTINGS), "--storage", self.url, *arguments]
+        command = predictions_command(self.url, *arguments)
         process = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL)
         try:
             if process.wait(seconds):
@@ -265,7 +258,7 @@ def _serving(local: Path, cluster: ClusterConfig, copies: int) -> Iterator[Servi
     """Serve a release, and put another one on HDFS, exported and with a model; remove both at the end."""
     settings = load_settings(SETTINGS)
     hbase = settings.hbase.model_copy(update={"thrift": f"{HOST}:{cluster.port('thrift')}"})
-    database = settings.database.model_copy(update={"url": f"sqlite:///{_first_copy(local / 'records.db')}"})
+    database = settings.database.model_copy(update={"url": copies_database(local / "records.db", 1)})
     settings = settings.model_copy(update={"name": NAME, "hbase": hbase, "database": database})
     url = f"webhdfs://{HOST}:{cluster.port('namenode_web')}/benchmarks"
     storage = Storage(url, NAME)
@@ -284,19 +277,6 @@ def _serving(local: Path, cluster: ClusterConfig, copies: int) -> Iterator[Servi
         yield serving
     finally:
         remove_release(settings, storage)
-
-
-def _first_copy(path: Path) -> Path:
-    """Make a SQLite database with the records of the first copy of the flights."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("ATTACH ? AS source", [str(flights_database())])
-        described = connection.execute("SELECT name, type FROM source.pragma_table_info('flights')").fetchall()
-        others = described[1:]  # the ID is the first
-        columns = ", ".join(f"{name} {kind}" for name, kind in others)
-        connection.execute(f"CREATE TABLE flights (flight_id TEXT PRIMARY KEY, {columns})")
-        names = ", ".join(name for name, _kind in others)
-        connection.execute(f"INSERT INTO flights SELECT '{COPY}' || flight_id, {names} FROM source.flights")
-    return path
 
 
 def _phases(serving: Serving, seconds: float, switch_seconds: float, puts_rate: float) -> list[Phase]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xxhash
-from pyspark.sql import SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 ARROW_ROWS = "50000"
@@ -38,36 +38,29 @@ SETTINGS = {
 
 def main(engine: str, manifest: str, scored: str, lines: str, output: str, arrow_rows: str = ARROW_ROWS) -> None:
     model = json.loads(Path(manifest).read_text())
-    features, classes = model["features"], np.array(list(map(str, model["classes"])))
-    names = [column["name"] for column in features]
-    types = ["string" if column["type"] == "text" else "double" for column in features]
+    names, classes = names_and_classes(model)
     load = {"scikit-learn": scikit_learn, "compiled": compiled}[engine]
 
     def predict(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         probabilities = load(Path(manifest), model)
         for batch in batches:
-            shares = probabilities(batch[names])
-            best = shares.argmax(axis=1)
+            predictions, shares = most_probable(probabilities(batch[names]), classes)
             yield pd.DataFrame(
                 {
                     "key": batch["key"],
-                    "prediction": classes[best],
-                    "probability": [f"{share:.7g}" for share in shares[np.arange(len(best)), best].tolist()],
+                    "prediction": predictions,
+                    "probability": [f"{share:.7g}" for share in shares.tolist()],
                     "record": [xxhash.xxh3_64_hexdigest(fields.encode()) for fields in batch["fields"]],
                 }
             )
 
-    builder = SparkSession.builder.master("local[2]").config("spark.sql.execution.arrow.maxRecordsPerBatch", arrow_rows)
-    for name, value in SETTINGS.items():
-        builder = builder.config(name, value)
-    spark = builder.getOrCreate()
-    schema = ", ".join(f"`{name}` string" for name in ["id", *names, "label"])
-    records = spark.read.csv(lines, schema=schema, sep="\t", quote="")
+    spark = start(arrow_rows)
+    records = read(spark, lines, names)
     prefix = f.lpad(f.lower(f.hex(f.shiftright(f.crc32(f.encode("id", "UTF-8")), 16))), 4, "0")
     records = records.select(
         f.concat(prefix, f.lit(":"), "id").alias("key"),
         f.concat_ws("\t", *names).alias("fields"),
-        *(f.col(name).cast(type_).alias(name) for name, type_ in zip(names, types, strict=True)),
+        *typed(model),
     )
     predictions = records.orderBy("key").mapInPandas(
         predict, "key string, prediction string, probability string, record string"
@@ -75,6 +68,37 @@ def main(engine: str, manifest: str, scored: str, lines: str, output: str, arrow
     columns = ("key", "prediction", "probability", "record", f.lit(scored), f.lit("\\N"))
     predictions.select(f.concat_ws("\t", *columns)).write.text(output)
     spark.stop()
+
+
+def start(arrow_rows: str = ARROW_ROWS) -> SparkSession:
+    """Start Spark in this process."""
+    builder = SparkSession.builder.master("local[2]").config("spark.sql.execution.arrow.maxRecordsPerBatch", arrow_rows)
+    for name, value in SETTINGS.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+def read(spark: SparkSession, lines: str, names: list[str]) -> DataFrame:
+    """Return the record lines with `id`, the features and `label`, as text."""
+    schema = ", ".join(f"`{name}` string" for name in ["id", *names, "label"])
+    return spark.read.csv(lines, schema=schema, sep="\t", quote="")
+
+
+def names_and_classes(model: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+    """Return the names of a model's features, and its classes as text."""
+    return [column["name"] for column in model["features"]], np.array(list(map(str, model["classes"])))
+
+
+def typed(model: dict[str, Any]) -> list[Column]:
+    """Return a model's features in their types."""
+    types = {column["name"]: "string" if column["type"] == "text" else "double" for column in model["features"]}
+    return [f.col(name).cast(type_).alias(name) for name, type_ in types.items()]
+
+
+def most_probable(shares: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most probable class of each record, and its probability."""
+    best = shares.argmax(axis=1)
+    return classes[best], shares[np.arange(len(best)), best]
 
 
 def scikit_learn(manifest: Path, _model: dict[str, Any]) -> Callable[[pd.DataFrame], np.ndarray]:
