@@ -9,7 +9,7 @@ from predictions.formats.prediction_line import FAMILY, cells, parse_line
 from predictions.formats.record_line import split_lines
 from predictions.formats.row_key import record_id, record_ids
 from predictions.hbase.connection import Connection
-from predictions.hbase.rows import Row
+from predictions.hbase.rows import Cell, Row
 
 EXAMPLES = 20
 # A line without a row; a row without a line; a row whose cells are not those of its line.
@@ -93,7 +93,7 @@ def compare_range(
                 table_range.note("extra", row.key)
                 continue
             table_range.cells += len(row.cells)
-            expected = {column: (value, int(line.scored)) for column, value in cells(line, columns).items()}
+            expected = {column: Cell(value, int(line.scored)) for column, value in cells(line, columns).items()}
             if row.cells != expected:
                 table_range.note("different", row.key, f": {next(_differences(row, expected))}")
             line = next(lines, None)
@@ -109,12 +109,12 @@ def _count(table_range: TableRange, keys: list[bytes]) -> None:
     table_range.id_digest += IdDigest.of(record_ids(keys))
 
 
-def _differences(row: Row, expected: dict[bytes, tuple[bytes, int]]) -> Iterator[str]:
+def _differences(row: Row, expected: dict[bytes, Cell]) -> Iterator[str]:
     for column in sorted(row.cells.keys() | expected.keys()):
         if row.cells.get(column) != expected.get(column):
             actual, of_line = (_cell_text(cell) for cell in (row.cells.get(column), expected.get(column)))
             yield f"{column.decode(errors='replace')} is {actual}, the line has {of_line}"
 
 
-def _cell_text(cell: tuple[bytes, int] | None) -> str:
-    return f"{cell[0][:80]!r} at {cell[1]}" if cell else "no cell"
+def _cell_text(cell: Cell | None) -> str:
+    return f"{cell.value[:80]!r} at {cell.timestamp}" if cell else "no cell"

@@ -166,7 +166,7 @@ def test_a_table_has_what_was_written_and_keeps_it_through_a_compaction(cluster,
                 rows = 2 if family.startswith("large_values") else 200
                 pages = connection.scan(table, b"", b"", [family.encode()], page_rows=rows)
                 return [
-                    (row.key, *column.split(b":", 1), *reversed(cell))
+                    (row.key, *column.split(b":", 1), cell.timestamp, cell.value)
                     for row in chain.from_iterable(pages)
                     for column, cell in sorted(row.cells.items())
                 ]

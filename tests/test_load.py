@@ -30,6 +30,7 @@ from predictions.formats.record_line import join_lines
 from predictions.formats.row_key import record_id, row_keys, split_points
 from predictions.hbase.connection import Connection
 from predictions.hbase.releases import BUILDING, LOADED, Releases
+from predictions.hbase.rows import Cell
 from predictions.jobs import streaming
 from predictions.progress import bar
 from predictions.stages.load import How, load
@@ -56,7 +57,7 @@ def region(line, points=POINTS):
 
 def expected(lines):
     parsed = map(parse_line, lines)
-    return {line.row_key: {c: (v, int(line.scored)) for c, v in cells(line).items()} for line in parsed}
+    return {line.row_key: {c: Cell(v, int(line.scored)) for c, v in cells(line).items()} for line in parsed}
 
 
 class Release:

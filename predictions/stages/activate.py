@@ -89,7 +89,7 @@ def activate(
         if is_refused:
             names = ", ".join(dict.fromkeys(f"gates.{gate.name}" for gate in failed))
             raise RefusedError(f"release {release} is refused by {names}; pass --force REASON to activate it anyway")
-        if pointer.current:  # else no lookups wait
+        if pointer.current and manifest.scored:  # without a served release, no lookups wait
             warm(connection, release_table(settings.name, release), manifest.scored.rows)
         return releases.activate(release, force is not None, pointer.serial)
 
