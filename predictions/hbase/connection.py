@@ -117,7 +117,7 @@ class Connection:
 
         def create(hbase: happybase.Connection) -> None:
             with suppress(AlreadyExists):  # made by another run, or by the first attempt of this one
-                hbase.create_table(name, {family: {}})
+                hbase.create_table(name, {family: {"block_cache_enabled": True}})  # Thrift's default is false
 
         self._request(create)
 
@@ -135,7 +135,8 @@ class Connection:
 
     def row(self, table: str, key: bytes, columns: Sequence[bytes] = ()) -> dict[bytes, Cell]:
         """Return a row's cells by column; an empty dictionary if there is no such row."""
-        rows = self.receive(self.send_rows(table, [key], columns))
+        call, arguments = _get_rows(table, [key], columns)
+        rows = self._request(lambda hbase: getattr(hbase.client, call)(**arguments))
         return rows[0].cells if rows else {}
 
     def send_rows(self, table: str, keys: Sequence[bytes], columns: Sequence[bytes] = ()) -> "Sent":
@@ -149,10 +150,7 @@ class Connection:
             columns: columns or families; all by default.
         """
         self._check_owner()
-        arguments: dict[str, Any] = {"tableName": table.encode(), "rows": keys, "attributes": {}}
-        call = "getRowsWithColumns" if columns else "getRows"
-        if columns:
-            arguments["columns"] = columns
+        call, arguments = _get_rows(table, keys, columns)
         started, send_error = time.monotonic(), None
         try:
             self._open(started + self._attempt_seconds(started)).client.begin(call, arguments)
@@ -349,3 +347,9 @@ class Sent(NamedTuple):
     arguments: dict[str, Any]
     time: float  # by the monotonic clock
     error: Exception | None
+
+
+def _get_rows(table: str, keys: Sequence[bytes], columns: Sequence[bytes]) -> tuple[str, dict[str, Any]]:
+    """Return the call for rows, and its arguments."""
+    arguments: dict[str, Any] = {"tableName": table.encode(), "rows": keys, "attributes": {}}
+    return ("getRowsWithColumns", {**arguments, "columns": columns}) if columns else ("getRows", arguments)
