@@ -103,9 +103,11 @@ def test_every_prediction_in_hbase_equals_scikit_learns_own(flights, tmp_path):
     table = release_table(flights.name, folder.release)
     with Connection(flights.settings.hbase.server()) as connection:
         assert [region.start for region in connection.regions(table)][1:] == split_points(4)
-        for key, cells in chain.from_iterable(connection.scan(table, b"", b"")):
-            prefix, _colon, flight_id = key.decode().partition(":")
-            predictions[flight_id] = (cells[b"p:prediction"].value.decode(), cells[b"p:probability"].value.decode())
+        for row in chain.from_iterable(connection.scan(table, b"", b"")):
+            prefix, _colon, flight_id = row.key.decode().partition(":")
+            predictions[flight_id] = tuple(
+                row.cells[name].value.decode() for name in (b"p:prediction", b"p:probability")
+            )
             region_counts[int(prefix, 16) * 4 // 65536] += 1
     assert len(predictions) == FLIGHTS
     assert predictions == expected
