@@ -70,7 +70,7 @@ def _put_file(port: int, table: str, path: Path) -> None:
 
     columns = [f"{FAMILY}:{name}".encode() for name in FEATURES]
     loop = happybase.Connection(HOST, port).table(table)
-    for rows in parquet.ParquetFile(path).iter_batches(BATCH_ROWS, ["record_id", *FEATURES]):
+    for rows in parquet.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["record_id", *FEATURES]):
         ids, predictions, probabilities = (column.to_pylist() for column in rows.columns)
         with loop.batch() as batch:
             for key, prediction, probability in zip(
