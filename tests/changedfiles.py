@@ -243,6 +243,16 @@ def set_attribute(name, content):
     return change
 
 
+def nodes_that_are_a_number(file):
+    file.set_array(file.arrays("left_child")[0], np.array(3))
+
+
+def more_outputs(file):
+    """Give a tree's number of outputs, the last one of its arguments, another value."""
+    tree = next(node for node in file.objects() if node.get("__loader__") == "TreeNode")
+    tree["__reduce__"]["args"]["content"][2].update({"content": "1000000000", "__id__": 10**6})
+
+
 def no_bitsets(file):
     for name in list(file.members):
         if file.array(name).ndim == 2 and file.array(name).dtype == np.uint32:
@@ -280,8 +290,10 @@ NAMED = {
     "forest: a node with two parents": ("forest", set_node("left_child", last), "node 1 has no parent or several"),
     "forest: a column that does not exist": ("forest", set_node("feature", 2**40), "compares column 109.* of 3"),
     "forest: a column before the columns": ("forest", set_node("feature", -(2**40)), "compares column -109.* of 3"),
-    "forest: fewer nodes than there are": ("forest", set_attribute("node_count", "1"), "node 0 has a child 1 of 1 "),
-    "forest: no nodes": ("forest", set_attribute("node_count", "0"), "tree 4: it has no nodes"),
+    "forest: fewer nodes than there are": ("forest", set_attribute("node_count", "1"), "does not have the 1 nodes"),
+    "forest: more nodes than there are": ("forest", set_attribute("node_count", "100000000"), "the 100000000 nodes"),
+    "forest: nodes that are a number": ("forest", nodes_that_are_a_number, "a tree does not have the .* nodes"),
+    "forest: more outputs than numbers of classes": ("forest", more_outputs, "no number of classes for each output"),
     "forest: no threshold": ("forest", set_node("threshold", float("nan")), "tree 4: node 0 has no threshold"),
     "forest: less deep than it is": (
         "forest",

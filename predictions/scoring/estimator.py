@@ -4,14 +4,14 @@ Unlike pickle, skops runs no code from the file. It refuses types outside its ow
 need a few more. Those in `TRUSTED` were reviewed one by one: they are built without calling anything that the file
 names. A file with any other type is refused.
 
-skops does not look at what the types hold. Here, the file is checked before it is loaded (`archive`), and the estimator
-before it predicts (`contents`).
+skops does not look at what the types hold. Here, the file is checked before it is loaded (`archive`), the parts of a
+tree before it is made (`trees`), and the estimator before it predicts (`contents`).
 """
 
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import skops.io
 from sklearn.pipeline import Pipeline
+from skops.io._sklearn import TreeNode
 from skops.io.exceptions import UntrustedTypesFoundException
 from threadpoolctl import ThreadpoolController
 
@@ -29,6 +30,7 @@ from predictions.scoring import boosters
 from predictions.scoring.checks.archive import check_archive
 from predictions.scoring.checks.contents import check_estimator
 from predictions.scoring.checks.errors import ContentsError
+from predictions.scoring.checks.trees import check_parts
 from predictions.scoring.features import TOO_LARGE
 from predictions.scoring.frame import FrameReader
 
@@ -192,6 +194,15 @@ def save(estimator: Any, path: Path, trusted: Sequence[str] = ()) -> None:
         raise InputError(f"model.estimator: cannot be saved with skops: {error}") from error
     _check_types(path, trusted)
     _make_canonical(path)
+
+
+def _construct_tree(node: TreeNode, construct: Callable[[TreeNode], Any] = TreeNode._construct) -> Any:
+    """Make a tree of a file, as skops does, but look first at what it is made of."""
+    check_parts(node.args.construct(), node.attrs.construct())  # skops makes each part once
+    return construct(node)
+
+
+TreeNode._construct = _construct_tree  # skops has no other place between reading a tree's parts and making it
 
 
 def load(path: Path | str, trusted: Sequence[str] = ()) -> Any:

@@ -19,6 +19,24 @@ _BITSET_WORDS = 8  # a bit for each of 256 categories, in uint32
 Array = np.ndarray[Any, Any]
 
 
+def check_parts(arguments: Any, state: Any) -> None:
+    """Check what a tree of `DecisionTree…` is made of, before it is made: scikit-learn takes these sizes for granted.
+
+    Args:
+        arguments: those of `Tree`: the numbers of columns, of classes of each output (shape: outputs), of outputs.
+        state: what `Tree.__setstate__` is given.
+
+    Raises:
+        ContentsError: an array has another number of dimensions or of elements than scikit-learn reads.
+    """
+    _columns, classes, outputs = arguments
+    if type(classes) is not np.ndarray or classes.shape != (outputs,):
+        raise ContentsError("a tree has no number of classes for each output")
+    nodes, count = state["nodes"], state["node_count"]
+    if type(nodes) is not np.ndarray or nodes.ndim != 1 or type(count) is not int or count != len(nodes):
+        raise ContentsError(f"a tree does not have the {count!r} nodes that it should have")
+
+
 def check_tree(tree: Any, columns: int) -> None:
     """Check a tree of `DecisionTree…`, also of those in forests and in `GradientBoosting…`.
 
