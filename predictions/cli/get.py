@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import IO
 
 import click
@@ -15,7 +14,7 @@ from rich.text import Text
 from predictions.cli.exits import DONE, UNAVAILABLE
 from predictions.cli.session import Session, json_option
 from predictions.lookup.answer import Answer, LabelAnswer
-from predictions.lookup.client import BLOCK_IDS, Client
+from predictions.lookup.client import Client, blocks
 
 # A terminal would obey control characters, so their pictures are shown (Unicode, "Control Pictures").
 _PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421} | dict.fromkeys(range(128, 160), 0xFFFD)
@@ -51,7 +50,7 @@ def read_ids(stream: IO[bytes]) -> Iterator[str]:
 
 def print_json(answers: Iterable[Answer]) -> Iterator[Answer]:
     """Print answers to stdout, one JSON object per line, and yield them."""
-    for block in _blocks(answers):
+    for block in blocks(answers):
         # An ID of invalid UTF-8 can be printed only in ASCII escapes.
         lines = [json.dumps(answer.as_json(), ensure_ascii=not answer.id.isprintable()) for answer in block]
         click.echo("\n".join(lines))
@@ -61,20 +60,13 @@ def print_json(answers: Iterable[Answer]) -> Iterator[Answer]:
 def print_table(answers: Iterable[Answer]) -> Iterator[Answer]:
     """Print answers to stdout, and yield them: a single one with its record, several as a table for each block."""
     is_first = True
-    for block in _blocks(answers):
+    for block in blocks(answers):
         if is_first and len(block) == 1:
             _print_one(block[0])
         else:
             _print_all(block)
         is_first = False
         yield from block
-
-
-def _blocks(answers: Iterable[Answer]) -> Iterator[list[Answer]]:
-    """Cut answers into the blocks in which they were looked up, so that only one of them is in memory."""
-    remaining = iter(answers)
-    while block := list(islice(remaining, BLOCK_IDS)):
-        yield block
 
 
 def _print_one(answer: Answer) -> None:

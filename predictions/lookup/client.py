@@ -5,7 +5,7 @@ from contextlib import ExitStack, suppress
 from itertools import islice
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from predictions.errors import InputError, ServiceError
 from predictions.formats.prediction_line import qualifier
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Client", "LabelAnswer"]
 
+T = TypeVar("T")
 BLOCK_IDS = 1_000  # number of IDs in one lookup
 # The columns that `join` adds, with pandas types that allow missing values; the prediction's depends on the label. With
 # several labels, each has the columns `LABEL:prediction`, `LABEL:probability` and `LABEL:error`.
@@ -109,7 +110,7 @@ class Client:
         """
         if isinstance(record_ids, str):
             raise InputError(f"{record_ids!r} is one record ID, not several; pass a list of IDs, or use get")
-        return list(self.stream([_as_text(record_id) for record_id in record_ids]))
+        return list(self.stream(record_ids))
 
     def stream(self, record_ids: Iterable[str | int]) -> Iterator[Answer]:
         """Look up any number of records: yield the answers as `get_many` returns them, a block at a time.
@@ -117,8 +118,7 @@ class Client:
         Args:
             record_ids: record IDs, as in `get_many`; only one block of them and its answers are in memory.
         """
-        remaining = map(_as_text, record_ids)
-        while block := list(islice(remaining, BLOCK_IDS)):
+        for block in blocks(map(_as_text, record_ids)):
             yield from self._answers(block)
 
     def unavailable(self) -> dict[str, str]:
@@ -200,6 +200,13 @@ class Client:
         features = self._release_rows.served.features if self._release_rows.served else ()
         with suppress(InputError):  # the features are those of a release that may be served no more
             Record.prepare(records.values(), features)
+
+
+def blocks(items: Iterable[T]) -> Iterator[list[T]]:
+    """Cut IDs, or their answers, into the blocks in which they are looked up, so that only one of them is in memory."""
+    remaining = iter(items)
+    while block := list(islice(remaining, BLOCK_IDS)):
+        yield block
 
 
 def _scorer(storage: str, name: str) -> "Scorer":
