@@ -7,7 +7,7 @@ from contextlib import closing
 
 import happybase
 import requests
-from hbase_admin import move_region, split_region
+from hbase_admin import is_complete, move_region, split_region
 from second import REGION_SERVERS
 from thriftpy2.thrift import TException
 
@@ -17,6 +17,7 @@ from predictions.hbase.connection import Connection
 DEADLINE = 300
 PROBE_SECONDS = 0.2
 SPLIT_SECONDS, SPLIT_ATTEMPTS = 10, 9  # HBase refuses to split a region that still has edits recovered from a crash
+SESSION_SECONDS = 25.0  # ZooKeeper ends a session after 20 s, whose server then needs a moment to end
 FULL_SECONDS = 5.0  # that HDFS stays full once a region server has noticed
 QUOTA_ERROR = b"DSQuotaExceededException"
 
@@ -45,6 +46,12 @@ class Faults:
         """Kill daemons at once, and start them again."""
         for name in names:
             self._cluster.kill(name)
+        self._recover()
+
+    def kill_zookeeper(self):
+        """Kill ZooKeeper; a server that connects while it still starts may lose its session afterwards, and end."""
+        self.kill("zookeeper")
+        time.sleep(SESSION_SECONDS)
         self._recover()
 
     def move_region(self):
@@ -96,7 +103,7 @@ class Faults:
         return {region.start: region.server for region in self._connection.regions(table)}
 
     def _recover(self):
-        """Start what has ended, until a plain HappyBase connection reads a row of each region."""
+        """Start what has ended, until HBase is complete and a plain HappyBase connection reads a row of each region."""
         self._cluster.bring_back()
         self._wait(self._is_back)
 
@@ -106,8 +113,10 @@ class Faults:
             with closing(
                 happybase.Connection("127.0.0.1", self._cluster.config.port("thrift"), timeout=1_000)
             ) as plain:
-                return all(plain.table(table).row(rows[0]) for (table, _start), rows in self._rows.items()) and bool(
-                    plain.table(self._pointer_table).row(b"pointer")
+                return (
+                    is_complete(self._cluster, REGION_SERVERS)
+                    and all(plain.table(table).row(rows[0]) for (table, _start), rows in self._rows.items())
+                    and bool(plain.table(self._pointer_table).row(b"pointer"))
                 )
         except (OSError, TException):
             return False

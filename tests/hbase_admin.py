@@ -42,19 +42,31 @@ def expire_server(cluster, address):
     Remove the server's node from ZooKeeper, as HBase's own start script does when a region server dies.
     """
     host, port = address.split(":")
-    zookeeper = KazooClient(_zookeeper(cluster))
-    zookeeper.start()
-    try:
+    with _zookeeper(cluster) as zookeeper:
         for node in zookeeper.get_children("/hbase/rs"):
             if node.startswith(f"{host},{port},"):
                 zookeeper.delete(f"/hbase/rs/{node}")
+
+
+def is_complete(cluster, region_servers):
+    """Whether HBase has a master and so many region servers, as ZooKeeper knows them."""
+    with _zookeeper(cluster) as zookeeper:
+        return bool(zookeeper.exists("/hbase/master")) and len(zookeeper.get_children("/hbase/rs")) == region_servers
+
+
+@contextmanager
+def _zookeeper(cluster):
+    zookeeper = KazooClient(_address(cluster))
+    zookeeper.start()
+    try:
+        yield zookeeper
     finally:
         zookeeper.stop()
 
 
 @contextmanager
 def _connect(cluster):
-    client = Client({"hbase.zookeeper.quorum": _zookeeper(cluster)})
+    client = Client({"hbase.zookeeper.quorum": _address(cluster)})
     try:
         yield client
     finally:
@@ -62,7 +74,7 @@ def _connect(cluster):
         client.cluster_connection.registry.zk.stop()  # hbase-driver leaves it open, and it would keep reconnecting
 
 
-def _zookeeper(cluster):
+def _address(cluster):
     return f"localhost:{cluster.config.port('zookeeper')}"
 
 

@@ -382,7 +382,7 @@ def test_ten_minutes_of_every_fault(orders_project, second, tmp_path, full):
             ("master killed", True, faults.kill, "master"),
             ("region moved", False, faults.move_region),
             ("regionserver-0 killed", True, faults.kill, REGION_SERVER_NAMES[0]),
-            ("zookeeper killed", True, faults.kill, "zookeeper"),
+            ("zookeeper killed", True, faults.kill_zookeeper),
             ("clock an hour late", False, set_clock, -HOUR),
             ("datanode killed", True, faults.kill, "datanode"),
             ("region split", False, faults.split_region),
