@@ -17,7 +17,9 @@ from predictions.hbase.connection import Connection
 DEADLINE = 300
 PROBE_SECONDS = 0.2
 SPLIT_SECONDS, SPLIT_ATTEMPTS = 10, 9  # HBase refuses to split a region that still has edits recovered from a crash
-SESSION_SECONDS = 25.0  # ZooKeeper ends a session after 20 s, whose server then needs a moment to end
+LATE_SECONDS = (
+    25.0  # a server ends 20 s after it lost its session with ZooKeeper, 10 s after it lost its log's DataNode
+)
 FULL_SECONDS = 5.0  # that HDFS stays full once a region server has noticed
 QUOTA_ERROR = b"DSQuotaExceededException"
 
@@ -48,10 +50,10 @@ class Faults:
             self._cluster.kill(name)
         self._recover()
 
-    def kill_zookeeper(self):
-        """Kill ZooKeeper; a server that connects while it still starts may lose its session afterwards, and end."""
-        self.kill("zookeeper")
-        time.sleep(SESSION_SECONDS)
+    def kill_below(self, name):
+        """Kill what HBase's servers need, ZooKeeper or a daemon of HDFS; some notice later, and end."""
+        self.kill(name)
+        time.sleep(LATE_SECONDS)
         self._recover()
 
     def move_region(self):

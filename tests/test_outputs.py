@@ -254,9 +254,11 @@ def test_from_the_model_to_the_answer(release, tmp_path):
     # What was put is what a lookup reads.
     served = ServedRelease(release.release, manifest_of(release), 0)
     builder = AnswerBuilder(served, {}, None)
-    names = {column.name: 0 for column in manifest_of(release).features}
-    plain = Columns(names, lambda _names, _values: [b"x"], lambda _name, value: value, lambda *_: InputError("missing"))
-    record = Record(plain, [0])
+    names = {column.name: index for index, column in enumerate(manifest_of(release).features)}
+    plain = Columns(
+        names, lambda _name, _values: [b"x"], lambda _name, values: values, lambda *_: InputError("missing")
+    )
+    record = Record(plain, [0] * len(names))
     for line in map(parse_line, lines.values()):
         row = Row(line.row_key, {name: Cell(value, 1) for name, value in cells(line, columns).items()})
         answer = builder.answer("id", record, row)

@@ -106,7 +106,7 @@ class AnswerBuilder:
         self._unavailable = unavailable
         self._max_age = max_age
         self._served = served
-        self._times: dict[int, dict[str, Any]] = {}  # `scored` and `age` by timestamp: mostly one for all rows
+        self._dated_fields: dict[int, dict[str, Any]] = {}  # with `scored` and `age`, by timestamp: mostly one for all
         self._release_fields = dict(_UNKNOWN)
         if served and served.manifest:
             self._release_fields["release"] = served.release
@@ -163,15 +163,16 @@ class AnswerBuilder:
             return self._release_fields
         assert self._served
         timestamp = next(iter(row.cells.values())).timestamp  # the same for all cells of a row
-        if timestamp not in self._times:
+        if timestamp not in self._dated_fields:
             seconds = timestamp / 1000
-            self._times[timestamp] = {"scored": _iso(int(seconds)), "age": max(0, int(self.now - seconds))}
-        fields = self._release_fields | self._times[timestamp]
-        fields["error"] = text_of(row.cells.get(_ERROR))
+            times = {"scored": _iso(int(seconds)), "age": max(0, int(self.now - seconds))}
+            self._dated_fields[timestamp] = self._release_fields | times
         if len(self._served.labels) == 1:
-            return fields | self._served.labels[0].values(row.cells)
-        fields["labels"] = {label.name: LabelAnswer(**label.values(row.cells)) for label in self._served.labels}
-        return fields
+            values = self._served.labels[0].values(row.cells)
+        else:
+            values = {"labels": {label.name: LabelAnswer(**label.values(row.cells)) for label in self._served.labels}}
+        values["error"] = text_of(row.cells.get(_ERROR))
+        return self._dated_fields[timestamp] | values
 
 
 def _answer(record_id: str, status: str, values: dict[str, Any] | None, fields: dict[str, Any]) -> Answer:

@@ -16,7 +16,7 @@ from predictions.formats.record_line import NULL, SEPARATOR, split_lines, unesca
 from predictions.settings import DatabaseSettings
 from predictions.sources.base import no_column
 from predictions.sources.postgresql import TIMEOUTS, Field, PostgresDatabase, Source, copy
-from predictions.sources.reader import Columns, Record
+from predictions.sources.reader import Columns, Rows
 
 _DIGITS = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -41,10 +41,8 @@ class PostgresSession:
         fields_by_name = {field.name: field for field in self._fields}
         self._columns = Columns(
             {field.name: index for index, field in enumerate(self._fields)},
-            lambda _names, values: list(values),
-            lambda names, values: [
-                _value(fields_by_name[name], value) for name, value in zip(names, values, strict=True)
-            ],
+            lambda _name, fields: fields,
+            lambda name, fields: [_value(fields_by_name[name], field) for field in fields],
             self._missing,
         )
         if self._id not in fields_by_name:
@@ -67,16 +65,16 @@ class PostgresSession:
     def _missing(self, name: str, columns: Iterable[str]) -> InputError:
         return no_column(name, self._source.display_name, self._database.name, columns)
 
-    def find(self, record_ids: Sequence[str], deadline: float) -> list[Record]:
+    def find(self, record_ids: Sequence[str], deadline: float) -> list[Rows]:
         """See `predictions.sources.reader.Session`."""
         self._session.deadline = deadline
-        records = self._records(record_ids)
-        if len({record.features([self._id]) for record in records}) < len(record_ids):
+        rows = self._rows(record_ids)
+        if len({*self._columns.lines(rows, [self._id])}) < len(record_ids):
             previous_fields = self._fields
             self._describe()
             if previous_fields != self._fields:  # the ID column may have a wider type now, which holds the missing IDs
-                records = self._records(record_ids)
-        return records
+                rows = self._rows(record_ids)
+        return [Rows(self._columns, rows)]
 
     def is_over(self, error: Exception) -> bool:
         """Return whether the server may have been restarted, or the table replaced."""
@@ -86,9 +84,8 @@ class PostgresSession:
         """See `predictions.sources.reader.Session`."""
         self._session.close()
 
-    def _records(self, record_ids: Sequence[str]) -> list[Record]:
-        lines = self._lines(list(filter(self._is_possible, record_ids)))
-        return [Record(self._columns, line.split(SEPARATOR)) for line in lines]
+    def _rows(self, record_ids: Sequence[str]) -> list[list[bytes]]:
+        return [line.split(SEPARATOR) for line in self._lines(list(filter(self._is_possible, record_ids)))]
 
     def _lines(self, record_ids: list[str]) -> list[bytes]:
         values = sql.Literal(record_ids).as_string(self._session)

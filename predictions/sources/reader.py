@@ -1,10 +1,11 @@
 """Read single records of a database for lookups, by the exact text of the record ID, as they are now."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
 
 from predictions.errors import InputError
 from predictions.formats.record_line import SEPARATOR, escape, fingerprints
@@ -12,40 +13,47 @@ from predictions.settings import DatabaseSettings
 from predictions.sources.base import Database
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Columns:
     """The columns of a result, and how to write their values.
 
     Args:
         indexes: the index of each column in a row, by column name.
-        fields: takes column names and their values, returns the values as fields of a record line.
-        plain: takes column names and their values, returns the values for JSON.
+        fields: takes a column's name and its values in some rows, returns them as fields of record lines.
+        plain: takes a column's name and its values in some rows, returns them for JSON.
         missing: takes the name of a missing column and `indexes`, returns the error.
     """
 
     indexes: Mapping[str, int]
-    fields: Callable[[Sequence[str], Sequence[Any]], list[bytes]]
-    plain: Callable[[Sequence[str], Sequence[Any]], list[Any]]
+    fields: Callable[[str, Sequence[Any]], Sequence[bytes]]
+    plain: Callable[[str, Sequence[Any]], Sequence[Any]]
     missing: Callable[[str, Mapping[str, int]], InputError]
-    _chosen: dict[tuple[str, ...], list[int]] = field(default_factory=dict, repr=False, compare=False)
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names of all columns."""
-        return tuple(self.indexes)
-
-    def chosen(self, names: tuple[str, ...]) -> list[int]:
-        """Return the indexes of some columns in a row.
+    def lines(self, rows: Sequence[Sequence[Any]], names: Sequence[str]) -> list[bytes]:
+        """Return some columns, at least one, of each row as in its record line, joined by tabs.
 
         Raises:
             InputError: a column is missing.
         """
-        if names not in self._chosen:  # once for all rows
-            try:
-                self._chosen[names] = [self.indexes[name] for name in names]
-            except KeyError as error:
-                raise self.missing(error.args[0], self.indexes) from None
-        return self._chosen[names]
+        columns = []
+        for name in names:
+            index = self.indexes.get(name)
+            if index is None:
+                raise self.missing(name, self.indexes)
+            columns.append(self.fields(name, [row[index] for row in rows]))
+        return list(map(SEPARATOR.join, zip(*columns, strict=True)))
+
+    def values(self, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+        """Return all columns of each row by name, for JSON."""
+        columns = map(self.plain, self.indexes, zip(*rows, strict=True))
+        return [dict(zip(self.indexes, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+class Rows(NamedTuple):
+    """Rows as the database returned them, and their columns."""
+
+    columns: Columns
+    rows: Sequence[Sequence[Any]]
 
 
 class Record:
@@ -68,43 +76,45 @@ class Record:
     def values(self) -> dict[str, Any]:
         """All values by column, for JSON: numbers as numbers, NULL as None, bytes in base64, the rest as text."""
         if self._values is None:
-            names, row = self._columns.names, self._row
-            values = [row[index] for index in self._columns.chosen(names)]
-            self._values = dict(zip(names, self._columns.plain(names, values), strict=True))
+            [self._values] = self._columns.values([self._row])
         return self._values
 
     def features(self, names: Sequence[str]) -> bytes:
-        """Return the values of these columns as in the record's line, joined by tabs.
+        """Return the values of these columns, at least one, as in the record's line, joined by tabs.
 
         Raises:
             InputError: a column is missing.
         """
-        row = self._row
-        return SEPARATOR.join(self._columns.fields(names, [row[index] for index in self._columns.chosen(tuple(names))]))
+        return self._columns.lines([self._row], names)[0]
 
     def fingerprint(self, names: Sequence[str]) -> bytes:
         """Return the fingerprint of these features (see `record_line.fingerprints`); errors are those of `features`."""
         if self._fingerprint is None or self._fingerprint[0] != names:
-            self.prepare([self], names)
-        assert self._fingerprint
+            [fingerprint] = fingerprints([self.features(names)])
+            self._fingerprint = names, fingerprint
         return self._fingerprint[1]
 
     @staticmethod
-    def prepare(records: Collection["Record"], names: Sequence[str]) -> None:
-        """Compute the values of records and the fingerprints of these features, for when they are asked for.
+    def prepare(records: Iterable["Record"], names: Sequence[str]) -> None:
+        """Compute, of many records at once, their values and the fingerprints of these features, if there are any.
 
         Errors are those of `features`.
         """
-        features = [record.features(names) for record in records]
-        for record, fingerprint in zip(records, fingerprints(features), strict=False):  # of no record, there is one
-            record._fingerprint, _values = (names, fingerprint), record.values
+        for columns, group in groupby(records, attrgetter("_columns")):  # mostly the same for all
+            alike = list(group)
+            rows = [record._row for record in alike]
+            for record, values in zip(alike, columns.values(rows), strict=True):
+                record._values = values
+            if names:
+                for record, fingerprint in zip(alike, fingerprints(columns.lines(rows, names)), strict=True):
+                    record._fingerprint = names, fingerprint
 
 
 class Session(Protocol):
     """An open session with a database."""
 
-    def find(self, record_ids: Sequence[str], deadline: float) -> Sequence[Record]:
-        """Return the records whose ID the database considers equal to one of these texts.
+    def find(self, record_ids: Sequence[str], deadline: float) -> Sequence[Rows]:
+        """Return the rows whose ID the database considers equal to one of these texts.
 
         Args:
             record_ids: the texts.
@@ -146,14 +156,14 @@ class Reader:
         ids_by_field = {escape(text): record_id for record_id, text in encoded_ids if text is not None}
         records: dict[str, Record] = {}
         with self._database.errors("timeout"):
-            for record in self._find(list(ids_by_field.values()), time.monotonic() + self._settings.timeout):
-                # A database may consider different texts equal: 7 and 7.0, 7 and 007, with padding, in another case.
-                record_id = ids_by_field.get(record.features([self._settings.id]))
-                if record_id is not None:
-                    records.setdefault(record_id, record)
+            for columns, rows in self._find(list(ids_by_field.values()), time.monotonic() + self._settings.timeout):
+                for field, row in zip(columns.lines(rows, [self._settings.id]), rows, strict=True):
+                    # A database may consider different texts equal: 7 and 7.0, with padding, in another case.
+                    if (record_id := ids_by_field.get(field)) is not None:
+                        records.setdefault(record_id, Record(columns, row))
         return records
 
-    def _find(self, record_ids: Sequence[str], deadline: float) -> Sequence[Record]:
+    def _find(self, record_ids: Sequence[str], deadline: float) -> Sequence[Rows]:
         if self._session:
             try:
                 return self._session.find(record_ids, deadline)

@@ -15,9 +15,9 @@ from sqlalchemy import types as sql
 from predictions.errors import InputError
 from predictions.settings import DatabaseSettings
 from predictions.sources.base import no_column
-from predictions.sources.reader import Columns, Record
+from predictions.sources.reader import Columns, Rows
 from predictions.sources.sqlalchemy import MYSQL, Source, SqlalchemyDatabase, error_number, is_timeout, sqlstate
-from predictions.sources.sqlalchemy_values import fields, plain
+from predictions.sources.sqlalchemy_values import field, plain
 
 MAX_IDS = 1_000  # of one statement: Oracle accepts no more
 _CHARACTER_SET_ERRORS = (1267, 1270, 1271)  # MySQL: the column's character set cannot hold the ID
@@ -67,11 +67,11 @@ class SqlalchemySession:
             return _parser(str, _bytes)
         return _parser(str)
 
-    def find(self, record_ids: Sequence[str], _deadline: float) -> list[Record]:
+    def find(self, record_ids: Sequence[str], _deadline: float) -> list[Rows]:
         """See `predictions.sources.reader.Session`."""
         values = [value for record_id in record_ids for value in self._parse_id(record_id)]
         starts = range(0, len(values), MAX_IDS)
-        return [record for start in starts for record in self._records(values[start : start + MAX_IDS])]
+        return [rows for start in starts for rows in self._rows(values[start : start + MAX_IDS])]
 
     def is_over(self, error: Exception) -> bool:
         """Return whether the server may have been restarted, or the table replaced."""
@@ -84,13 +84,12 @@ class SqlalchemySession:
     def _missing(self, name: str, columns: Iterable[str]) -> InputError:
         return no_column(name, self._source.display_name, self._database.name, columns)
 
-    def _records(self, values: list[Any]) -> list[Record]:
-        """Return the records whose ID the database considers equal to one of the values."""
+    def _rows(self, values: list[Any]) -> list[Rows]:
+        """Return the rows whose ID the database considers equal to one of the values."""
         try:
             result = self._connection.execute(self._statement, {"ids": values})
             indexes = {name: index for index, name in enumerate(result.keys())}
-            columns = Columns(indexes, fields, lambda names, values: list(map(plain, names, values)), self._missing)
-            return [Record(columns, row) for row in result]
+            return [Rows(Columns(indexes, _fields, _plain, self._missing), result.all())]
         except exc.DBAPIError as error:
             is_data_error = isinstance(error, exc.DataError) or sqlstate(error)[:2] == "22"
             if not is_data_error and error_number(error) not in _CHARACTER_SET_ERRORS:
@@ -99,7 +98,15 @@ class SqlalchemySession:
         if len(values) < 2:
             return []
         half = len(values) // 2
-        return [*self._records(values[:half]), *self._records(values[half:])]
+        return [*self._rows(values[:half]), *self._rows(values[half:])]
+
+
+def _fields(name: str, values: Sequence[Any]) -> list[bytes]:
+    return [field(name, value) for value in values]
+
+
+def _plain(name: str, values: Sequence[Any]) -> list[Any]:
+    return [plain(name, value) for value in values]
 
 
 def _parser(*parsers: Callable[[str], Any]) -> Callable[[str], list[Any]]:

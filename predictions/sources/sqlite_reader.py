@@ -11,8 +11,9 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
+from predictions.formats.record_line import escape_all
 from predictions.settings import DatabaseSettings
-from predictions.sources.reader import Columns, Record
+from predictions.sources.reader import Columns, Rows
 from predictions.sources.sqlite import SqliteDatabase, field, quote_name
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
@@ -63,7 +64,7 @@ class SqliteSession:
         connection.set_progress_handler(lambda: time.monotonic() > self._deadline, STEPS)
         self._file_identity, self._connection = file_identity, connection
 
-    def find(self, record_ids: Sequence[str], deadline: float) -> list[Record]:
+    def find(self, record_ids: Sequence[str], deadline: float) -> list[Rows]:
         """See `predictions.sources.reader.Session`."""
         self._deadline = deadline
         values = [value for record_id in record_ids for value in _id_values(record_id)]
@@ -78,8 +79,7 @@ class SqliteSession:
         indexes = {column[0]: index for index, column in enumerate(cursor.description)}
         if self._id not in indexes:  # the column is gone, and SQLite took its quoted name for a string
             raise self._database.no_column(self._id, indexes)
-        columns = Columns(indexes, _fields, _plain, self._database.no_column)
-        return [Record(columns, row) for row in rows]
+        return [Rows(Columns(indexes, _fields, _plain, self._database.no_column), rows)]
 
     def is_over(self, _error: Exception) -> bool:
         """Return False: an open file stays readable, even after it was replaced or removed."""
@@ -91,12 +91,20 @@ class SqliteSession:
             self._connection.close()
 
 
-def _fields(_names: Sequence[str], values: Sequence[Any]) -> list[bytes]:
+# Mostly, all values of a column have one type.
+def _fields(_name: str, values: Sequence[Any]) -> Sequence[bytes]:
+    if {*map(type, values)} == {bytearray}:
+        return escape_all(list(map(bytes, values)))
     return list(map(field, values))
 
 
-def _plain(_names: Sequence[str], values: Sequence[Any]) -> list[Any]:
-    return [value if type(value) is int else _plain_value(value) for value in values]  # most are integers
+def _plain(_name: str, values: Sequence[Any]) -> Sequence[Any]:
+    types = {*map(type, values)}
+    if types <= {int, type(None)}:
+        return values
+    if types == {bytearray}:
+        return [value.decode(errors="replace") for value in values]
+    return list(map(_plain_value, values))
 
 
 def _plain_value(value: Any) -> Any:
