@@ -170,7 +170,7 @@ def test_no_answer_of_ten_thousand_is_another_requests_though_many_come_late(tab
 def test_a_reply_that_bears_another_requests_number_is_not_taken(table, relay, connection, reasons):
     relay.reply = first(1, lambda data: data + data)
     assert lookups(connection, table, [1, 2]) == [2, 0, 0]
-    assert reasons == ["reply 1 (getRows) arrived for request 2"]
+    assert reasons == ["reply 1 (getRow) arrived for request 2"]
 
 
 # A connection shared by threads or processes.
@@ -356,7 +356,7 @@ def test_requests_that_are_safe_to_repeat_are_repeated(table, relay, connection,
     connection.put_rows(table, rows, 5)
     relay.reply = first(2, lambda _data: b"")
     assert connection.row(table, b"repeated-7") == {COLUMN: Cell(b"7", 5)}
-    assert relay.calls == ["mutateRowsTs"] * 3 + ["getRows"] * 3
+    assert relay.calls == ["mutateRowsTs"] * 3 + ["getRow"] * 3
     assert (len(reasons), len(relay.accepted)) == (4, 5)
     [page] = connection.scan(table, b"repeated-", b"repeated.")
     assert [row.key for row in page] == [row for row, _cells in rows]
