@@ -6,6 +6,8 @@ from hbasedriver.client.client import Client
 from hbasedriver.protobuf_py.HBase_pb2 import ColumnFamilySchema, RegionSpecifier
 from hbasedriver.protobuf_py.Master_pb2 import MoveRegionRequest
 from kazoo.client import KazooClient
+from kazoo.exceptions import KazooException
+from kazoo.handlers.threading import KazooTimeoutError
 
 
 def make_table(cluster, table, family, points):
@@ -49,9 +51,14 @@ def expire_server(cluster, address):
 
 
 def is_complete(cluster, region_servers):
-    """Whether HBase has a master and so many region servers, as ZooKeeper knows them."""
-    with _zookeeper(cluster) as zookeeper:
-        return bool(zookeeper.exists("/hbase/master")) and len(zookeeper.get_children("/hbase/rs")) == region_servers
+    """Whether HBase has a master and so many region servers, as ZooKeeper knows them; False if it does not answer."""
+    try:
+        with _zookeeper(cluster) as zookeeper:
+            return (
+                bool(zookeeper.exists("/hbase/master")) and len(zookeeper.get_children("/hbase/rs")) == region_servers
+            )
+    except (KazooException, KazooTimeoutError):
+        return False
 
 
 @contextmanager

@@ -170,7 +170,7 @@ def test_no_answer_of_ten_thousand_is_another_requests_though_many_come_late(tab
 def test_a_reply_that_bears_another_requests_number_is_not_taken(table, relay, connection, reasons):
     relay.reply = first(1, lambda data: data + data)
     assert lookups(connection, table, [1, 2]) == [2, 0, 0]
-    assert reasons == ["reply 1 (getRow) arrived for request 2"]
+    assert reasons == ["reply 1 (getRows) arrived for request 2"]
 
 
 # A connection shared by threads or processes.
@@ -273,6 +273,19 @@ def test_a_server_that_does_not_answer_is_given_up_in_time(answer, request_, enc
     assert reasons  # it was tried again
 
 
+@pytest.mark.parametrize("request_", [read_row, put_much])
+def test_signals_do_not_move_the_deadline(request_):
+    """They interrupt system calls, which begin again."""
+    before = signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    try:
+        with Listener(silent) as listener:
+            gives_up(Server("127.0.0.1", listener.port, timeout=2), request_)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_commands_give_a_server_that_does_not_answer_up_in_time(trained, orders, predictions):
     shutil.copytree(trained, orders / "storage" / "orders" / trained.name)
     assert predictions("score", "--runner", "local").returncode == 0
@@ -356,7 +369,7 @@ def test_requests_that_are_safe_to_repeat_are_repeated(table, relay, connection,
     connection.put_rows(table, rows, 5)
     relay.reply = first(2, lambda _data: b"")
     assert connection.row(table, b"repeated-7") == {COLUMN: Cell(b"7", 5)}
-    assert relay.calls == ["mutateRowsTs"] * 3 + ["getRow"] * 3
+    assert relay.calls == ["mutateRowsTs"] * 3 + ["getRows"] * 3
     assert (len(reasons), len(relay.accepted)) == (4, 5)
     [page] = connection.scan(table, b"repeated-", b"repeated.")
     assert [row.key for row in page] == [row for row, _cells in rows]

@@ -250,7 +250,7 @@ def test_the_pointer_is_asked_for_again_after_half_a_second(served, relay):
     with Client(with_relay(served.settings, relay)) as client:
         for _turn in range(3):
             client.get("order-001")
-        pointer, manifest, row = "getRowWithColumns", "getRowWithColumns", "getRow"
+        pointer, manifest, row = "getRowsWithColumns", "getRowsWithColumns", "getRows"
         assert relay.calls == [pointer, manifest, row, row, row]
         time.sleep(POINTER_SECONDS)
         client.get("order-001")

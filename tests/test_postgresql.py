@@ -239,6 +239,13 @@ def test_values_have_the_types_of_their_columns(make):
 # --- IDs -------------------------------------------------------------------------------------------------------------
 
 
+def test_of_columns_with_one_name_the_last_one_counts(make):
+    database = make(query="SELECT 7 AS id, 'order' AS name, 'Ann' AS name, 1.5 AS amount")
+    record = record_of(database, "7")
+    assert record.values == {"id": 7, "name": "Ann", "amount": 1.5}
+    assert record.features(["name", "amount"]) == b"Ann\t1.5"
+
+
 @pytest.mark.parametrize(
     ("kind", "stored", "ids", "other_ids"),
     [

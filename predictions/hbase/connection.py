@@ -351,9 +351,5 @@ class Sent(NamedTuple):
 
 def _get_rows(table: str, keys: Sequence[bytes], columns: Sequence[bytes]) -> tuple[str, dict[str, Any]]:
     """Return the call for rows, and its arguments."""
-    arguments: dict[str, Any] = {"tableName": table.encode(), "attributes": {}}
-    if len(keys) == 1:  # the Thrift server hands lists over to other threads, even a list of one
-        call, arguments["row"] = "getRow", keys[0]
-    else:
-        call, arguments["rows"] = "getRows", keys
-    return (f"{call}WithColumns", {**arguments, "columns": columns}) if columns else (call, arguments)
+    arguments: dict[str, Any] = {"tableName": table.encode(), "rows": keys, "attributes": {}}
+    return ("getRowsWithColumns", {**arguments, "columns": columns}) if columns else ("getRows", arguments)

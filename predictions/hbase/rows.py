@@ -48,8 +48,5 @@ def _result(call: str) -> type:
 Service = type(
     "Service",
     (Hbase,),
-    {
-        f"{call}_result": _result(call)
-        for call in ("getRow", "getRows", "getRowWithColumns", "getRowsWithColumns", "scannerGetList")
-    },
+    {f"{call}_result": _result(call) for call in ("getRows", "getRowsWithColumns", "scannerGetList")},
 )

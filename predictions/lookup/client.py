@@ -110,7 +110,8 @@ class Client:
         """
         if isinstance(record_ids, str):
             raise InputError(f"{record_ids!r} is one record ID, not several; pass a list of IDs, or use get")
-        return list(self.stream(record_ids))
+        ids = list(map(_as_text, record_ids))  # what is not a record ID is refused before any is looked up
+        return [answer for block in blocks(ids) for answer in self._answers(block)]
 
     def stream(self, record_ids: Iterable[str | int]) -> Iterator[Answer]:
         """Look up any number of records: yield the answers as `get_many` returns them, a block at a time.

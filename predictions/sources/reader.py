@@ -45,7 +45,8 @@ class Columns:
 
     def values(self, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
         """Return all columns of each row by name, for JSON."""
-        columns = map(self.plain, self.indexes, zip(*rows, strict=True))
+        # By index: of columns with the same name, the last one counts.
+        columns = [self.plain(name, [row[index] for row in rows]) for name, index in self.indexes.items()]
         return [dict(zip(self.indexes, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
