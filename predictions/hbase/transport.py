@@ -6,11 +6,9 @@ its reply must have the same one, and any exception closes the transport.
 """
 
 import os
-import select
 import socket
 import ssl
 import time
-from contextlib import suppress
 from typing import Any
 
 import happybase
@@ -66,38 +64,6 @@ class _DeadlineSocket(TSocket):
         if left <= 0:
             raise TimeoutError("no answer in time")
         return left
-
-
-class _DeadlineTcpSocket(_DeadlineSocket):
-    """A socket with a deadline that waits only when it has to, by `poll`.
-
-    For each read and write, Python's timeouts make three system calls. Around each, Python lets other threads run and
-    then waits for them: with eight threads, a lookup took half as long again.
-    """
-
-    def open(self) -> None:
-        super().open()
-        self._socket().setblocking(False)
-
-    def read(self, size: int) -> bytes:
-        while True:
-            self._wait(select.POLLIN)
-            with suppress(BlockingIOError):  # by its manual page, poll may be wrong
-                return TSocket.read(self, size)
-
-    def write(self, data: bytes) -> None:
-        unsent = memoryview(data)
-        while unsent:
-            try:
-                unsent = unsent[self._socket().send(unsent) :]
-            except BlockingIOError:
-                self._wait(select.POLLOUT)
-
-    def _wait(self, event: int) -> None:
-        poll = select.poll()
-        poll.register(self._socket(), event)
-        while not poll.poll(1e3 * self._left()):
-            pass
 
 
 class _DeadlineTlsSocket(_DeadlineSocket, TSSLSocket):
@@ -181,11 +147,9 @@ class Channel:
 
     def __init__(self, server: Server, deadline: float) -> None:
         if server.tls:
-            self._socket: _DeadlineSocket = _DeadlineTlsSocket(
-                server.host, server.port, ssl_context=_context(server.ca)
-            )
+            self._socket = _DeadlineTlsSocket(server.host, server.port, ssl_context=_context(server.ca))
         else:
-            self._socket = _DeadlineTcpSocket(server.host, server.port)
+            self._socket = _DeadlineSocket(server.host, server.port)
         self.until(deadline)
         self.happybase = happybase.Connection(server.host, server.port, autoconnect=False)
         # HappyBase's own transport and client are slower (pure Python), without deadlines and numbers.
