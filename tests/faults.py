@@ -17,9 +17,8 @@ from predictions.hbase.connection import Connection
 DEADLINE = 300
 PROBE_SECONDS = 0.2
 SPLIT_SECONDS, SPLIT_ATTEMPTS = 10, 9  # HBase refuses to split a region that still has edits recovered from a crash
-LATE_SECONDS = (
-    25.0  # a server ends 20 s after it lost its session with ZooKeeper, 10 s after it lost its log's DataNode
-)
+# A server of HBase ends 20 s after it lost its session with ZooKeeper, and 10 s after the DataNode of its log ended.
+LATE_SECONDS = 25.0
 FULL_SECONDS = 5.0  # that HDFS stays full once a region server has noticed
 QUOTA_ERROR = b"DSQuotaExceededException"
 
